@@ -1,0 +1,287 @@
+//! What accompanies one piece of data through one pipeline.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use bytes::Bytes;
+use edgehold_contracts::Generation;
+
+use crate::{CorrelationId, Data, DataKind, Destination, PipelineId, SecretProvider, ServiceKey};
+
+/// What a failing function wants to be called with at its next attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryData {
+    /// The bytes to keep.
+    pub payload: Bytes,
+    /// What they are turned back into.
+    pub kind: DataKind,
+}
+
+/// The companion of one run of one pipeline: values, response, retry data.
+///
+/// Each pipeline that matches a delivery gets a context of its own. Values are text with lower-case keys:
+/// `devicename`, `profilename`, `sourcename` (event target only), `receivedtopic` and `pipelineid` are there from the
+/// beginning.
+#[derive(Clone)]
+pub struct Context {
+    service_key: ServiceKey,
+    pipeline_id: PipelineId,
+    correlation_id: CorrelationId,
+    generation: Generation,
+    input_content_type: String,
+    values: BTreeMap<String, String>,
+    secrets: Arc<dyn SecretProvider>,
+    retry_data: Option<RetryData>,
+    destination: Option<Destination>,
+    response_data: Option<Bytes>,
+    response_content_type: String,
+}
+
+impl Context {
+    /// The key of the context value that names the pipeline.
+    pub const PIPELINE_ID: &'static str = "pipelineid";
+    /// The key of the context value that holds the topic a delivery came from.
+    pub const RECEIVED_TOPIC: &'static str = "receivedtopic";
+    /// The key of the context value that names the device of an event.
+    pub const DEVICE_NAME: &'static str = "devicename";
+    /// The key of the context value that names the profile of an event.
+    pub const PROFILE_NAME: &'static str = "profilename";
+    /// The key of the context value that names the source of an event.
+    pub const SOURCE_NAME: &'static str = "sourcename";
+
+    /// A fresh context; the only value it has is `pipelineid`.
+    pub fn new(
+        service_key: ServiceKey,
+        pipeline_id: PipelineId,
+        correlation_id: CorrelationId,
+        generation: Generation,
+        secrets: Arc<dyn SecretProvider>,
+    ) -> Self {
+        let values = BTreeMap::from([(Self::PIPELINE_ID.to_owned(), pipeline_id.as_str().to_owned())]);
+        Self {
+            service_key,
+            pipeline_id,
+            correlation_id,
+            generation,
+            input_content_type: String::new(),
+            values,
+            secrets,
+            retry_data: None,
+            destination: None,
+            response_data: None,
+            response_content_type: String::new(),
+        }
+    }
+
+    /// The service this pipeline belongs to.
+    pub fn service_key(&self) -> &ServiceKey {
+        &self.service_key
+    }
+
+    /// The pipeline that is running.
+    pub fn pipeline_id(&self) -> &PipelineId {
+        &self.pipeline_id
+    }
+
+    /// Follows the message through the stack.
+    pub fn correlation_id(&self) -> &CorrelationId {
+        &self.correlation_id
+    }
+
+    /// The generation whose forms this service writes.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The content type the delivery arrived with; empty on a retry.
+    pub fn input_content_type(&self) -> &str {
+        &self.input_content_type
+    }
+
+    /// Notes the content type the delivery arrived with.
+    pub fn set_input_content_type(&mut self, content_type: &str) {
+        content_type.clone_into(&mut self.input_content_type);
+    }
+
+    /// The secrets of this service.
+    pub fn secrets(&self) -> &dyn SecretProvider {
+        &*self.secrets
+    }
+
+    /// The value with this key, whatever its case.
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.values.get(&key.to_lowercase()).map(String::as_str)
+    }
+
+    /// Adds or replaces a value. Keys are kept in lower case.
+    pub fn add_value(&mut self, key: &str, value: impl Into<String>) {
+        self.values.insert(key.to_lowercase(), value.into());
+    }
+
+    /// Removes a value.
+    pub fn remove_value(&mut self, key: &str) {
+        self.values.remove(&key.to_lowercase());
+    }
+
+    /// All values; keys in lower case.
+    pub fn values(&self) -> &BTreeMap<String, String> {
+        &self.values
+    }
+
+    /// Puts back the values a stored object was kept with.
+    pub fn restore_values(&mut self, values: BTreeMap<String, String>) {
+        self.values = values;
+    }
+
+    /// Replaces each `{key}` in `format` by the context value of that key, whatever its case.
+    ///
+    /// # Errors
+    /// [`UnresolvedPlaceholder`] for the first key without a value; nothing is replaced then.
+    pub fn apply_values(&self, format: &str) -> Result<String, UnresolvedPlaceholder> {
+        let mut result = String::with_capacity(format.len());
+        let mut rest = format;
+        while let Some(start) = rest.find('{') {
+            let Some(length) = rest[start..].find('}') else {
+                break;
+            };
+            let key = &rest[start + 1..start + length];
+            let value = self.value(key).ok_or_else(|| UnresolvedPlaceholder {
+                key: key.to_owned(),
+                format: format.to_owned(),
+            })?;
+            result.push_str(&rest[..start]);
+            result.push_str(value);
+            rest = &rest[start + length + 1..];
+        }
+        result.push_str(rest);
+        Ok(result)
+    }
+
+    /// Says that these bytes are to be kept and this function called again with them, should it now fail. Cleared
+    /// before each function.
+    pub fn set_retry_data(&mut self, payload: Bytes) {
+        self.retry_data = Some(RetryData {
+            payload,
+            kind: DataKind::Bytes,
+        });
+    }
+
+    /// As [`Context::set_retry_data`] with the bytes of `input`, which come back as what they are now: a function
+    /// behind this one then receives the same type on a retry as at first.
+    pub fn set_retry_input(&mut self, input: &Data) {
+        self.retry_data = Some(RetryData {
+            payload: input.to_bytes(self.generation),
+            kind: input.kind(),
+        });
+    }
+
+    /// Takes what the last function wanted to keep, leaving nothing.
+    pub fn take_retry_data(&mut self) -> Option<RetryData> {
+        self.retry_data.take()
+    }
+
+    /// Says where this function sends to. Cleared before each function.
+    pub fn set_destination(&mut self, destination: Destination) {
+        self.destination = Some(destination);
+    }
+
+    /// Takes the destination the last function named, leaving none.
+    pub fn take_destination(&mut self) -> Option<Destination> {
+        self.destination.take()
+    }
+
+    /// Sets what the trigger answers with once this pipeline has ended well.
+    pub fn set_response_data(&mut self, data: Bytes) {
+        self.response_data = Some(data);
+    }
+
+    /// What the trigger answers with.
+    pub fn response_data(&self) -> Option<&Bytes> {
+        self.response_data.as_ref()
+    }
+
+    /// Sets the content type of the response; empty means: judge by the first byte.
+    pub fn set_response_content_type(&mut self, content_type: impl Into<String>) {
+        self.response_content_type = content_type.into();
+    }
+
+    /// The content type of the response.
+    pub fn response_content_type(&self) -> &str {
+        &self.response_content_type
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("service_key", &self.service_key)
+            .field("pipeline_id", &self.pipeline_id)
+            .field("correlation_id", &self.correlation_id)
+            .field("values", &self.values)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A `{placeholder}` whose key has no context value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("failed to replace all context placeholders in '{format}': no value for '{{{key}}}'")]
+pub struct UnresolvedPlaceholder {
+    key: String,
+    format: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BoxFuture, Secret, SecretError};
+
+    struct NoSecrets;
+
+    impl SecretProvider for NoSecrets {
+        fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Secret, SecretError>> {
+            Box::pin(std::future::ready(Err(SecretError::UnknownName {
+                name: name.to_owned(),
+            })))
+        }
+    }
+
+    fn context() -> Context {
+        Context::new(
+            ServiceKey::try_new("app-test").unwrap(),
+            PipelineId::default_pipeline(),
+            CorrelationId::new("corr-1"),
+            Generation::V4,
+            Arc::new(NoSecrets),
+        )
+    }
+
+    #[test]
+    fn placeholders_are_replaced_whatever_their_case() {
+        let mut ctx = context();
+        ctx.add_value("DeviceName", "pump-1");
+        let result = ctx
+            .apply_values("http://host/{deviceName}/{PIPELINEID}?d={devicename}")
+            .unwrap();
+        assert_eq!(result, "http://host/pump-1/default-pipeline?d=pump-1");
+    }
+
+    #[test]
+    fn an_unknown_placeholder_rejects_the_whole_text_by_name() {
+        let error = context().apply_values("{pipelineid}/{nope}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "failed to replace all context placeholders in '{pipelineid}/{nope}': no value for '{nope}'"
+        );
+    }
+
+    #[test]
+    fn an_open_brace_without_its_end_is_plain_text() {
+        assert_eq!(context().apply_values("a{b").unwrap(), "a{b");
+    }
+
+    #[test]
+    fn a_value_is_not_searched_for_placeholders_again() {
+        let mut ctx = context();
+        ctx.add_value("a", "{b}");
+        assert_eq!(ctx.apply_values("{a}").unwrap(), "{b}");
+    }
+}

@@ -1,0 +1,214 @@
+//! From a trigger to the runtime: one received message, what it weighs, and how to say that it is done.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::{BoxFuture, CorrelationId, ShutdownSignal};
+
+/// What became of a delivery, as its trigger hears it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Every pipeline exported, filtered, dropped by name or stored it: acknowledge.
+    Done,
+    /// Nobody finished it (the service is ending): do not acknowledge, the source will deliver it again.
+    Abandoned,
+}
+
+/// The one chance to tell the trigger what became of a delivery. Dropped unused it says [`Disposition::Abandoned`].
+pub struct Ack(Option<Box<dyn FnOnce(Disposition) + Send>>);
+
+impl Ack {
+    /// `tell` is called once, from any thread, and must not block.
+    pub fn new(tell: impl FnOnce(Disposition) + Send + 'static) -> Self {
+        Self(Some(Box::new(tell)))
+    }
+
+    /// For triggers whose source wants no answer.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// The delivery is finished.
+    pub fn done(mut self) {
+        if let Some(tell) = self.0.take() {
+            tell(Disposition::Done);
+        }
+    }
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        if let Some(tell) = self.0.take() {
+            tell(Disposition::Abandoned);
+        }
+    }
+}
+
+impl fmt::Debug for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ack")
+    }
+}
+
+/// The bytes of all deliveries in hand, bounded (`MaxInFlightBytes`). Cheap to clone; clones share the bound.
+#[derive(Clone, Debug)]
+pub struct ByteBudget {
+    semaphore: Arc<Semaphore>,
+    total: u32,
+}
+
+/// Part of a [`ByteBudget`]; given back when dropped.
+#[derive(Debug)]
+pub struct BytePermit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+
+impl ByteBudget {
+    /// A budget of `total` bytes, at least one.
+    pub fn new(total: u32) -> Self {
+        let total = total.max(1);
+        Self {
+            semaphore: Arc::new(Semaphore::new(total as usize)),
+            total,
+        }
+    }
+
+    /// The whole of it, in bytes.
+    pub fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// How many bytes are free.
+    pub fn available(&self) -> usize {
+        self.semaphore.available_permits()
+    }
+
+    /// Takes `bytes` if they are free now. A message larger than the whole budget counts as the whole budget, so that
+    /// it passes alone instead of never.
+    pub fn try_take(&self, bytes: usize) -> Option<BytePermit> {
+        let wanted = self.clamp(bytes);
+        self.semaphore
+            .clone()
+            .try_acquire_many_owned(wanted)
+            .ok()
+            .map(|permit| BytePermit(Some(permit)))
+    }
+
+    /// Waits until `bytes` are free, in the order of asking. Cancel-safe: a dropped wait takes nothing, but loses its
+    /// place.
+    pub async fn take(&self, bytes: usize) -> BytePermit {
+        let wanted = self.clamp(bytes);
+        BytePermit(self.semaphore.clone().acquire_many_owned(wanted).await.ok())
+    }
+
+    fn clamp(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.total)
+    }
+}
+
+impl BytePermit {
+    /// A permit outside any budget, for triggers that bound their input in another way, and for tests.
+    pub fn none() -> Self {
+        Self(None)
+    }
+}
+
+/// What a trigger made of one message.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Received {
+    /// A message whose envelope was understood.
+    Message {
+        /// The bytes inside the envelope, not yet decoded.
+        payload: Bytes,
+        /// How they are encoded, as the sender says.
+        content_type: String,
+        /// Follows the message through the stack.
+        correlation_id: CorrelationId,
+    },
+    /// A message whose envelope was not understood.
+    Undecodable {
+        /// The message as received.
+        raw: Bytes,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// One received message on its way to the pipelines.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The concrete topic it came from; empty where the trigger has none.
+    pub topic: String,
+    /// What was received.
+    pub received: Received,
+    /// To be told when every pipeline is done with it.
+    pub ack: Ack,
+    /// Its part of the byte budget, given back when the delivery is done.
+    pub permit: BytePermit,
+}
+
+/// Where a trigger puts deliveries. Bounded: sending waits while the runtime is busy.
+pub type DeliverySender = mpsc::Sender<Delivery>;
+
+/// Where the runtime takes deliveries from.
+pub type Deliveries = mpsc::Receiver<Delivery>;
+
+/// Why a trigger cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TriggerError {
+    /// Its settings are wrong; another start will not help.
+    #[error("the trigger's settings are wrong: {0}")]
+    Configuration(String),
+    /// It could not reach its source within the start-up time.
+    #[error("the trigger's source is not available: {0}")]
+    Unavailable(String),
+}
+
+/// Where deliveries come from. Owns its connection, reconnects by itself and puts every message into the channel.
+///
+/// Contract: deliveries of one source arrive in the order of receipt. A message is acknowledged to the source only
+/// after its [`Ack`] said [`Disposition::Done`], in the order the source asks for. `run` returns `Ok` soon after
+/// `shutdown` (receiving stops at once; acknowledgements of deliveries in hand are still sent until every [`Ack`] has
+/// been used or dropped), and an error only when it cannot go on.
+pub trait Trigger: Send {
+    /// Receives until told to end.
+    ///
+    /// # Errors
+    /// [`TriggerError`] when it cannot start or go on.
+    fn run(
+        self: Box<Self>,
+        deliveries: DeliverySender,
+        shutdown: ShutdownSignal,
+    ) -> BoxFuture<'static, Result<(), TriggerError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn an_ack_dropped_unused_abandons_the_delivery_once() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let seen = told.clone();
+        drop(Ack::new(move |disposition| {
+            assert_eq!(disposition, Disposition::Abandoned);
+            seen.fetch_add(1, Ordering::SeqCst);
+        }));
+        assert_eq!(told.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_message_larger_than_the_budget_passes_alone() {
+        let budget = ByteBudget::new(100);
+        let small = budget.try_take(1).unwrap();
+        assert!(budget.try_take(1_000).is_none());
+        drop(small);
+        let large = budget.try_take(1_000).unwrap();
+        assert_eq!(budget.available(), 0);
+        drop(large);
+        assert_eq!(budget.available(), 100);
+    }
+}

@@ -1,0 +1,44 @@
+//! The pure heart of Edgehold: what an application service is made of, without any input or output.
+//!
+//! Owns the identifiers, topic matching, the [`Context`] and [`Data`] that travel through a pipeline, the
+//! [`AppFunction`] seam, the [`Pipeline`] and its [`PipelineVersion`], the [`StoredObject`] and the decisions of a
+//! retry. Owns the traits that the rim implements: [`Trigger`] and [`SecretProvider`].
+//!
+//! Invariants: nothing in here spawns, sleeps, reads a clock, draws a random number or opens anything. Time is a
+//! [`Timestamp`] argument; identifiers that need randomness are made by the caller. Of tokio only `sync` is used.
+
+mod context;
+mod data;
+mod delivery;
+mod error;
+mod function;
+mod future;
+mod id;
+mod parameter;
+mod pipeline;
+pub mod retry;
+mod secret;
+mod shutdown;
+mod stored_object;
+mod time;
+mod topic;
+
+pub use context::{Context, RetryData, UnresolvedPlaceholder};
+pub use data::{Data, DataKind, RestoreError};
+pub use delivery::{
+    Ack, ByteBudget, BytePermit, Deliveries, Delivery, DeliverySender, Disposition, Received, Trigger,
+    TriggerError,
+};
+pub use error::{ErrorClass, FunctionError};
+pub use function::{AppFunction, Flow, Transform};
+pub use future::BoxFuture;
+pub use id::{CorrelationId, Destination, InvalidId, PipelineId, ServiceKey, StoredObjectId};
+pub use parameter::{
+    BuiltFunction, FunctionFactory, FunctionRegistry, InvalidFunction, Parameters, parse_go_bool,
+};
+pub use pipeline::{Pipeline, PipelineSet, PipelineStep, PipelineVersion, TargetType};
+pub use secret::{Secret, SecretError, SecretProvider, SecretText};
+pub use shutdown::{Shutdown, ShutdownSignal};
+pub use stored_object::{ErrorReason, ObjectState, StoredInput, StoredObject, UnknownName};
+pub use time::Timestamp;
+pub use topic::{InvalidTopicFilter, TopicFilter};

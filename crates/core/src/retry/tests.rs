@@ -1,0 +1,223 @@
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::*;
+use crate::{CorrelationId, ObjectState, PipelineId, PipelineVersion, ServiceKey, pipeline::tests::step};
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_millis(seconds * 1_000)
+}
+
+fn policy(max_retry_count: i64) -> RetryPolicy {
+    RetryPolicy {
+        interval: INTERVAL,
+        max_retries: MaxRetries::from_setting(max_retry_count),
+        on_pipeline_change: OnPipelineChange::DeadLetter,
+    }
+}
+
+fn set(names: &[&str], changed_at: Timestamp) -> PipelineSet {
+    let steps = names
+        .iter()
+        .map(|name| step(name, "HTTPExport", "post"))
+        .collect();
+    PipelineSet {
+        pipelines: vec![Arc::new(Pipeline::new(
+            PipelineId::default_pipeline(),
+            vec![],
+            steps,
+        ))],
+        changed_at,
+        ..PipelineSet::default()
+    }
+}
+
+fn object(names: &[&str], attempts: u32) -> StoredObject {
+    let steps: Vec<_> = names
+        .iter()
+        .map(|name| step(name, "HTTPExport", "post"))
+        .collect();
+    StoredObject {
+        id: StoredObjectId::from_uuid(Uuid::from_u128(7)),
+        seq: 1,
+        service_key: ServiceKey::try_new("app-test").unwrap(),
+        pipeline_id: PipelineId::default_pipeline(),
+        position: 0,
+        version: PipelineVersion::of(&steps),
+        correlation_id: CorrelationId::new("c"),
+        context: BTreeMap::new(),
+        input: StoredInput::Bytes {
+            kind: DataKind::Bytes,
+        },
+        payload: Bytes::from_static(b"x"),
+        attempts,
+        state: ObjectState::Failed,
+        created_at: at(0),
+        last_attempt_at: Some(at(0)),
+        not_before: None,
+        last_error: None,
+        reason: None,
+        destination: None,
+    }
+}
+
+fn transient() -> Attempt {
+    Attempt::Failed {
+        class: ErrorClass::Transient,
+        error: "refused".to_owned(),
+        retry_after: None,
+        destination: None,
+        progress: None,
+    }
+}
+
+/// Sends an object with this `MaxRetryCount` can have, the first one included, when every send fails.
+fn sends(max_retry_count: i64, limit: u32) -> u32 {
+    let policy = policy(max_retry_count);
+    let mut object = object(&["HTTPExport"], 1);
+    let mut now = at(0);
+    for sends in 2..=limit {
+        now = now.saturating_add(INTERVAL);
+        match settle(&object, transient(), &policy, now).action {
+            Action::RetryLater(failure) => {
+                object.attempts = failure.attempts;
+                object.last_attempt_at = Some(failure.at);
+            }
+            Action::GiveUp {
+                reason: ErrorReason::RetriesExceeded,
+                ..
+            } => return sends,
+            other => panic!("{other:?}"),
+        }
+    }
+    limit
+}
+
+#[test]
+fn a_maximum_of_n_means_n_plus_one_sends() {
+    assert_eq!(sends(1, 100), 2);
+    assert_eq!(sends(3, 100), 4);
+    assert_eq!(sends(10, 100), 11);
+}
+
+#[test]
+fn zero_is_endless_and_below_zero_is_one() {
+    assert_eq!(sends(0, 100), 100);
+    assert_eq!(sends(-5, 100), 2);
+}
+
+#[test]
+fn a_failure_before_the_object_was_due_is_not_counted() {
+    let verdict = settle(&object(&["HTTPExport"], 3), transient(), &policy(3), at(5));
+    assert!(
+        matches!(verdict.action, Action::Release { not_before: None, .. }),
+        "{verdict:?}"
+    );
+}
+
+#[test]
+fn an_interrupted_attempt_changes_nothing() {
+    let verdict = settle(
+        &object(&["HTTPExport"], 3),
+        Attempt::Interrupted,
+        &policy(3),
+        at(99),
+    );
+    assert_eq!(
+        verdict.action,
+        Action::Release {
+            not_before: None,
+            last_error: None
+        }
+    );
+}
+
+#[test]
+fn a_permanent_error_is_given_up_at_once() {
+    let attempt = Attempt::Failed {
+        class: ErrorClass::Permanent,
+        error: "no".to_owned(),
+        retry_after: None,
+        destination: None,
+        progress: None,
+    };
+    let verdict = settle(&object(&["HTTPExport"], 1), attempt, &policy(0), at(99));
+    assert!(matches!(
+        verdict.action,
+        Action::GiveUp {
+            reason: ErrorReason::PermanentError,
+            failure: Some(Failure { attempts: 2, .. })
+        }
+    ));
+}
+
+#[test]
+fn a_later_function_begins_its_own_count_where_it_failed() {
+    let progress = Progress {
+        position: 1,
+        kind: DataKind::Text,
+        payload: Bytes::from_static(b"answer"),
+        context: BTreeMap::new(),
+    };
+    let attempt = Attempt::Failed {
+        class: ErrorClass::Transient,
+        error: "second down".to_owned(),
+        retry_after: Some(Duration::from_secs(30)),
+        destination: None,
+        progress: Some(progress.clone()),
+    };
+    let verdict = settle(&object(&["A", "B"], 3), attempt, &policy(3), at(20));
+    let Action::RetryLater(failure) = verdict.action else {
+        panic!("{verdict:?}")
+    };
+    assert_eq!((failure.attempts, failure.progress), (1, Some(progress)));
+    assert_eq!(failure.not_before, Some(at(50)));
+}
+
+#[test]
+fn an_object_runs_only_in_the_version_it_was_stored_under() {
+    let admitted = |names, now| admit(&object(&["A"], 1), &set(names, at(100)), &policy(3), now);
+    assert!(matches!(admitted(&["A"], at(101)), Admission::Run(_)));
+    assert!(matches!(admitted(&["B"], at(101)), Admission::Postpone(when) if when == at(110)));
+    assert!(matches!(
+        admitted(&["B"], at(110)),
+        Admission::GiveUp(ErrorReason::PipelineChanged)
+    ));
+}
+
+#[test]
+fn a_removed_pipeline_gives_its_objects_up_one_interval_later() {
+    let mut empty = set(&["A"], at(100));
+    empty.pipelines.clear();
+    assert!(matches!(
+        admit(&object(&["A"], 1), &empty, &policy(3), at(105)),
+        Admission::Postpone(_)
+    ));
+    assert!(matches!(
+        admit(&object(&["A"], 1), &empty, &policy(3), at(110)),
+        Admission::GiveUp(ErrorReason::PipelineRemoved)
+    ));
+}
+
+#[test]
+fn a_journaled_delivery_needs_no_version() {
+    let mut journaled = object(&["A"], 0);
+    journaled.input = StoredInput::Delivery {
+        content_type: "application/json".to_owned(),
+        topic: "t".to_owned(),
+    };
+    assert!(matches!(
+        admit(&journaled, &set(&["B"], at(0)), &policy(3), at(1)),
+        Admission::Run(_)
+    ));
+}
+
+#[test]
+fn an_attempt_in_the_future_counts_as_long_ago() {
+    let mut object = object(&["A"], 1);
+    object.last_attempt_at = Some(at(1_000));
+    assert!(object.is_due(INTERVAL, at(5)));
+}
