@@ -1,0 +1,58 @@
+# Every task of a developer and of CI. `make` alone lists them.
+
+CARGO_DENY_VERSION := 0.20.2
+
+# Tools of `make tools` live with the build's other products.
+TOOLS := $(CURDIR)/target/tools
+export PATH := $(TOOLS)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint fmt fmt-check doc deny bench clean servers prerequisites tools
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: prerequisites ## Run the demo: a broker, a device, the service and a destination in one process
+	cargo run --release --locked -p edgehold-app --features demo -- demo
+
+test: servers prerequisites ## Run every test against real servers (installs them on Debian)
+	cargo build --locked -p edgehold-app
+	cargo test --workspace --locked
+
+lint: prerequisites ## Run clippy on everything; a warning is an error
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+
+fmt: ## Format the code
+	cargo fmt --all
+
+fmt-check: ## Check the format of the code
+	cargo fmt --all --check
+
+doc: prerequisites ## Build the documentation; a warning is an error
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --lib --no-deps --locked
+
+deny: ## Check licences, sources and bans of all dependencies (.deny.toml)
+	@command -v cargo-deny >/dev/null || { echo "missing: cargo-deny (run 'make tools')" >&2; exit 1; }
+	cargo deny --locked check bans licenses sources
+
+bench: prerequisites ## Measure throughput, latency and memory
+	cargo run --release --locked -p edgehold-bench
+
+clean: ## Remove everything that was built
+	cargo clean
+
+servers: ## Install the servers that the tests need (Debian, as root)
+	@deploy/install-test-servers.sh
+
+tools: ## Install cargo-deny into target/tools (compiles for some minutes)
+	@"$(TOOLS)/bin/cargo-deny" --version 2>/dev/null | grep -qF "$(CARGO_DENY_VERSION)" || \
+		cargo install --locked --root "$(TOOLS)" cargo-deny@$(CARGO_DENY_VERSION)
+
+# consulrs links OpenSSL: its headers are found through pkg-config.
+prerequisites:
+	@missing=; \
+	command -v cargo >/dev/null || missing="$$missing, cargo (Rust 1.94 or later, by rustup)"; \
+	command -v cc >/dev/null || missing="$$missing, a C compiler (Debian: gcc)"; \
+	command -v pkg-config >/dev/null || missing="$$missing, pkg-config (Debian: pkg-config)"; \
+	pkg-config --exists openssl 2>/dev/null || missing="$$missing, the OpenSSL headers (Debian: libssl-dev)"; \
+	[ -z "$$missing" ] || { echo "missing: $${missing#, }" >&2; exit 1; }

@@ -1,0 +1,3 @@
+//! Tests over the whole workspace, in one binary. Each module is a suite of its own and says what it holds.
+
+mod architecture;
