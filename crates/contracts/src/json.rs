@@ -41,12 +41,54 @@ pub fn to_vec_for<T: Serialize + ?Sized>(
 
 /// Reads exactly one JSON value.
 ///
-/// Invalid UTF-8 is read as U+FFFD, as Go does. Nesting deeper than 128 levels is a syntax error.
+/// Invalid UTF-8 and halves of surrogate pairs (`"\\ud83d"`) are read as U+FFFD, as Go does. Nesting deeper than 128 levels is a syntax error.
 ///
 /// # Errors
 /// [`DecodeError`]; an input that ends too early says `unexpected end of JSON input`, as Go does.
 pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    from_text(&String::from_utf8_lossy(bytes))
+    let text = String::from_utf8_lossy(bytes);
+    from_text(&text).or_else(|error| match without_lone_surrogates(&text) {
+        Some(repaired) => from_text(&repaired),
+        None => Err(error),
+    })
+}
+
+/// `text` with each half of a surrogate pair replaced by `\ufffd`; nothing when there is none.
+#[cold]
+fn without_lone_surrogates(text: &str) -> Option<String> {
+    let mut repaired = String::new();
+    let mut rest = text;
+    let mut found = false;
+    while let Some(at) = rest.find('\\') {
+        let (before, escape) = rest.split_at(at);
+        repaired.push_str(before);
+        let low_follows = || {
+            escape
+                .get(6..)
+                .and_then(escaped_unit)
+                .is_some_and(|unit| (0xdc00..0xe000).contains(&unit))
+        };
+        let width = match escaped_unit(escape) {
+            Some(0xd800..0xdc00) if low_follows() => 12,
+            Some(0xd800..0xe000) => {
+                found = true;
+                repaired.push_str("\\ufffd");
+                rest = &escape[6..];
+                continue;
+            }
+            // A backslash and what it escapes, which may be a backslash.
+            _ => escape.chars().take(2).map(char::len_utf8).sum(),
+        };
+        repaired.push_str(&escape[..width]);
+        rest = &escape[width..];
+    }
+    repaired.push_str(rest);
+    found.then_some(repaired)
+}
+
+/// The UTF-16 unit of an escape like `\ud83d` that `text` begins with.
+fn escaped_unit(text: &str) -> Option<u16> {
+    u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok()
 }
 
 /// As [`from_slice`], for values that borrow from `text`.
@@ -243,6 +285,21 @@ mod tests {
             from_slice::<Value>(bomb.as_bytes()),
             Err(DecodeError::Syntax(_))
         ));
+    }
+
+    #[test]
+    fn halves_of_surrogate_pairs_are_replaced() {
+        for (json, value) in [
+            (r#""\ud83d""#, "\u{fffd}"),
+            (r#""a\ude00 é\ud83d\ud83d\ude00\n""#, "a\u{fffd} é\u{fffd}😀\n"),
+            (r#""\\ud83d \udfff\\""#, "\\ud83d \u{fffd}\\"),
+        ] {
+            assert_eq!(from_slice::<String>(json.as_bytes()).unwrap(), value);
+        }
+        assert!(from_slice::<String>(br#""\ud83d"#).is_err());
+        assert!(from_slice::<String>(br#""\ud83"#).is_err());
+        assert!(from_slice::<String>(br#""\ud83d \x""#).is_err());
+        assert!(from_slice::<String>(b"\"\\").is_err());
     }
 
     #[test]
