@@ -1,0 +1,21 @@
+//! What a function takes out of the data it is handed.
+
+use std::sync::Arc;
+
+use edgehold_contracts::Event;
+use edgehold_core::{Context, Data, FunctionError};
+
+/// The event a function works on.
+///
+/// # Errors
+/// Permanent for any other data: an event wrapped for the bus and an event's JSON are no events, as in EdgeX.
+pub(crate) fn event(function: &str, ctx: &Context, data: Data) -> Result<Arc<Event>, FunctionError> {
+    match data {
+        Data::Event(event) => Ok(event),
+        other => Err(FunctionError::permanent(format!(
+            "{function} in pipeline '{}' works on an event, not on data of kind '{}'",
+            ctx.pipeline_id(),
+            other.kind().as_str()
+        ))),
+    }
+}
