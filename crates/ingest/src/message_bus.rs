@@ -1,0 +1,150 @@
+//! The EdgeX message bus trigger over MQTT (`Trigger.Type` `edgex-messagebus`).
+//!
+//! Owns the opening of envelopes. Two futures run side by side: the connection, which never waits for anybody, and the
+//! forwarding, which alone waits while the runtime is busy. What lies between them is bounded by the byte budget.
+
+use edgehold_contracts::{EnvelopeError, MessageEnvelope};
+use edgehold_core::{
+    BoxFuture, ByteBudget, CorrelationId, Delivery, DeliverySender, Received, ShutdownSignal, TopicFilter,
+    Trigger, TriggerError,
+};
+use edgehold_mqtt::{Body, ConnectionSettings, ConnectionState, Incoming, Qos, Subscription};
+use tokio::sync::{mpsc, watch};
+use tracing::debug;
+
+use bytes::Bytes;
+
+/// What the trigger needs to know.
+#[derive(Clone, Debug)]
+pub struct MessageBusSettings {
+    /// How to reach the broker.
+    pub connection: ConnectionSettings,
+    /// What to subscribe to, base prefix included: see [`subscribe_filters`](crate::subscribe_filters).
+    pub filters: Vec<TopicFilter>,
+    /// `MessageBus.Optional.Qos`; 2 is lowered to 1.
+    pub qos: Qos,
+    /// The bytes of all deliveries in hand (`MaxInFlightBytes`). Past it nothing more is read.
+    pub budget: ByteBudget,
+}
+
+/// Receives envelopes from an EdgeX message bus.
+///
+/// Every message becomes one delivery. One that is no envelope, or whose payload is a text that no codec can read, is
+/// [`Received::Undecodable`] with all its bytes; one larger than `max_message_bytes` is that too, without its bytes.
+/// An envelope with an `errorCode` is a message like any other, as in EdgeX.
+///
+/// Unlike EdgeX it acknowledges a QoS 1 message only when its delivery is done, and a broker that is away at the start
+/// is tried again for as long as it takes.
+pub struct MessageBusTrigger {
+    subscription: Subscription,
+    incoming: mpsc::Receiver<Incoming>,
+}
+
+impl MessageBusTrigger {
+    /// Checks the settings. Opens nothing.
+    ///
+    /// # Errors
+    /// [`TriggerError::Configuration`].
+    pub fn try_new(settings: MessageBusSettings) -> Result<Self, TriggerError> {
+        let MessageBusSettings {
+            connection,
+            filters,
+            qos,
+            budget,
+        } = settings;
+        let (subscription, incoming) = Subscription::try_new(&connection, filters, qos, budget)
+            .map_err(|error| TriggerError::Configuration(with_sources(&error)))?;
+        Ok(Self {
+            subscription,
+            incoming,
+        })
+    }
+
+    /// Follows how the connection stands.
+    pub fn connection_state(&self) -> watch::Receiver<ConnectionState> {
+        self.subscription.state()
+    }
+}
+
+impl Trigger for MessageBusTrigger {
+    fn run(
+        self: Box<Self>,
+        deliveries: DeliverySender,
+        shutdown: ShutdownSignal,
+    ) -> BoxFuture<'static, Result<(), TriggerError>> {
+        let Self {
+            subscription,
+            incoming,
+        } = *self;
+        Box::pin(async move {
+            tokio::join!(subscription.run(shutdown), forward(incoming, deliveries));
+            Ok(())
+        })
+    }
+}
+
+/// Ends when the connection has ended and everything it received is forwarded, or when nobody takes deliveries; what
+/// is left then is abandoned, and the connection sees that and ends too.
+async fn forward(mut incoming: mpsc::Receiver<Incoming>, deliveries: DeliverySender) {
+    while let Some(message) = incoming.recv().await {
+        if deliveries.send(open(message)).await.is_err() {
+            debug!("nobody takes deliveries any more");
+            return;
+        }
+    }
+}
+
+/// Opens the envelope of one message.
+fn open(message: Incoming) -> Delivery {
+    let Incoming {
+        topic,
+        body,
+        ack,
+        permit,
+    } = message;
+    let received = match body {
+        Body::SetAside { bytes, limit } => Received::Undecodable {
+            raw: Bytes::new(),
+            reason: format!(
+                "the message has {bytes} bytes, more than MaxMessageBytes allows ({limit}); its content was dropped"
+            ),
+        },
+        Body::Whole(raw) => match open_envelope(&raw) {
+            Ok(received) => received,
+            Err(error) => Received::Undecodable {
+                raw,
+                reason: with_sources(&error),
+            },
+        },
+    };
+    Delivery {
+        topic,
+        received,
+        ack,
+        permit,
+    }
+}
+
+fn open_envelope(raw: &[u8]) -> Result<Received, EnvelopeError> {
+    let envelope = MessageEnvelope::from_json(raw)?;
+    Ok(Received::Message {
+        content_type: envelope.content_type,
+        correlation_id: CorrelationId::new(&envelope.correlation_id),
+        payload: envelope.payload.into_bytes()?,
+    })
+}
+
+/// An error with its causes, for a reason that is stored without them.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

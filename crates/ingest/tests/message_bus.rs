@@ -1,0 +1,136 @@
+//! The message bus trigger against a real mosquitto, with messages recorded from EdgeX.
+
+use edgehold_core::{ByteBudget, Delivery, Received, Shutdown, Trigger};
+use edgehold_ingest::{MessageBusSettings, MessageBusTrigger, subscribe_filters};
+use edgehold_mqtt::{ConnectionSettings, ConnectionState, Qos};
+use edgehold_test_support::{
+    Mosquitto, MqttPublisher, MqttSubscriber, Qos as PublishQos, unique_name,
+    wait::{LONG, until},
+};
+use tokio::{sync::mpsc, time::timeout};
+
+const TOPIC: &str = "edgex/events/device/device-virtual/p/d/s";
+const EVENT_OF_THREE: &[u8] = include_bytes!("../testdata/v3-event.json");
+const EVENT_OF_FOUR: &[u8] = include_bytes!("../testdata/v4-event.json");
+
+fn settings(broker: &Mosquitto, client_id: &str) -> MessageBusSettings {
+    let mut connection = ConnectionSettings::new("127.0.0.1", broker.port(), client_id);
+    connection.clean_session = false;
+    MessageBusSettings {
+        connection,
+        filters: subscribe_filters("edgex", "events/#").unwrap(),
+        qos: Qos::AtLeastOnce,
+        budget: ByteBudget::new(1024 * 1024),
+    }
+}
+
+/// The runtime's end of the channel holds this many deliveries.
+const ROOM: usize = 1;
+
+#[tokio::test]
+async fn recorded_messages_become_deliveries_and_are_acknowledged_when_done() {
+    // Given a trigger that runs
+    let broker = Mosquitto::start().await.unwrap();
+    let client_id = unique_name("trigger");
+    let trigger = MessageBusTrigger::try_new(settings(&broker, &client_id)).unwrap();
+    let mut state = trigger.connection_state();
+    let (sender, mut deliveries) = mpsc::channel(ROOM);
+    let (shutdown, signal) = Shutdown::new();
+    #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
+    let running = tokio::spawn(Box::new(trigger).run(sender, signal));
+    let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
+    timeout(LONG, subscribed)
+        .await
+        .expect("subscribed in time")
+        .expect("it runs");
+
+    // When events of both generations, something else, and more than the channel holds are published
+    let mut publisher = MqttPublisher::connect(broker.port()).await.unwrap();
+    let payloads = [EVENT_OF_THREE, b"nonsense", EVENT_OF_FOUR, b"{}", EVENT_OF_THREE];
+    let messages = payloads.map(|payload| (TOPIC, payload));
+    publisher
+        .publish_all(messages, PublishQos::AtLeastOnce)
+        .await
+        .unwrap();
+
+    // Then they come in order, opened
+    let mut next = async || -> Delivery {
+        timeout(LONG, deliveries.recv())
+            .await
+            .expect("a delivery in time")
+            .expect("it runs")
+    };
+    let of_three = next().await;
+    let nonsense = next().await;
+    let of_four = next().await;
+    let empty = next().await;
+    let last = next().await;
+    assert_eq!(of_three.topic, TOPIC);
+    for delivery in [&of_three, &of_four, &last] {
+        let Received::Message {
+            payload,
+            content_type,
+            correlation_id,
+        } = &delivery.received
+        else {
+            panic!("{:?} is a message", delivery.received);
+        };
+        assert_eq!(content_type, "application/json");
+        assert_eq!(
+            correlation_id.as_str().len(),
+            "5cf0e8ce-8a31-4a30-a4bd-3c2bf5a1ee51".len()
+        );
+        let event = edgehold_contracts::decode_event(payload, content_type);
+        assert!(event.is_ok(), "{event:?}");
+    }
+    assert!(matches!(&nonsense.received, Received::Undecodable { raw, .. } if raw == &b"nonsense"[..]));
+    assert!(matches!(&empty.received, Received::Message { payload, .. } if payload.is_empty()));
+
+    // And when all but the last are done and it is told to end
+    for delivery in [of_three, nonsense, of_four, empty] {
+        delivery.ack.done();
+    }
+    shutdown.trigger();
+    drop(last);
+    let ended = timeout(LONG, running)
+        .await
+        .expect("it ends")
+        .expect("without a panic");
+    assert!(ended.is_ok());
+
+    // Then the broker waits for exactly that one
+    let next = MqttSubscriber::resume(broker.port(), &client_id, "edgex/#", PublishQos::AtLeastOnce)
+        .await
+        .unwrap();
+    publisher
+        .publish(TOPIC, "after", PublishQos::AtLeastOnce)
+        .await
+        .unwrap();
+    let messages = next.wait_for(2, LONG).await;
+    let payloads: Vec<_> = messages.iter().map(|message| message.payload.as_ref()).collect();
+    assert_eq!(payloads, [EVENT_OF_THREE, b"after"]);
+}
+
+#[tokio::test]
+async fn when_nobody_takes_deliveries_it_ends() {
+    let broker = Mosquitto::start().await.unwrap();
+    let trigger = MessageBusTrigger::try_new(settings(&broker, &unique_name("trigger"))).unwrap();
+    let mut state = trigger.connection_state();
+    let (sender, deliveries) = mpsc::channel(ROOM);
+    let (_shutdown, signal) = Shutdown::new();
+    #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
+    let running = tokio::spawn(Box::new(trigger).run(sender, signal));
+    let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
+    timeout(LONG, subscribed)
+        .await
+        .expect("subscribed in time")
+        .expect("it runs");
+
+    drop(deliveries);
+    let mut publisher = MqttPublisher::connect(broker.port()).await.unwrap();
+    publisher
+        .publish(TOPIC, EVENT_OF_FOUR, PublishQos::AtLeastOnce)
+        .await
+        .unwrap();
+    until("the end", LONG, async || running.is_finished()).await;
+}
