@@ -1,0 +1,266 @@
+//! `HTTPExport`: sends what it is handed to a URL by POST or PUT (contract: messages-and-functions §6.4).
+//!
+//! | parameter | default | meaning |
+//! | --- | --- | --- |
+//! | `Method` | required | `post` or `put`, any case |
+//! | `Url` | required | `{placeholders}` are replaced by context values for each message |
+//! | `MimeType` | `application/json` | the `Content-Type` sent |
+//! | `PersistOnError` | `false` | what cannot be sent is kept for a later attempt |
+//! | `ContinueOnSendError` | `false` | after a failed send the next function gets the input; needs `ReturnInputData` |
+//! | `ReturnInputData` | `false` | the next function gets the input, not the body of the answer |
+//! | `HeaderName`, `SecretName`, `SecretValueKey` | empty | a header whose value is a secret: all three or none |
+//! | `HttpRequestHeaders` | `{}` | more headers: a JSON object of texts |
+//! | `ConnectTimeout`, `RequestTimeout` | `5s`, `30s` | ours: until connected; until the answer is read whole |
+//! | `PermanentStatus` | empty | ours: statuses no retry can help, for example `400,413,5xx` |
+//!
+//! A status of 200 to 299 is success. `Content-Type` replaces a secret header of that name, and `HttpRequestHeaders`
+//! replaces both.
+//!
+//! Where this differs from EdgeX on purpose:
+//!
+//! - Every wait ends: EdgeX has no time limit for a request.
+//! - With `PersistOnError` all failures keep the data, also those before sending (a placeholder without a value, a URL
+//!   that is none, contradictory options, a missing secret), which EdgeX loses.
+//! - A success whose body breaks off stays a success, because what was sent has arrived: EdgeX sends it again.
+//! - Answers are read to their end whatever their status, so that connections are used again.
+//! - A redirect 301 or 302 repeats the request as it is, like 307 and 308. EdgeX then sends a GET without the data and
+//!   takes the answer to that for success. Secrets go along only to the same host.
+
+mod answer;
+mod client;
+mod options;
+mod request;
+mod retry_after;
+mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use edgehold_core::{
+    AppFunction, BoxFuture, BuiltFunction, Context, Data, Destination, ErrorClass, Flow, FunctionError,
+    FunctionFactory, InvalidFunction, Parameters,
+};
+use reqwest::{
+    Client, StatusCode, Url,
+    header::{HeaderMap, HeaderValue},
+};
+use tokio::time::Instant;
+
+use self::{
+    answer::{Body, read_body},
+    client::Clients,
+    options::{HttpExportOptions, SecretHeader},
+    request::Request,
+    retry_after::retry_after,
+};
+
+/// Builds `HTTPExport` functions, which share one pool of connections for each `ConnectTimeout`.
+///
+/// The pool outlives a change of the configuration and ends with the last function that uses it.
+#[derive(Default)]
+pub struct HttpExportFactory {
+    clients: Clients,
+}
+
+impl HttpExportFactory {
+    /// A factory without any connection.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl FunctionFactory for HttpExportFactory {
+    fn build(&self, parameters: &Parameters) -> Result<BuiltFunction, InvalidFunction> {
+        let options = HttpExportOptions::from_parameters(parameters)?;
+        let client = self.clients.get(options.connect_timeout).map_err(|e| {
+            parameters.invalid(
+                "ConnectTimeout",
+                format!("of no use: no HTTP client can be made: {e}"),
+            )
+        })?;
+        let variant = options.method.as_str().to_lowercase();
+        Ok(BuiltFunction::with_variant(
+            HttpExport { options, client },
+            variant,
+        ))
+    }
+}
+
+/// The function `HTTPExport`.
+struct HttpExport {
+    options: HttpExportOptions,
+    client: Arc<Client>,
+}
+
+/// Cancel safety: dropping the future closes its connection and does nothing else; the destination may or may not have
+/// seen the request.
+impl AppFunction for HttpExport {
+    fn call<'a>(&'a self, ctx: &'a mut Context, data: Data) -> BoxFuture<'a, Result<Flow, FunctionError>> {
+        Box::pin(async move {
+            let sent = match self.prepare(ctx, &data).await {
+                Ok(request) => {
+                    ctx.set_destination(destination(&request.url));
+                    match self.send(ctx, request).await {
+                        Err(error) if self.options.continue_on_send_error => {
+                            tracing::warn!(
+                                pipeline_id = %ctx.pipeline_id(),
+                                correlation_id = %ctx.correlation_id(),
+                                "continuing after a failed send: {}",
+                                error.chain()
+                            );
+                            return Ok(Flow::Continue(data));
+                        }
+                        sent => sent,
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            match sent {
+                Ok(_) if self.options.return_input_data => Ok(Flow::Continue(data)),
+                Ok(answer) => Ok(Flow::Continue(Data::Bytes(answer))),
+                Err(error) => {
+                    if self.options.persist_on_error {
+                        ctx.set_retry_input(&data);
+                    }
+                    Err(error)
+                }
+            }
+        })
+    }
+}
+
+impl HttpExport {
+    /// All that can go wrong before anything is sent.
+    async fn prepare(&self, ctx: &Context, data: &Data) -> Result<Request, FunctionError> {
+        if let Some(contradiction) = self.options.contradiction {
+            let pipeline = ctx.pipeline_id();
+            return Err(FunctionError::permanent(format!(
+                "in pipeline '{pipeline}' {contradiction}"
+            )));
+        }
+        Ok(Request {
+            method: self.options.method.clone(),
+            url: self.url(ctx)?,
+            headers: self.headers(ctx).await?,
+            body: Some(data.to_bytes(ctx.generation())),
+        })
+    }
+
+    /// The URL for this message. Errors never show it: it may hold credentials.
+    fn url(&self, ctx: &Context) -> Result<Url, FunctionError> {
+        let pipeline = ctx.pipeline_id();
+        let text = ctx.apply_values(&self.options.url).map_err(|_| {
+            let key = unresolved_placeholder(&self.options.url, ctx).unwrap_or_default();
+            FunctionError::permanent(format!(
+                "failed to replace all context placeholders of the URL in pipeline '{pipeline}': \
+                 no value for '{{{key}}}'"
+            ))
+        })?;
+        let invalid = || format!("in pipeline '{pipeline}' the URL to export to is not valid");
+        let url = Url::parse(&text).map_err(|e| FunctionError::permanent(invalid()).with_source(e))?;
+        match url.scheme() {
+            "http" | "https" => Ok(url),
+            scheme => Err(FunctionError::permanent(format!(
+                "{}: unsupported protocol scheme '{scheme}'",
+                invalid()
+            ))),
+        }
+    }
+
+    /// The configured headers, and the secret one unless they replace it. The secret is asked for each time, so that a
+    /// rotated one is used at once.
+    async fn headers(&self, ctx: &Context) -> Result<HeaderMap, FunctionError> {
+        let mut headers = self.options.headers.clone();
+        let Some(SecretHeader { header, name, key }) = &self.options.secret_header else {
+            return Ok(headers);
+        };
+        if headers.contains_key(header) {
+            return Ok(headers);
+        }
+        let pipeline = ctx.pipeline_id();
+        let secret = ctx.secrets().value(name, key).await.map_err(|e| {
+            FunctionError::transient(format!(
+                "in pipeline '{pipeline}' the secret for the header is not there"
+            ))
+            .with_source(e)
+        })?;
+        // Transient, as a missing secret is: it can be put right without touching the pipeline.
+        let mut value = HeaderValue::from_str(secret.expose()).map_err(|_| {
+            FunctionError::transient(format!(
+                "in pipeline '{pipeline}' the value of key '{key}' of secret '{name}' cannot stand in a header"
+            ))
+        })?;
+        value.set_sensitive(true);
+        headers.insert(header, value);
+        Ok(headers)
+    }
+
+    /// Sends the request and gives the body of a successful answer, as far as it could be read and somebody wants it.
+    async fn send(&self, ctx: &Context, request: Request) -> Result<Bytes, FunctionError> {
+        let pipeline = ctx.pipeline_id();
+        let deadline = Instant::now() + self.options.request_timeout;
+        let response = request::send(&self.client, request, deadline)
+            .await
+            .map_err(|e| {
+                FunctionError::transient(format!("export failed in pipeline '{pipeline}'"))
+                    .with_source(e.without_url())
+            })?;
+        let status = response.status();
+        if !status.is_success() {
+            let delay = retry_after(status, response.headers());
+            read_body(response, Body::Discard).await;
+            return Err(self.refused(ctx, status, delay));
+        }
+        let wanted = if self.options.return_input_data {
+            Body::Discard
+        } else {
+            Body::Keep
+        };
+        let answer = read_body(response, wanted).await;
+        if let (Body::Keep, Some(cut)) = (wanted, answer.cut) {
+            tracing::warn!(
+                pipeline_id = %pipeline,
+                correlation_id = %ctx.correlation_id(),
+                "exported, but the answer is used only up to byte {}: {cut}",
+                answer.bytes.len()
+            );
+        }
+        Ok(answer.bytes)
+    }
+
+    fn refused(&self, ctx: &Context, status: StatusCode, delay: Option<Duration>) -> FunctionError {
+        let class = if self.options.permanent_status.contains(status) {
+            ErrorClass::Permanent
+        } else {
+            ErrorClass::Transient
+        };
+        let message = format!(
+            "export failed with {} HTTP status code in pipeline '{}'",
+            status.as_u16(),
+            ctx.pipeline_id()
+        );
+        let error = FunctionError::new(class, message);
+        match delay {
+            Some(delay) => error.with_retry_after(delay),
+            None => error,
+        }
+    }
+}
+
+/// `scheme://host:port`, the port always given: all that limits and probes need, and nothing secret.
+fn destination(url: &Url) -> Destination {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or_default();
+    Destination::new(&format!("{}://{host}:{port}", url.scheme()))
+}
+
+/// The first `{key}` of `template` without a value. [`edgehold_core::UnresolvedPlaceholder`] knows it too, but prints the whole
+/// template with it, credentials included.
+fn unresolved_placeholder<'t>(template: &'t str, ctx: &Context) -> Option<&'t str> {
+    template
+        .split('{')
+        .skip(1)
+        .filter_map(|after| after.split_once('}'))
+        .map(|(key, _)| key)
+        .find(|key| ctx.value(key).is_none())
+}

@@ -1,0 +1,24 @@
+//! Functions that send: `HTTPExport`, with time limits, error classes and one pool of connections.
+//!
+//! Owns everything between the data a pipeline hands over and the answer of a destination. Does not own what happens to
+//! data that could not be sent: an export says which bytes to keep ([`Context::set_retry_data`]), where they were to go
+//! ([`Context::set_destination`]) and whether trying again can help ([`ErrorClass`]); storing, waiting and trying again
+//! belong to the runtime.
+//!
+//! Invariants: the only crate that names an HTTP client for export. Nothing in here spawns: a request lives and ends
+//! with the future of the function that makes it, so a pipeline that is dropped sends nothing more. Every wait ends.
+//! No credentials appear in an error, a log line or a destination.
+//!
+//! [`Context::set_retry_data`]: edgehold_core::Context::set_retry_data
+//! [`Context::set_destination`]: edgehold_core::Context::set_destination
+//! [`ErrorClass`]: edgehold_core::ErrorClass
+
+mod duration;
+pub mod http;
+
+use edgehold_core::FunctionRegistry;
+
+/// Adds every function of this crate under the name EdgeX gives it: `HTTPExport`.
+pub fn register(registry: &mut FunctionRegistry) {
+    registry.register("HTTPExport", http::HttpExportFactory::new());
+}
