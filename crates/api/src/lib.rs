@@ -1,0 +1,52 @@
+//! The REST interface of a service: EdgeX's standard routes and our own views of the store.
+//!
+//! Owns routes, bodies and status codes (contract: configuration §6). Does not own what it shows: it is handed
+//! closures and receivers.
+//!
+//! | route | answer |
+//! | --- | --- |
+//! | `GET /api/v3/ping` | 200 `{"apiVersion","timestamp","serviceName"}` |
+//! | `GET /api/v3/version` | 200 `{"apiVersion","version","serviceName","sdk_version"}` |
+//! | `GET /api/v3/config` | 200 `{"apiVersion","config","serviceName"}`, secrets redacted |
+//! | `GET /api/v3/store/stats` | 200 the books and what the store holds |
+
+mod route;
+
+use std::{io, sync::Arc};
+
+use edgehold_core::{ServiceKey, ShutdownSignal};
+use edgehold_runtime::{Books, QueueHandle};
+use tokio::net::TcpListener;
+
+/// Answers with the effective configuration as it is now, secrets redacted.
+pub type ConfigView = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// What the routes show.
+#[derive(Clone)]
+pub struct Api {
+    /// The service that answers.
+    pub service_key: ServiceKey,
+    /// The version of the service, for example `3.1.1`.
+    pub version: String,
+    /// The version of the SDK, for example `v3.1.1`.
+    pub sdk_version: String,
+    /// The effective configuration.
+    pub config: ConfigView,
+    /// What became of every run.
+    pub books: Arc<Books>,
+    /// The store, once it is open.
+    pub queue: QueueHandle,
+}
+
+impl Api {
+    /// Answers requests until told to end; requests in hand are finished first.
+    ///
+    /// # Errors
+    /// When the listener fails.
+    pub async fn serve(self, listener: TcpListener, mut shutdown: ShutdownSignal) -> io::Result<()> {
+        let router = route::router(self);
+        axum::serve(listener, router)
+            .with_graceful_shutdown(async move { shutdown.recv().await })
+            .await
+    }
+}

@@ -1,0 +1,169 @@
+//! From deliveries to pipeline runs, and the one place that acknowledges.
+//!
+//! Each delivery is one task, at most `Writable.Pipeline.Concurrency` at a time; all its pipelines run side by side with
+//! a context of their own. It is acknowledged when every run was exported, filtered, dropped by name or stored.
+
+use std::sync::Arc;
+
+use edgehold_config::Writable;
+use edgehold_contracts::Generation;
+use edgehold_core::{
+    Context, CorrelationId, Data, Deliveries, Delivery, Pipeline, PipelineSet, Received, SecretProvider,
+    ServiceKey, ShutdownSignal,
+};
+use futures_util::future::join_all;
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    Books, Keeper, Wake,
+    decode::{decode, describe},
+    execute::{Outcome, Run},
+    keeper::Kept,
+};
+
+/// Who a service is and what its functions may ask for: the same for every run.
+#[derive(Clone)]
+pub struct ServiceIdentity {
+    /// The service.
+    pub service_key: ServiceKey,
+    /// Whose forms it writes.
+    pub generation: Generation,
+    /// Its secrets.
+    pub secrets: Arc<dyn SecretProvider>,
+}
+
+impl ServiceIdentity {
+    pub(crate) fn context(&self, pipeline: &Pipeline, correlation_id: CorrelationId) -> Context {
+        Context::new(
+            self.service_key.clone(),
+            pipeline.id().clone(),
+            correlation_id,
+            self.generation,
+            self.secrets.clone(),
+        )
+    }
+}
+
+/// Runs deliveries through the current pipelines.
+#[derive(Clone)]
+pub struct Dispatch {
+    /// Who the service is.
+    pub identity: ServiceIdentity,
+    /// The pipelines; each delivery takes the current set.
+    pub pipelines: watch::Receiver<Arc<PipelineSet>>,
+    /// The live settings.
+    pub settings: watch::Receiver<Arc<Writable>>,
+    /// Keeps what fails.
+    pub keeper: Arc<Keeper>,
+    /// Accounts for every run.
+    pub books: Arc<Books>,
+    /// Told of each destination that accepted something.
+    pub wake: Arc<Wake>,
+}
+
+impl Dispatch {
+    /// Runs deliveries until their channel is closed and every delivery in hand is done.
+    ///
+    /// After `hurry` no run is waited for: what is still running is stored where it stands, to be resumed after the
+    /// next start.
+    pub async fn run(self, mut deliveries: Deliveries, hurry: ShutdownSignal) {
+        let shared = Arc::new(self);
+        let mut running = JoinSet::new();
+        while let Some(delivery) = deliveries.recv().await {
+            running.spawn(deliver(shared.clone(), delivery, hurry.clone()));
+            while running.try_join_next().is_some() {}
+            // Read for each delivery: a new limit acts at once.
+            while running.len() >= shared.settings.borrow().pipeline.concurrency.get() {
+                running.join_next().await;
+            }
+        }
+        while running.join_next().await.is_some() {}
+    }
+}
+
+async fn deliver(dispatch: Arc<Dispatch>, delivery: Delivery, hurry: ShutdownSignal) {
+    let Delivery {
+        topic,
+        received,
+        ack,
+        permit,
+    } = delivery;
+    let books = &dispatch.books;
+    books.received();
+    let set = dispatch.pipelines.borrow().clone();
+    let (payload, content_type, correlation_id, decoded) = match received {
+        Received::Message {
+            payload,
+            content_type,
+            correlation_id,
+        } => {
+            let decoded = decode(set.target_type, &payload, &content_type);
+            (payload, content_type, correlation_id, decoded)
+        }
+        Received::Undecodable { raw, reason } => (raw, String::new(), CorrelationId::new(""), Err(reason)),
+    };
+    let finished = match decoded {
+        Err(reason) => {
+            books.undecodable();
+            tracing::error!(%topic, %correlation_id, "unable to decode message: {reason}");
+            dispatch
+                .keeper
+                .keep_undecodable(payload, content_type, topic, correlation_id, &reason)
+                .await
+                != Kept::Abandoned
+        }
+        Ok(data) => {
+            drop(payload);
+            let runs = set.matching(&topic).map(|pipeline| {
+                let mut ctx = dispatch.identity.context(pipeline, correlation_id.clone());
+                describe(&mut ctx, &data, &topic, &content_type);
+                run_pipeline(&dispatch, pipeline.clone(), ctx, data.clone(), hurry.clone())
+            });
+            let results = join_all(runs).await;
+            if results.is_empty() {
+                books.unmatched();
+                tracing::debug!(%topic, %correlation_id, "no pipeline runs for this topic");
+            }
+            results.into_iter().all(|kept| kept != Kept::Abandoned)
+        }
+    };
+    if finished {
+        ack.done();
+    }
+    drop(permit);
+}
+
+/// One first attempt. Anything but [`Kept::Abandoned`] means that this pipeline is done with the delivery.
+async fn run_pipeline(
+    dispatch: &Dispatch,
+    pipeline: Arc<Pipeline>,
+    ctx: Context,
+    input: Data,
+    mut hurry: ShutdownSignal,
+) -> Kept {
+    let _in_flight = dispatch.books.start();
+    let mut run = Run {
+        pipeline,
+        ctx,
+        position: 0,
+        input,
+    };
+    let outcome = tokio::select! {
+        biased;
+        outcome = run.advance(|destination| dispatch.wake.succeeded(destination)) => Some(outcome),
+        // The run is dropped in the middle of a function; `run` still says which one and what it had.
+        () = hurry.recv() => None,
+    };
+    match outcome {
+        Some(Outcome::Completed) => {
+            dispatch.books.completed();
+            Kept::Dropped
+        }
+        Some(Outcome::Filtered) => {
+            dispatch.books.filtered();
+            Kept::Dropped
+        }
+        Some(Outcome::Failed(failed)) => dispatch.keeper.keep_failed(&run, failed).await,
+        None => dispatch.keeper.keep_interrupted(&run).await,
+    }
+}

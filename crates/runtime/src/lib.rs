@@ -1,0 +1,30 @@
+//! What runs: deliveries through pipelines, failed exports into the store and out of it again.
+//!
+//! Owns dispatch (which pipelines a delivery runs through, how many at a time, when it is acknowledged), execution
+//! (one pipeline from one position on), store and forward (what is kept, the retry loop), building pipelines from
+//! settings, the books that account for every run, and the helper all tasks are spawned through.
+//!
+//! Does not own decisions that need no clock (`core::retry`), decoding (`contracts`), any connection or any database.
+//!
+//! Invariants: it knows traits and never names a backend; every channel it makes is bounded; no lock is held across
+//! an await; a delivery is acknowledged only by `dispatch`, and only when every pipeline is done with it.
+
+mod books;
+mod clock;
+mod decode;
+mod dispatch;
+mod execute;
+mod keeper;
+mod pipelines;
+mod retry_loop;
+mod task;
+mod wake;
+
+pub use books::{Books, BooksSnapshot, DropReason};
+pub use clock::now;
+pub use dispatch::{Dispatch, ServiceIdentity};
+pub use keeper::{Keeper, QueueHandle, StoreState};
+pub use pipelines::{PipelineRejection, Pipelines};
+pub use retry_loop::RetryLoop;
+pub use task::{EarlyEnd, Tasks};
+pub use wake::Wake;

@@ -1,0 +1,574 @@
+//! Dispatch, store and forward and the retry loop together, on the memory store with a scripted function.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use edgehold_config::{Layers, Writable, resolve};
+use edgehold_contracts::Generation;
+use edgehold_core::{
+    Ack, AppFunction, BoxFuture, BytePermit, Context, CorrelationId, Data, Delivery, Destination,
+    Disposition, Flow, FunctionError, ObjectState, Pipeline, PipelineId, PipelineSet, PipelineStep, Received,
+    Secret, SecretError, SecretProvider, ServiceKey, Shutdown, TopicFilter, Transform,
+};
+use edgehold_runtime::{
+    Books, BooksSnapshot, Dispatch, Keeper, RetryLoop, ServiceIdentity, StoreState, Tasks, Wake,
+};
+use edgehold_store::{ListRequest, RetryQueue, memory::MemoryQueue};
+use tokio::sync::{mpsc, watch};
+
+const EVENT: &str = r#"{"apiVersion":"v3","id":"0f0e0d0c-0000-4000-8000-000000000001","deviceName":"pump-1","profileName":"Pump","sourceName":"Level","origin":1700000000000000001,"readings":[{"id":"0f0e0d0c-0000-4000-8000-000000000002","origin":1700000000000000001,"deviceName":"pump-1","resourceName":"Level","profileName":"Pump","valueType":"Int64","value":"7"}]}"#;
+
+struct NoSecrets;
+
+impl SecretProvider for NoSecrets {
+    fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Secret, SecretError>> {
+        Box::pin(std::future::ready(Err(SecretError::UnknownName {
+            name: name.to_owned(),
+        })))
+    }
+}
+
+/// What a scripted export does when it is called.
+#[derive(Clone, Copy, PartialEq)]
+enum Answer {
+    Accept,
+    Refuse,
+    RefuseWithoutKeeping,
+    Reject,
+    Hang,
+    Panic,
+}
+
+/// An export whose destination is this value.
+struct Export {
+    name: &'static str,
+    answer: Mutex<Answer>,
+    calls: AtomicU32,
+    accepted: Mutex<Vec<Data>>,
+}
+
+impl Export {
+    fn new(name: &'static str, answer: Answer) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            answer: Mutex::new(answer),
+            calls: AtomicU32::new(0),
+            accepted: Mutex::default(),
+        })
+    }
+
+    fn answer(&self, answer: Answer) {
+        *self.answer.lock().unwrap() = answer;
+    }
+
+    fn calls(&self) -> u32 {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.lock().unwrap().len()
+    }
+}
+
+struct Call(Arc<Export>);
+
+impl AppFunction for Call {
+    fn call<'a>(&'a self, ctx: &'a mut Context, data: Data) -> BoxFuture<'a, Result<Flow, FunctionError>> {
+        Box::pin(async move {
+            let export = &self.0;
+            export.calls.fetch_add(1, Ordering::SeqCst);
+            ctx.set_destination(Destination::new(export.name));
+            let answer = *export.answer.lock().unwrap();
+            match answer {
+                Answer::Accept => {
+                    export.accepted.lock().unwrap().push(data.clone());
+                    Ok(Flow::Continue(data))
+                }
+                Answer::Refuse => {
+                    ctx.set_retry_input(&data);
+                    Err(FunctionError::transient("refused"))
+                }
+                Answer::RefuseWithoutKeeping => Err(FunctionError::transient("refused")),
+                Answer::Reject => {
+                    ctx.set_retry_input(&data);
+                    Err(FunctionError::permanent("rejected"))
+                }
+                Answer::Hang => std::future::pending().await,
+                Answer::Panic => panic!("a bug in a function"),
+            }
+        })
+    }
+}
+
+/// Accepts events only: behind an export it shows that a retry hands on what the first attempt would have.
+struct EventsOnly;
+
+impl Transform for EventsOnly {
+    fn apply(&self, _: &mut Context, data: Data) -> Result<Flow, FunctionError> {
+        match data {
+            Data::Event(_) => Ok(Flow::Continue(data)),
+            other => Err(FunctionError::permanent(format!(
+                "expected an event, got {:?}",
+                other.kind()
+            ))),
+        }
+    }
+}
+
+fn step(name: &str, function: impl AppFunction + 'static) -> PipelineStep {
+    PipelineStep {
+        name: name.to_owned(),
+        built_in: "Scripted".to_owned(),
+        variant: String::new(),
+        function: Arc::new(function),
+    }
+}
+
+fn pipeline(id: &str, steps: Vec<PipelineStep>) -> Arc<Pipeline> {
+    Arc::new(Pipeline::new(
+        PipelineId::try_new(id).unwrap(),
+        vec![TopicFilter::all()],
+        steps,
+    ))
+}
+
+fn settings(leaves: &[(&str, &str)]) -> Arc<Writable> {
+    let mut layers = Layers::default();
+    for (key, value) in leaves {
+        layers
+            .private
+            .insert(format!("Writable/StoreAndForward/{key}"), *value);
+    }
+    let effective = resolve(&layers, None);
+    assert!(effective.rejected.is_empty(), "{:?}", effective.rejected);
+    effective.configuration.writable.clone()
+}
+
+const ENABLED: &[(&str, &str)] = &[
+    ("Enabled", "true"),
+    ("RetryInterval", "1s"),
+    ("MaxRetryCount", "3"),
+];
+
+/// A running service without a trigger.
+struct Harness {
+    deliveries: Option<mpsc::Sender<Delivery>>,
+    settings: watch::Sender<Arc<Writable>>,
+    pipelines: watch::Sender<Arc<PipelineSet>>,
+    queue: Arc<MemoryQueue>,
+    books: Arc<Books>,
+    shutdown: Shutdown,
+    hurry: Shutdown,
+    tasks: Tasks,
+    _state: watch::Sender<StoreState>,
+}
+
+impl Harness {
+    fn start(leaves: &[(&str, &str)], pipelines: Vec<Arc<Pipeline>>) -> Self {
+        let service_key = ServiceKey::try_new("app-test").unwrap();
+        let queue = Arc::new(MemoryQueue::new(service_key.clone()));
+        let (settings, settings_in) = watch::channel(settings(leaves));
+        let set = PipelineSet {
+            pipelines,
+            ..PipelineSet::default()
+        };
+        let (pipelines, pipelines_in) = watch::channel(Arc::new(set));
+        let (state, handle) = watch::channel(StoreState::Open(queue.clone()));
+        let (books, wake) = (Arc::new(Books::default()), Arc::new(Wake::default()));
+        let keeper = Keeper::new(
+            service_key.clone(),
+            settings_in.clone(),
+            handle.clone(),
+            books.clone(),
+            wake.clone(),
+        );
+        let identity = ServiceIdentity {
+            service_key,
+            generation: Generation::V4,
+            secrets: Arc::new(NoSecrets),
+        };
+        let dispatch = Dispatch {
+            identity,
+            pipelines: pipelines_in,
+            settings: settings_in,
+            keeper: Arc::new(keeper),
+            books: books.clone(),
+            wake,
+        };
+        let (shutdown, signal) = Shutdown::new();
+        let (hurry, hurry_signal) = Shutdown::new();
+        let (deliveries, receiver) = mpsc::channel(8);
+        let mut tasks = Tasks::default();
+        tasks.spawn("dispatch", dispatch.clone().run(receiver, hurry_signal.clone()));
+        tasks.spawn(
+            "retry loop",
+            RetryLoop {
+                dispatch,
+                queue: handle,
+            }
+            .run(signal, hurry_signal),
+        );
+        Self {
+            deliveries: Some(deliveries),
+            settings,
+            pipelines,
+            queue,
+            books,
+            shutdown,
+            hurry,
+            tasks,
+            _state: state,
+        }
+    }
+
+    /// Sends a payload and answers what its trigger was told.
+    async fn deliver(&self, payload: &str) -> Disposition {
+        self.send(payload).await.recv().await.unwrap()
+    }
+
+    async fn send(&self, payload: &str) -> mpsc::Receiver<Disposition> {
+        let (told, answer) = mpsc::channel(1);
+        let delivery = Delivery {
+            topic: "edgex/events/device/d/Pump/pump-1/Level".to_owned(),
+            received: Received::Message {
+                payload: Bytes::copy_from_slice(payload.as_bytes()),
+                content_type: "application/json".to_owned(),
+                correlation_id: CorrelationId::new("corr-1"),
+            },
+            // Nobody listens any more when a test has ended.
+            ack: Ack::new(move |disposition| {
+                let _ = told.try_send(disposition);
+            }),
+            permit: BytePermit::none(),
+        };
+        self.deliveries.as_ref().unwrap().send(delivery).await.unwrap();
+        answer
+    }
+
+    async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while !condition(self) {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "waited too long until {what}: {:?}",
+                self.books()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn books(&self) -> BooksSnapshot {
+        self.books.snapshot()
+    }
+
+    async fn states(&self) -> (u64, u64) {
+        let stats = self.queue.stats().await.unwrap();
+        (stats.waiting(), stats.error.objects)
+    }
+
+    /// The equation of the books, which must hold whenever nothing is in flight.
+    async fn check_books(&self) {
+        let books = self.books();
+        let (waiting, error) = self.states().await;
+        let outside_of_runs = books.undecodable;
+        assert_eq!(books.in_flight, 0);
+        assert_eq!(
+            books.started,
+            books.completed + books.filtered + waiting + (error - outside_of_runs.min(error)) + books.dropped,
+            "{books:?} waiting {waiting} error {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_is_acknowledged_once_all_its_pipelines_are_done() {
+    // Given one pipeline that exports and one whose export fails
+    let (good, bad) = (Export::new("a", Answer::Accept), Export::new("b", Answer::Refuse));
+    let service = Harness::start(
+        ENABLED,
+        vec![
+            pipeline("p1", vec![step("A", Call(good.clone()))]),
+            pipeline("p2", vec![step("B", Call(bad.clone()))]),
+        ],
+    );
+    // When an event comes
+    assert_eq!(service.deliver(EVENT).await, Disposition::Done);
+    // Then one has it and the store has the other
+    assert_eq!(good.accepted(), 1);
+    assert_eq!(service.states().await, (1, 0));
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn a_maximum_of_three_makes_exactly_four_sends_and_keeps_the_payload() {
+    let export = Export::new("a", Answer::Refuse);
+    let service = Harness::start(
+        ENABLED,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    service.deliver(EVENT).await;
+    service
+        .until("it is given up", |service| service.books().given_up == 1)
+        .await;
+    assert_eq!(export.calls(), 4);
+    let request = ListRequest {
+        states: vec![ObjectState::Error],
+        pipeline_id: None,
+        reason: None,
+        after_seq: 0,
+        limit: 10,
+    };
+    let page = service.queue.list(request).await.unwrap();
+    assert_eq!(page.objects[0].payload, EVENT.as_bytes());
+    assert_eq!(page.objects[0].reason.unwrap().as_str(), "retries_exceeded");
+    assert_eq!(page.objects[0].last_error.as_deref(), Some("refused"));
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn functions_behind_the_export_run_after_a_retry_with_what_they_would_have_had() {
+    let (export, second) = (Export::new("a", Answer::Refuse), Export::new("b", Answer::Accept));
+    let steps = vec![
+        step("A", Call(export.clone())),
+        step("Check", EventsOnly),
+        step("B", Call(second.clone())),
+    ];
+    let service = Harness::start(ENABLED, vec![pipeline("p", steps)]);
+    service.deliver(EVENT).await;
+    export.answer(Answer::Accept);
+    service
+        .until("it is delivered", |service| service.books().completed == 1)
+        .await;
+    assert!(matches!(second.accepted.lock().unwrap()[0], Data::Event(_)));
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn an_export_that_succeeded_is_not_sent_again_when_a_later_one_fails() {
+    let (first, second) = (Export::new("a", Answer::Refuse), Export::new("b", Answer::Refuse));
+    let steps = vec![step("A", Call(first.clone())), step("B", Call(second.clone()))];
+    let service = Harness::start(ENABLED, vec![pipeline("p", steps)]);
+    service.deliver(EVENT).await;
+    first.answer(Answer::Accept);
+    service
+        .until("the second has been tried twice", |_| second.calls() >= 2)
+        .await;
+    second.answer(Answer::Accept);
+    service
+        .until("it is delivered", |service| service.books().completed == 1)
+        .await;
+    assert_eq!((first.accepted(), second.accepted()), (1, 1));
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn a_success_at_a_destination_brings_its_backlog_at_once() {
+    let export = Export::new("a", Answer::Refuse);
+    let leaves = [
+        ("Enabled", "true"),
+        ("RetryInterval", "1h"),
+        ("MaxRetryCount", "3"),
+    ];
+    let service = Harness::start(
+        &leaves,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    for _ in 0..3 {
+        service.deliver(EVENT).await;
+    }
+    export.answer(Answer::Accept);
+    service.deliver(EVENT).await;
+    service
+        .until("all four are delivered", |service| service.books().completed == 4)
+        .await;
+    assert_eq!(export.accepted(), 4);
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn a_shorter_interval_acts_at_once_on_what_waits() {
+    let export = Export::new("a", Answer::Refuse);
+    let leaves = [
+        ("Enabled", "true"),
+        ("RetryInterval", "1h"),
+        ("MaxRetryCount", "1"),
+    ];
+    let service = Harness::start(
+        &leaves,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    service.deliver(EVENT).await;
+    service.settings.send_replace(settings(&[
+        ("Enabled", "true"),
+        ("RetryInterval", "1s"),
+        ("MaxRetryCount", "2"),
+    ]));
+    service
+        .until("it is given up", |service| service.books().given_up == 1)
+        .await;
+    assert_eq!(
+        export.calls(),
+        3,
+        "both settings of the change must have taken effect"
+    );
+}
+
+#[tokio::test]
+async fn switching_off_keeps_what_waits_and_drops_what_fails_by_name() {
+    let export = Export::new("a", Answer::Refuse);
+    let leaves = [("Enabled", "true"), ("RetryInterval", "1h")];
+    let service = Harness::start(
+        &leaves,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    service.deliver(EVENT).await;
+    service.settings.send_replace(settings(&[("Enabled", "false")]));
+    assert_eq!(service.deliver(EVENT).await, Disposition::Done);
+    assert_eq!(service.states().await, (1, 0));
+    assert_eq!(service.books().dropped_store_and_forward_disabled, 1);
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn what_asks_not_to_be_kept_is_dropped_by_name() {
+    let export = Export::new("a", Answer::RefuseWithoutKeeping);
+    let service = Harness::start(
+        ENABLED,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    assert_eq!(service.deliver(EVENT).await, Disposition::Done);
+    assert_eq!(service.books().dropped_not_persistent, 1);
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn what_cannot_succeed_goes_to_the_error_collection_at_once() {
+    let export = Export::new("a", Answer::Reject);
+    let service = Harness::start(
+        ENABLED,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    service.deliver(EVENT).await;
+    assert_eq!(service.states().await, (0, 1));
+    assert_eq!(export.calls(), 1);
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_function_is_a_failed_attempt() {
+    let export = Export::new("a", Answer::Panic);
+    let service = Harness::start(
+        ENABLED,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    assert_eq!(service.deliver(EVENT).await, Disposition::Done);
+    export.answer(Answer::Accept);
+    assert_eq!(service.deliver(EVENT).await, Disposition::Done);
+    assert_eq!(
+        (service.books().completed, service.books().failed_attempts),
+        (1, 1)
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_is_counted_kept_as_evidence_and_acknowledged() {
+    let export = Export::new("a", Answer::Accept);
+    let service = Harness::start(
+        ENABLED,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    let wrong_value = format!(
+        r#"{{"apiVersion":"v3","event":{}}}"#,
+        EVENT.replace("\"7\"", "\"seven\"")
+    );
+    for payload in ["{", "[1,2]", r#"{"apiVersion":"v3"}"#, &wrong_value] {
+        assert_eq!(service.deliver(payload).await, Disposition::Done);
+    }
+    assert_eq!(export.calls(), 0);
+    assert_eq!(service.books().undecodable, 4);
+    assert_eq!(service.states().await, (0, 4));
+    assert_eq!(service.deliver(EVENT).await, Disposition::Done);
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn a_changed_pipeline_sets_its_backlog_aside_only_one_interval_later() {
+    let export = Export::new("a", Answer::Refuse);
+    let leaves = [
+        ("Enabled", "true"),
+        ("RetryInterval", "1s"),
+        ("MaxRetryCount", "0"),
+    ];
+    let first = pipeline("p", vec![step("A", Call(export.clone()))]);
+    let service = Harness::start(&leaves, vec![first.clone()]);
+    service.deliver(EVENT).await;
+    let changed_at = edgehold_runtime::now();
+    let other = pipeline("p", vec![step("B", Call(export.clone()))]);
+    service.pipelines.send_replace(Arc::new(PipelineSet {
+        pipelines: vec![other],
+        changed_at,
+        ..PipelineSet::default()
+    }));
+    service
+        .until("it is set aside", |service| service.books().given_up == 1)
+        .await;
+    let waited = edgehold_runtime::now().saturating_since(changed_at);
+    assert!(waited >= Duration::from_secs(1), "{waited:?}");
+    assert_eq!(
+        export.calls(),
+        1,
+        "the other function must not have been called with it"
+    );
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn an_export_that_hangs_at_the_end_is_stored_and_its_delivery_acknowledged() {
+    let export = Export::new("a", Answer::Hang);
+    let mut service = Harness::start(
+        ENABLED,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    let mut answer = service.send(EVENT).await;
+    service
+        .until("the export has begun", |_| export.calls() == 1)
+        .await;
+    service.deliveries.take();
+    service.shutdown.trigger();
+    service.hurry.trigger();
+    assert_eq!(answer.recv().await, Some(Disposition::Done));
+    assert_eq!(
+        service.tasks.drain(Duration::from_secs(10)).await,
+        Vec::<&str>::new()
+    );
+    let stats = service.queue.stats().await.unwrap();
+    assert_eq!(stats.waiting(), 1);
+}
+
+#[tokio::test]
+async fn no_more_deliveries_run_at_a_time_than_the_setting_says() {
+    let export = Export::new("a", Answer::Hang);
+    let service = Harness::start(
+        ENABLED,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    let mut layers = Layers::default();
+    layers.private.insert("Writable/Pipeline/Concurrency", "3");
+    service
+        .settings
+        .send_replace(resolve(&layers, None).configuration.writable.clone());
+    let mut answers = Vec::new();
+    for _ in 0..8 {
+        answers.push(service.send(EVENT).await);
+    }
+    service
+        .until("three run", |service| service.books().in_flight == 3)
+        .await;
+    assert_eq!(export.calls(), 3);
+}
