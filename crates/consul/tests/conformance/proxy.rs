@@ -1,0 +1,122 @@
+//! A TCP proxy in front of Consul that can be cut, and that counts the transactions going through.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use anyhow::Result;
+use edgehold_test_support::wait;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::LONG;
+
+const TRANSACTION: &[u8] = b"PUT /v1/txn";
+
+/// Listens until dropped.
+pub(crate) struct Proxy {
+    port: u16,
+    open: watch::Sender<bool>,
+    transactions: Arc<AtomicUsize>,
+    _task: JoinSet<()>,
+}
+
+impl Proxy {
+    /// In front of the server on this port.
+    pub(crate) async fn start(server: u16) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let (open, is_open) = watch::channel(true);
+        let transactions = Arc::new(AtomicUsize::new(0));
+        let mut task = JoinSet::new();
+        task.spawn(accept(listener, server, is_open, Arc::clone(&transactions)));
+        Ok(Self {
+            port,
+            open,
+            transactions,
+            _task: task,
+        })
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Drops every connection, and every new one until [`Self::restore`].
+    pub(crate) fn cut(&self) {
+        self.open.send_replace(false);
+    }
+
+    pub(crate) fn restore(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// How many transactions have been asked for.
+    pub(crate) fn transactions(&self) -> usize {
+        self.transactions.load(Ordering::SeqCst)
+    }
+
+    /// Waits for this many more.
+    pub(crate) async fn wait_for_transactions(&self, more: usize) {
+        let wanted = self.transactions() + more;
+        wait::until("more transactions", LONG, async || self.transactions() >= wanted).await;
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    server: u16,
+    mut is_open: watch::Receiver<bool>,
+    transactions: Arc<AtomicUsize>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((client, _)) = listener.accept() => {
+                if *is_open.borrow() {
+                    connections.spawn(forward(client, server, Arc::clone(&transactions)));
+                }
+            }
+            Ok(()) = is_open.changed() => {
+                if !*is_open.borrow() {
+                    connections.shutdown().await;
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn forward(mut client: TcpStream, server: u16, transactions: Arc<AtomicUsize>) {
+    let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await else {
+        return;
+    };
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let upwards = async {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+            // The client writes the head of a request at once.
+            let count = buffer[..length]
+                .windows(TRANSACTION.len())
+                .filter(|window| *window == TRANSACTION)
+                .count();
+            transactions.fetch_add(count, Ordering::SeqCst);
+            if to_server.write_all(&buffer[..length]).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = upwards => {}
+        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+    }
+}
