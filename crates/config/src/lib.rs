@@ -1,0 +1,49 @@
+//! The configuration tree: layers of leaves, one effective configuration, and what changed.
+//!
+//! Owns parsing, defaults, overlay, validation and differences, Go durations, command line flags, and the traits
+//! [`ConfigurationProvider`] and [`Registry`]. Does not own the provider's wire (`consul`, `keeper`), nor the waiting
+//! and retrying around it at start (`edgehold::bootstrap`), nor what a change does (`runtime`).
+//!
+//! ```text
+//! file ──▶ yaml ─┐                            ┌─▶ Configuration (typed, whole, valid)
+//! provider ──────┼─▶ Layers ──▶ resolve() ────┼─▶ rejected, adjusted, unknown
+//! environment ───┤                ▲           └─▶ diff(), differing_overrides()
+//! flags ─────────┘             schema
+//! ```
+//!
+//! Invariants: everything is text in, values out; but for [`mod@file`] nothing opens anything, nothing spawns or reads a
+//! clock, and no text from outside makes it panic. A [`Configuration`] exists only where every setting has been checked.
+
+pub mod byte_size;
+pub mod configuration;
+pub mod duration;
+mod effective;
+pub mod environment;
+pub mod file;
+pub mod flags;
+mod layer;
+mod layers;
+mod leaves;
+pub mod memory;
+mod provider;
+mod redact;
+mod registry;
+mod scalar;
+pub mod schema;
+pub mod secrets;
+pub mod yaml;
+
+pub use configuration::{
+    Client, Configuration, Database, LogLevel, MessageBus, PerTopicPipeline, PipelineSettings,
+    StoreAndForward, Writable,
+};
+pub use effective::{Adjustment, Change, Effective, Rejection, UnknownKey, diff, resolve};
+pub use environment::{EnvironmentError, differing_overrides};
+pub use file::FileError;
+pub use flags::{FlagError, Flags, Parsed, ProviderKind, ProviderUrl, RemoteServiceHosts, usage};
+pub use layer::Layer;
+pub use layers::{Layers, VanishedSection};
+pub use leaves::{Leaf, Leaves, Origin};
+pub use provider::{ConfigurationProvider, ProviderError, Section, Snapshot};
+pub use redact::REDACTED;
+pub use registry::{Endpoint, Registration, Registry};
