@@ -1,0 +1,13 @@
+//! Instruments for measuring `edgehold` from outside: load, a sink, what the kernel knows of a process, numbers and
+//! their report.
+//!
+//! Owns how something is measured. What is measured, and against which servers, is in `benches/measure`, which
+//! `make bench` runs. Nothing here judges: a goal is printed beside a number, never asserted, because the machine and
+//! whatever else runs on it are part of every number.
+
+pub mod distribution;
+pub mod events;
+pub mod http_load;
+pub mod process;
+pub mod report;
+pub mod sink;
