@@ -1,0 +1,56 @@
+//! The App Functions SDK for Rust: what a developer builds an EdgeX application service with.
+//!
+//! ```no_run
+//! use edgehold::{AppService, BuiltFunction, Context, Data, Flow, FunctionError, Parameters, Transform};
+//!
+//! /// Says which device an event came from.
+//! struct DeviceName;
+//!
+//! impl Transform for DeviceName {
+//!     fn apply(&self, ctx: &mut Context, _: Data) -> Result<Flow, FunctionError> {
+//!         Ok(Flow::Continue(Data::Text(ctx.value("devicename").unwrap_or_default().to_owned())))
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     AppService::new("app-example")
+//!         .with_function("DeviceName", |_: &Parameters| Ok(BuiltFunction::new(DeviceName)))
+//!         .main()
+//! }
+//! ```
+//!
+//! `DeviceName` can now be named in `Writable.Pipeline.ExecutionOrder` beside the built-in functions.
+//!
+//! Owns the composition: which implementation stands behind which trait is decided here and nowhere else. Also owns
+//! what surrounds a service: flags, the order of start and end, log lines.
+
+mod bootstrap;
+mod invocation;
+mod live;
+mod logging;
+mod running;
+mod service;
+mod store;
+mod trigger;
+
+pub use edgehold_config::{Configuration, Flags, configuration::LogLevel};
+pub use edgehold_contracts::{
+    AddEventRequest, Event, Generation, MessageEnvelope, Metric, Payload, Reading, ReadingValue,
+};
+pub use edgehold_core::{
+    AppFunction, BoxFuture, BuiltFunction, Context, CorrelationId, Data, Delivery, DeliverySender,
+    Destination, ErrorClass, Flow, FunctionError, FunctionFactory, FunctionRegistry, InvalidFunction,
+    Parameters, Pipeline, PipelineId, Secret, SecretError, SecretProvider, SecretText, ServiceKey, Shutdown,
+    ShutdownSignal, StoredObject, StoredObjectId, TopicFilter, Transform, Trigger, TriggerError,
+};
+pub use edgehold_runtime::{Books, BooksSnapshot};
+pub use edgehold_store::{
+    Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, RetryQueue, StoreClient, StoreError,
+    StoreStats,
+};
+
+pub use invocation::{Invocation, InvocationError};
+pub use logging::{LogControl, LogOutput};
+pub use running::{Running, RunningStatus};
+pub use service::{AppService, Built, StartError, exit};
+pub use store::{CountError, waiting_objects};

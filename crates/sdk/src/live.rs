@@ -1,0 +1,155 @@
+//! Settings that change while the service runs: one snapshot of the provider becomes one new configuration.
+//!
+//! ```text
+//! provider ─ snapshot ─▶ layers ─ resolve ─▶ effective ─▶ log level
+//!                                                   ├───▶ pipelines  (watch)
+//!                                                   └───▶ writable   (watch)
+//! ```
+//!
+//! All good units of a snapshot apply together, in one turn without an await. A bad one keeps its last good value, is
+//! named once and blocks nothing. What a change does is the business of whoever holds the receiver.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use edgehold_config::{Effective, Layers, Rejection, Snapshot, Writable, diff, resolve};
+use edgehold_core::{PipelineSet, ShutdownSignal};
+use edgehold_runtime::{PipelineRejection, Pipelines, now};
+use tokio::sync::watch;
+
+use crate::logging::LogControl;
+
+/// Owns the layers and everything that follows from them.
+pub(crate) struct LiveSettings {
+    layers: Layers,
+    effective: Arc<Effective>,
+    pipelines: Pipelines,
+    /// Rejections that have been named already.
+    named: BTreeSet<String>,
+    log: LogControl,
+    effective_out: watch::Sender<Arc<Effective>>,
+    writable_out: watch::Sender<Arc<Writable>>,
+    pipelines_out: watch::Sender<Arc<PipelineSet>>,
+}
+
+/// What others see of the live settings.
+#[derive(Clone)]
+pub(crate) struct LiveView {
+    pub(crate) effective: watch::Receiver<Arc<Effective>>,
+    pub(crate) writable: watch::Receiver<Arc<Writable>>,
+    pub(crate) pipelines: watch::Receiver<Arc<PipelineSet>>,
+}
+
+impl LiveSettings {
+    /// The settings as loaded, with the pipelines they ask for.
+    ///
+    /// # Errors
+    /// The pipelines that cannot be built: at start there is no last good one, and running without it would acknowledge
+    /// what it should have exported.
+    pub(crate) fn new(
+        layers: Layers,
+        effective: Effective,
+        mut pipelines: Pipelines,
+        log: LogControl,
+    ) -> Result<(Self, LiveView), Vec<PipelineRejection>> {
+        let rejections = pipelines.apply(&effective.configuration.writable.pipeline, now());
+        if !rejections.is_empty() {
+            return Err(rejections);
+        }
+        let named = effective.rejected.iter().map(ToString::to_string).collect();
+        let effective = Arc::new(effective);
+        let (effective_out, effective_in) = watch::channel(effective.clone());
+        let (writable_out, writable_in) = watch::channel(effective.configuration.writable.clone());
+        let (pipelines_out, pipelines_in) = watch::channel(pipelines.set());
+        let view = LiveView {
+            effective: effective_in,
+            writable: writable_in,
+            pipelines: pipelines_in,
+        };
+        let settings = Self {
+            layers,
+            effective,
+            pipelines,
+            named,
+            log,
+            effective_out,
+            writable_out,
+            pipelines_out,
+        };
+        Ok((settings, view))
+    }
+
+    /// Applies snapshots until told to end.
+    pub(crate) async fn run(
+        mut self,
+        mut snapshots: watch::Receiver<Option<Snapshot>>,
+        mut shutdown: ShutdownSignal,
+    ) {
+        loop {
+            // Cancel-safe: the value stays in the channel until it has been seen.
+            tokio::select! {
+                () = shutdown.recv() => return,
+                changed = snapshots.changed() => if changed.is_err() {
+                    // No provider, or its watcher ended: the settings stay as they are.
+                    return shutdown.recv().await;
+                },
+            }
+            let snapshot = snapshots.borrow_and_update().clone();
+            if let Some(snapshot) = snapshot {
+                self.apply(snapshot);
+            }
+        }
+    }
+
+    fn apply(&mut self, snapshot: Snapshot) {
+        for vanished in self.layers.apply_snapshot(snapshot) {
+            tracing::error!("{vanished}");
+        }
+        let next = resolve(&self.layers, Some(&self.effective));
+        let mut rejected: Vec<String> = next.rejected.iter().map(Rejection::to_string).collect();
+        let changes = diff(&self.effective, &next);
+        if !changes.is_empty() {
+            tracing::info!(
+                changes = changes.len(),
+                "Writable configuration has been updated from the Configuration Provider"
+            );
+        }
+        for change in &changes {
+            tracing::info!(key = %change.key, "{change} ({})", change.origin);
+        }
+        for adjustment in next.newly_adjusted(Some(&self.effective)) {
+            tracing::warn!(key = %adjustment.key, "{adjustment}");
+        }
+        let writable = next.configuration.writable.clone();
+        let before = self.effective.configuration.writable.clone();
+        self.effective = Arc::new(next);
+        if writable.log_level != before.log_level {
+            self.log.set_level(writable.log_level);
+        }
+        // Also when nothing changed: a rejected edit taken back must stop being named.
+        let rejections = self.pipelines.apply(&writable.pipeline, now());
+        rejected.extend(rejections.iter().map(|rejection| {
+            format!(
+                "{}: {}; the pipeline '{}' stays as it was",
+                rejection.key, rejection.reason, rejection.pipeline_id
+            )
+        }));
+        for text in &rejected {
+            if !self.named.contains(text) {
+                tracing::error!("a setting is rejected: {text}");
+            }
+        }
+        self.named = rejected.into_iter().collect();
+        self.effective_out.send_replace(self.effective.clone());
+        self.pipelines_out.send_if_modified(|current| {
+            let set = self.pipelines.set();
+            let changed = !Arc::ptr_eq(current, &set);
+            *current = set;
+            changed
+        });
+        self.writable_out.send_if_modified(|current| {
+            let changed = **current != *writable;
+            *current = writable;
+            changed
+        });
+    }
+}

@@ -1,0 +1,233 @@
+//! A running service: its tasks, and the order in which they end.
+//!
+//! Two groups. *Work* takes deliveries in and gets rid of them: trigger, dispatch, retry loop. *Support* is what work leans
+//! on: live settings and their provider, the store, REST. Ending runs downstream:
+//!
+//! 1. deregister; the trigger stops receiving, the retry loop stops claiming;
+//! 2. deliveries in hand are exported or stored; what is still being sent when most of the time is gone is stored as it is;
+//! 3. the store is closed, then support ends;
+//! 4. what is still running after the grace time is named and aborted.
+
+use std::{sync::Arc, time::Duration};
+
+use edgehold_api::Api;
+use edgehold_config::{ConfigurationProvider, Registration, Registry};
+use edgehold_core::{Shutdown, Trigger};
+use edgehold_runtime::{BooksSnapshot, Dispatch, QueueHandle, RetryLoop, StoreState, Tasks};
+use edgehold_store::StoreStats;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+};
+
+use crate::{
+    live::LiveSettings,
+    store::{Opened, StoreOpener},
+};
+
+/// Deliveries between trigger and dispatch. Small: the byte budget is what bounds memory.
+const DELIVERY_CHANNEL_CAPACITY: usize = 64;
+/// The pause between two tries to register.
+const REGISTRATION_PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything a running service is made of.
+pub(crate) struct Parts {
+    pub(crate) startup_message: String,
+    pub(crate) live: LiveSettings,
+    pub(crate) provider: Option<Arc<dyn ConfigurationProvider>>,
+    pub(crate) trigger: Box<dyn Trigger>,
+    pub(crate) opener: StoreOpener,
+    pub(crate) opened: Option<Opened>,
+    pub(crate) registration: Option<(Arc<dyn Registry>, Registration)>,
+    pub(crate) listener: TcpListener,
+    pub(crate) store_state: watch::Sender<StoreState>,
+    pub(crate) queue: QueueHandle,
+    pub(crate) api: Api,
+    pub(crate) dispatch: Dispatch,
+}
+
+/// A running service. Dropping it aborts its tasks; [`Running::drain`] ends it well.
+pub struct Running {
+    work: Tasks,
+    support: Tasks,
+    stop_work: Shutdown,
+    hurry: Shutdown,
+    stop_support: Shutdown,
+    stop_registration: Shutdown,
+    registration: Option<(Arc<dyn Registry>, Registration)>,
+    dispatch: Dispatch,
+    queue: QueueHandle,
+    fatal: oneshot::Receiver<String>,
+}
+
+/// What a running service has done and holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunningStatus {
+    /// What became of every run.
+    pub books: BooksSnapshot,
+    /// What the store holds; none while it is not open.
+    pub store: Option<StoreStats>,
+}
+
+impl Running {
+    pub(crate) fn start(parts: Parts) -> Self {
+        let (stop_work, work_signal) = Shutdown::new();
+        let (hurry, hurry_signal) = Shutdown::new();
+        let (stop_support, support_signal) = Shutdown::new();
+        let (stop_registration, registration_signal) = Shutdown::new();
+        let (fatal_sender, fatal) = oneshot::channel();
+        let mut support = Tasks::default();
+        let mut work = Tasks::default();
+
+        let (snapshot_sender, snapshots) = watch::channel(None);
+        if let Some(provider) = parts.provider {
+            tracing::info!("listening for private and common configuration changes");
+            support.spawn(
+                "configuration provider",
+                provider.watch(snapshot_sender, support_signal.clone()),
+            );
+        }
+        support.spawn("live settings", parts.live.run(snapshots, support_signal.clone()));
+        support.spawn(
+            "store",
+            parts.opener.run(
+                parts.opened,
+                parts.dispatch.settings.clone(),
+                parts.store_state,
+                parts.dispatch.books.clone(),
+                support_signal.clone(),
+            ),
+        );
+        let rest = parts.api.serve(parts.listener, support_signal);
+        support.spawn("REST interface", async move {
+            if let Err(error) = rest.await {
+                tracing::error!("the REST interface ended: {error}");
+            }
+        });
+        if let Some((registry, registration)) = parts.registration.clone() {
+            support.spawn(
+                "registration",
+                register(registry, registration, registration_signal),
+            );
+        }
+
+        let (sender, deliveries) = mpsc::channel(DELIVERY_CHANNEL_CAPACITY);
+        let trigger = parts.trigger.run(sender, work_signal.clone());
+        work.spawn("trigger", async move {
+            if let Err(error) = trigger.await {
+                // The receiver is gone only when the service is ending anyway.
+                let _ = fatal_sender.send(error.to_string());
+                std::future::pending::<()>().await;
+            }
+        });
+        work.spawn(
+            "dispatch",
+            parts.dispatch.clone().run(deliveries, hurry_signal.clone()),
+        );
+        let retry_loop = RetryLoop {
+            dispatch: parts.dispatch.clone(),
+            queue: parts.queue.clone(),
+        };
+        work.spawn("retry loop", retry_loop.run(work_signal, hurry_signal));
+        if !parts.startup_message.is_empty() {
+            tracing::info!("{}", parts.startup_message);
+        }
+        Self {
+            work,
+            support,
+            stop_work,
+            hurry,
+            stop_support,
+            stop_registration,
+            registration: parts.registration,
+            dispatch: parts.dispatch,
+            queue: parts.queue,
+            fatal,
+        }
+    }
+
+    /// Returns when the service cannot go on, with the reason. Pends as long as all is well. Cancel-safe.
+    pub async fn ended_early(&mut self) -> String {
+        tokio::select! {
+            early = self.work.early_end() => early.to_string(),
+            early = self.support.early_end() => early.to_string(),
+            Ok(reason) = &mut self.fatal => reason,
+        }
+    }
+
+    /// What it has done and holds.
+    pub async fn status(&self) -> RunningStatus {
+        let queue = self.queue.borrow().queue().cloned();
+        let store = match queue {
+            Some(queue) => queue.stats().await.ok(),
+            None => None,
+        };
+        RunningStatus {
+            books: self.dispatch.books.snapshot(),
+            store,
+        }
+    }
+
+    /// Ends the service in order, within `grace`.
+    pub async fn drain(self, grace: Duration) {
+        self.stop_registration.trigger();
+        if let Some((registry, registration)) = &self.registration {
+            tracing::info!("Un-Registering service from the Registry");
+            let deregistered =
+                tokio::time::timeout(grace / 8, registry.deregister(&registration.service_key)).await;
+            match deregistered {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!("cannot deregister: {error}"),
+                Err(_) => tracing::error!("cannot deregister: the registry does not answer"),
+            }
+        }
+        self.stop_work.trigger();
+        let hurry = self.hurry;
+        let work = self.work.drain(grace * 3 / 4);
+        tokio::pin!(work);
+        let aborted = tokio::select! {
+            aborted = &mut work => aborted,
+            () = tokio::time::sleep(grace / 2) => {
+                tracing::warn!("exports are still in flight, storing what they send");
+                hurry.trigger();
+                work.await
+            }
+        };
+        let queue = self.queue.borrow().queue().cloned();
+        if let Some(queue) = queue {
+            queue.close().await;
+        }
+        self.stop_support.trigger();
+        let mut late = self.support.drain(grace / 8).await;
+        late.extend(aborted);
+        if late.is_empty() {
+            tracing::info!("the service has ended");
+        } else {
+            tracing::error!(
+                tasks = late.join(", "),
+                "the service has ended with tasks still running"
+            );
+        }
+    }
+}
+
+/// Registers until it works, then waits for the end.
+async fn register(
+    registry: Arc<dyn Registry>,
+    registration: Registration,
+    mut shutdown: edgehold_core::ShutdownSignal,
+) {
+    loop {
+        match registry.register(&registration).await {
+            Ok(()) => {
+                tracing::info!("registered with {}", registry.describe());
+                return shutdown.recv().await;
+            }
+            Err(error) => tracing::warn!("cannot register yet: {error}"),
+        }
+        tokio::select! {
+            () = shutdown.recv() => return,
+            () = tokio::time::sleep(REGISTRATION_PAUSE) => {}
+        }
+    }
+}

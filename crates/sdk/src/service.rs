@@ -1,0 +1,432 @@
+//! The builder of a service: what it is made of, and everything fallible before it serves.
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
+
+use edgehold_api::Api;
+use edgehold_config::{
+    Configuration, Registration, Registry, configuration::LogLevel, secrets::InsecureSecretProvider, usage,
+};
+use edgehold_consul::{ConsulAddress, ConsulRegistry};
+use edgehold_contracts::Generation;
+use edgehold_core::{
+    ByteBudget, FunctionFactory, FunctionRegistry, InvalidId, Pipeline, SecretProvider, ServiceKey, Trigger,
+    TriggerError,
+};
+use edgehold_runtime::{
+    Books, Dispatch, Keeper, PipelineRejection, Pipelines, ServiceIdentity, StoreState, Wake,
+};
+use edgehold_store::{CustomStoreFactory, InvalidStoreName, StoreError, StoreFactories};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    bootstrap::{self, Access, ConfigurationError, Loaded},
+    invocation::{Invocation, InvocationError},
+    live::{LiveSettings, LiveView},
+    logging::{LogControl, LogOutput},
+    running::{Parts, Running},
+    store::{Opened, StoreOpener},
+    trigger,
+};
+
+/// How long a service may take to end: less than the ten seconds containers are given.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// Why a service did not start or did not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// What it was started with is wrong, or help was asked for.
+    #[error(transparent)]
+    Invocation(#[from] InvocationError),
+    /// The service key cannot be one.
+    #[error(transparent)]
+    ServiceKey(#[from] InvalidId),
+    /// There is no configuration to start with.
+    #[error("there is no configuration to start with: {0}")]
+    Configuration(#[from] ConfigurationError),
+    /// The registry cannot be used.
+    #[error("the registry cannot be used: {0}")]
+    Registry(String),
+    /// A pipeline cannot be built.
+    #[error("the pipelines cannot be built: {0}")]
+    Pipelines(String),
+    /// The store cannot be opened.
+    #[error("Store and Forward is enabled, but its store cannot be opened: {0}")]
+    Store(#[from] StoreError),
+    /// The trigger cannot be made.
+    #[error(transparent)]
+    Trigger(#[from] TriggerError),
+    /// The REST port is not to be had.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address asked for.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A task that should run as long as the service ended before it.
+    #[error("the service cannot go on: {0}")]
+    Ended(String),
+    /// The command words after the flags mean nothing to this service.
+    #[error("unknown command '{0}'")]
+    UnknownCommand(String),
+}
+
+impl StartError {
+    /// The exit code EdgeX services end with: 1 for configuration and registry, 255 for what comes after, 2 for a wrong
+    /// call, 0 for help.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Invocation(InvocationError::Help(_)) => 0,
+            Self::Invocation(_) | Self::UnknownCommand(_) => 2,
+            Self::ServiceKey(_) | Self::Configuration(_) | Self::Registry(_) => 1,
+            _ => 255,
+        }
+    }
+}
+
+/// Builds an application service. Everything not added here comes from its configuration.
+pub struct AppService {
+    service_key: String,
+    functions: FunctionRegistry,
+    stores: StoreFactories,
+    pipelines: Vec<Pipeline>,
+    trigger: Option<Box<dyn Trigger>>,
+}
+
+impl AppService {
+    /// A service with all built-in functions. `service_key` may contain `<profile>`, which the profile (`-p`) fills;
+    /// `-sk` replaces it.
+    pub fn new(service_key: &str) -> Self {
+        let mut functions = FunctionRegistry::default();
+        edgehold_functions::register(&mut functions);
+        edgehold_export::register(&mut functions);
+        Self {
+            service_key: service_key.to_owned(),
+            functions,
+            stores: StoreFactories::default(),
+            pipelines: Vec::new(),
+            trigger: None,
+        }
+    }
+
+    /// Adds a function that pipelines can name, or replaces a built-in one of this name.
+    #[must_use]
+    pub fn with_function(mut self, name: &str, factory: impl FunctionFactory + 'static) -> Self {
+        self.functions.register(name, factory);
+        self
+    }
+
+    /// Adds a store that `Database.Type` can name, whatever the case.
+    ///
+    /// # Errors
+    /// [`InvalidStoreName`] when the name is blank or a built-in one.
+    pub fn with_custom_store(
+        mut self,
+        name: &str,
+        factory: CustomStoreFactory,
+    ) -> Result<Self, InvalidStoreName> {
+        self.stores.register(name, factory)?;
+        Ok(self)
+    }
+
+    /// Adds a pipeline made in code, which settings never change.
+    #[must_use]
+    pub fn with_pipeline(mut self, pipeline: Pipeline) -> Self {
+        self.pipelines.push(pipeline);
+        self
+    }
+
+    /// Takes deliveries from this trigger instead of the one `Trigger.Type` names.
+    #[must_use]
+    pub fn with_trigger(mut self, trigger: impl Trigger + 'static) -> Self {
+        self.trigger = Some(Box::new(trigger));
+        self
+    }
+
+    /// Runs the service as a whole process: flags and environment of this process, until SIGINT or SIGTERM.
+    pub fn main(self) -> ExitCode {
+        let result = Invocation::from_process()
+            .map_err(StartError::from)
+            .and_then(|invocation| {
+                if let Some(word) = invocation.command.first() {
+                    return Err(StartError::UnknownCommand(word.clone()));
+                }
+                self.block_on(&invocation)
+            });
+        exit(result)
+    }
+
+    /// As [`AppService::main`] for an invocation that has been read already.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn block_on(self, invocation: &Invocation) -> Result<(), StartError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| StartError::Ended(format!("no async runtime: {error}")))?;
+        runtime.block_on(async {
+            let mut running = self.build(invocation).await?.spawn();
+            let end = tokio::select! {
+                name = terminating_signal() => {
+                    tracing::info!("Terminating signal received: {name}");
+                    Ok(())
+                }
+                early = running.ended_early() => Err(StartError::Ended(early)),
+            };
+            running.drain(GRACE).await;
+            end
+        })
+    }
+
+    /// Makes everything that can fail, without taking a single delivery.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn build(self, invocation: &Invocation) -> Result<Built, StartError> {
+        // TLS clients take the process's provider; a second installation changes nothing.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let service_key = ServiceKey::try_new(&invocation.flags.service_key(&self.service_key))?;
+        let log = LogControl::init(service_key.as_str(), LogLevel::Info, LogOutput::Stdout);
+        log.set_app(service_key.as_str());
+        let generation = bootstrap::generation(invocation);
+        tracing::info!("Starting {service_key} {}", version(generation));
+        if invocation.flags.secure {
+            tracing::warn!(
+                "secure mode is not supported by this build: secrets come from Writable/InsecureSecrets and REST asks for no \
+                 token; set EDGEX_SECURITY_SECRET_STORE=false to say that this is meant"
+            );
+        }
+
+        let Loaded {
+            layers,
+            effective,
+            provider,
+        } = bootstrap::load(invocation, &service_key, Access::Seed).await?;
+        let configuration = effective.configuration.clone();
+        log.set_level(configuration.writable.log_level);
+
+        let mut pipelines = Pipelines::new(
+            self.functions,
+            Some(configuration.message_bus.base_topic_prefix.clone()),
+        );
+        for pipeline in self.pipelines {
+            pipelines.add_fixed(pipeline);
+        }
+        let (live, view) = LiveSettings::new(layers, effective, pipelines, log)
+            .map_err(|rejections| StartError::Pipelines(list(&rejections)))?;
+
+        let secrets: Arc<dyn SecretProvider> = Arc::new(InsecureSecretProvider::new(view.writable.clone()));
+        let budget = ByteBudget::new(configuration.limits.max_in_flight_bytes);
+        let trigger = match self.trigger {
+            Some(trigger) => trigger,
+            None => trigger::build(&configuration, &service_key, &*secrets, budget).await?,
+        };
+        let opener = StoreOpener {
+            service_key: service_key.clone(),
+            database: configuration.database.clone(),
+            data_dir: invocation.flags.data_dir.clone(),
+            factories: self.stores,
+            secrets: secrets.clone(),
+        };
+        let opened = match configuration.writable.store_and_forward.enabled {
+            true => Some(opener.open().await?),
+            false => None,
+        };
+        let registration = registration(invocation, &configuration, &service_key)?;
+        let listener = listen(&configuration).await?;
+        let identity = ServiceIdentity {
+            service_key,
+            generation,
+            secrets,
+        };
+        Ok(Built {
+            configuration,
+            identity,
+            live,
+            view,
+            provider,
+            trigger,
+            opener,
+            opened,
+            registration,
+            listener,
+        })
+    }
+}
+
+/// A service with everything made and nothing started.
+pub struct Built {
+    configuration: Arc<Configuration>,
+    identity: ServiceIdentity,
+    live: LiveSettings,
+    view: LiveView,
+    provider: Option<Arc<dyn edgehold_config::ConfigurationProvider>>,
+    trigger: Box<dyn Trigger>,
+    opener: StoreOpener,
+    opened: Option<Opened>,
+    registration: Option<(Arc<dyn Registry>, Registration)>,
+    listener: TcpListener,
+}
+
+impl Built {
+    /// The address the REST interface listens on.
+    ///
+    /// # Errors
+    /// When the system does not know.
+    pub fn rest_address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Starts everything. Must be called inside a tokio runtime.
+    pub fn spawn(self) -> Running {
+        let books = Arc::new(Books::default());
+        let wake = Arc::new(Wake::default());
+        let (store_state, queue) = watch::channel(StoreState::Opening);
+        let keeper = Arc::new(Keeper::new(
+            self.identity.service_key.clone(),
+            self.view.writable.clone(),
+            queue.clone(),
+            books.clone(),
+            wake.clone(),
+        ));
+        let effective = self.view.effective.clone();
+        let api = Api {
+            service_key: self.identity.service_key.clone(),
+            version: version(self.identity.generation),
+            sdk_version: format!("v{}", version(self.identity.generation)),
+            config: Arc::new(move || effective.borrow().configuration.to_json()),
+            books: books.clone(),
+            queue: queue.clone(),
+        };
+        let dispatch = Dispatch {
+            identity: self.identity,
+            pipelines: self.view.pipelines,
+            settings: self.view.writable,
+            keeper,
+            books,
+            wake,
+        };
+        Running::start(Parts {
+            startup_message: self.configuration.service.startup_msg.clone(),
+            live: self.live,
+            provider: self.provider,
+            trigger: self.trigger,
+            opener: self.opener,
+            opened: self.opened,
+            registration: self.registration,
+            listener: self.listener,
+            store_state,
+            queue,
+            api,
+            dispatch,
+        })
+    }
+}
+
+/// The version this service reports: the EdgeX release it takes the place of, and ours behind it.
+fn version(generation: Generation) -> String {
+    let release = match generation {
+        Generation::V3 => "3.1.1",
+        Generation::V4 => "4.0.1",
+    };
+    format!("{release}+edgehold.{}", env!("CARGO_PKG_VERSION"))
+}
+
+fn list(rejections: &[PipelineRejection]) -> String {
+    rejections
+        .iter()
+        .map(|r| format!("{}: {}", r.key, r.reason))
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+fn registration(
+    invocation: &Invocation,
+    configuration: &Configuration,
+    service_key: &ServiceKey,
+) -> Result<Option<(Arc<dyn Registry>, Registration)>, StartError> {
+    if !invocation.flags.registry {
+        return Ok(None);
+    }
+    let settings = &configuration.registry;
+    if settings.host.is_empty() || settings.port == 0 {
+        return Err(StartError::Registry(
+            "Registry/Host or Registry/Port is not set".to_owned(),
+        ));
+    }
+    if !settings.kind.eq_ignore_ascii_case("consul") {
+        return Err(StartError::Registry(format!(
+            "Registry/Type '{}' is not supported; use 'consul'",
+            settings.kind
+        )));
+    }
+    let address = ConsulAddress {
+        protocol: "http".to_owned(),
+        host: settings.host.clone(),
+        port: settings.port,
+    };
+    let registry =
+        ConsulRegistry::new(&address, None).map_err(|error| StartError::Registry(error.to_string()))?;
+    let service = &configuration.service;
+    let registration = Registration {
+        service_key: service_key.clone(),
+        host: service.host.clone(),
+        port: service.port,
+        health_check_interval: service.health_check_interval,
+    };
+    Ok(Some((Arc::new(registry), registration)))
+}
+
+async fn listen(configuration: &Configuration) -> Result<TcpListener, StartError> {
+    let service = &configuration.service;
+    let address = format!("{}:{}", service.bind_host(), service.port);
+    let listener = TcpListener::bind(&address)
+        .await
+        .map_err(|source| StartError::Listen {
+            address: address.clone(),
+            source,
+        })?;
+    tracing::info!("Starting HTTP Web Server on address {address}");
+    Ok(listener)
+}
+
+async fn terminating_signal() -> &'static str {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    let Ok(mut interrupt) = signal(SignalKind::interrupt()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "terminated",
+        _ = interrupt.recv() => "interrupt",
+    }
+}
+
+/// Says how a process ended and turns it into its exit code.
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "help and a wrong call are answered before there is a log"
+)]
+pub fn exit(result: Result<(), StartError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match &error {
+                StartError::Invocation(InvocationError::Help(text)) => println!("{text}"),
+                StartError::Invocation(_) | StartError::UnknownCommand(_) => {
+                    eprintln!("{error}\n\n{}", usage());
+                }
+                error => tracing::error!("{error}"),
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
