@@ -33,7 +33,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("runtime", &["core", "contracts", "config", "store"]),
     ("telemetry", &["core", "contracts", "config"]),
     ("clients", &["core", "contracts", "config"]),
-    ("api", &["core", "config", "store", "runtime"]),
+    ("api", &["contracts", "core", "config", "store", "runtime"]),
     (
         "sdk",
         &[

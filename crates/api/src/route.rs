@@ -8,18 +8,55 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde_json::{Value, json};
+use edgehold_contracts::{API_VERSION, ErrorResponse, PingResponse, VersionResponse};
+use edgehold_core::Timestamp;
+use edgehold_runtime::BooksSnapshot;
+use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 use crate::Api;
 
-const API_VERSION: &str = "v3";
 const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
 
 /// The layout of the Unix `date` command, day of month padded with a space.
 const DATE: &[BorrowedFormatItem<'_>] = format_description!(
     "[weekday repr:short] [month repr:short] [day padding:space] [hour]:[minute]:[second] UTC [year]"
 );
+
+/// Answer to `GET /api/v3/config`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Config<'a> {
+    api_version: &'static str,
+    config: serde_json::Value,
+    service_name: &'a str,
+}
+
+/// Answer to `GET /api/v3/store/stats`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Stats<'a> {
+    api_version: &'static str,
+    service_name: &'a str,
+    books: BooksSnapshot,
+    /// What the store holds; `null` while it is not open.
+    store: Option<Store>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Store {
+    /// Objects still to be delivered: new and failed.
+    waiting: u64,
+    new: u64,
+    failed: u64,
+    /// Objects in the error collection.
+    error: u64,
+    /// Bytes of the payloads that wait.
+    payload_bytes: u64,
+    /// When the oldest waiting object was first kept, in milliseconds of the Unix epoch.
+    oldest_waiting: Option<i64>,
+}
 
 pub(crate) fn router(api: Api) -> Router {
     Router::new()
@@ -35,60 +72,59 @@ pub(crate) fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-async fn ping(State(api): State<Api>) -> Json<Value> {
+async fn ping(State(api): State<Api>) -> Response {
     let timestamp = OffsetDateTime::now_utc().format(DATE).unwrap_or_default();
-    Json(
-        json!({ "apiVersion": API_VERSION, "timestamp": timestamp, "serviceName": api.service_key.as_str() }),
-    )
+    json_body(PingResponse::new(timestamp, api.service_key.as_str()).to_json())
 }
 
-async fn version(State(api): State<Api>) -> Json<Value> {
-    Json(json!({
-        "apiVersion": API_VERSION,
-        "version": api.version,
-        "serviceName": api.service_key.as_str(),
-        "sdk_version": api.sdk_version,
-    }))
+async fn version(State(api): State<Api>) -> Response {
+    json_body(VersionResponse::new(api.version, api.service_key.as_str(), api.sdk_version).to_json())
 }
 
-async fn config(State(api): State<Api>) -> Json<Value> {
-    Json(json!({
-        "apiVersion": API_VERSION,
-        "config": (api.config)(),
-        "serviceName": api.service_key.as_str(),
-    }))
+async fn config(State(api): State<Api>) -> Response {
+    let config = Config {
+        api_version: API_VERSION,
+        config: (api.config)(),
+        service_name: api.service_key.as_str(),
+    };
+    Json(config).into_response()
 }
 
 async fn store_stats(State(api): State<Api>) -> Response {
     let queue = api.queue.borrow().queue().cloned();
     let store = match queue {
-        None => Value::Null,
+        None => None,
         Some(queue) => match queue.stats().await {
-            Ok(stats) => json!({
-                "waiting": stats.waiting(),
-                "new": stats.new.objects,
-                "failed": stats.failed.objects,
-                "error": stats.error.objects,
-                "payloadBytes": stats.new.payload_bytes + stats.failed.payload_bytes,
-                "oldestWaiting": stats.oldest_waiting.map(|at| at.as_unix_millis()),
+            Ok(stats) => Some(Store {
+                waiting: stats.waiting(),
+                new: stats.new.objects,
+                failed: stats.failed.objects,
+                error: stats.error.objects,
+                payload_bytes: stats.new.payload_bytes + stats.failed.payload_bytes,
+                oldest_waiting: stats.oldest_waiting.map(Timestamp::as_unix_millis),
             }),
-            Err(error) => {
-                return failure(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
-            }
+            Err(error) => return failure(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         },
     };
-    Json(json!({
-        "apiVersion": API_VERSION,
-        "serviceName": api.service_key.as_str(),
-        "books": api.books.snapshot(),
-        "store": store,
-    }))
-    .into_response()
+    let stats = Stats {
+        api_version: API_VERSION,
+        service_name: api.service_key.as_str(),
+        books: api.books.snapshot(),
+        store,
+    };
+    Json(stats).into_response()
+}
+
+fn json_body(body: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 fn failure(status: StatusCode, message: &str) -> Response {
-    let body = json!({ "apiVersion": API_VERSION, "message": message, "statusCode": status.as_u16() });
-    (status, Json(body)).into_response()
+    (
+        status,
+        json_body(ErrorResponse::new("", message, status.as_u16()).to_json()),
+    )
+        .into_response()
 }
 
 fn plain(status: StatusCode, message: &str) -> Response {

@@ -59,6 +59,7 @@ pub struct Books {
 
 /// The counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct BooksSnapshot {
     /// Deliveries taken from the trigger.
     pub received: u64,

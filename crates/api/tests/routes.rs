@@ -1,0 +1,130 @@
+//! The routes over a real connection, with the answers recorded from EdgeX where they are EdgeX's.
+
+use std::sync::Arc;
+
+use edgehold_api::Api;
+use edgehold_core::{ServiceKey, Shutdown};
+use edgehold_runtime::{Books, StoreState};
+use edgehold_store::MemoryQueue;
+use edgehold_test_support::http::{self, Response};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+struct Server {
+    port: u16,
+    _running: JoinSet<()>,
+    _shutdown: Shutdown,
+    _state: watch::Sender<StoreState>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let service_key = ServiceKey::try_new("app-rest").unwrap();
+        let (state, queue) =
+            watch::channel(StoreState::Open(Arc::new(MemoryQueue::new(service_key.clone()))));
+        let api = Api {
+            service_key,
+            version: "3.1.1".to_owned(),
+            sdk_version: "v3.1.1".to_owned(),
+            config: Arc::new(|| serde_json::json!({ "Writable": { "LogLevel": "INFO" } })),
+            books: Arc::new(Books::default()),
+            queue,
+        };
+        let (shutdown, signal) = Shutdown::new();
+        let mut running = JoinSet::new();
+        running.spawn(async move { api.serve(listener, signal).await.unwrap() });
+        Self {
+            port,
+            _running: running,
+            _shutdown: shutdown,
+            _state: state,
+        }
+    }
+
+    async fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Response {
+        http::send(self.port, method, target, headers, b"").await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn ping_answers_as_edgex_does() {
+    let server = Server::start().await;
+    let response = server
+        .ask("GET", "/api/v3/ping", &[("X-Correlation-ID", "my-corr-1")])
+        .await;
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("content-type"), Some("application/json"));
+    assert_eq!(response.header("x-correlation-id"), Some("my-corr-1"));
+    // {"apiVersion":"v3","timestamp":"Sun Nov 22 15:34:09 UTC 2026","serviceName":"app-rest"}
+    let body = response.text();
+    let timestamp = body
+        .strip_prefix(r#"{"apiVersion":"v3","timestamp":""#)
+        .and_then(|rest| rest.strip_suffix(r#"","serviceName":"app-rest"}"#))
+        .unwrap_or_else(|| panic!("{body}"));
+    let words: Vec<_> = timestamp.split(' ').filter(|word| !word.is_empty()).collect();
+    assert_eq!((words.len(), words[4]), (6, "UTC"), "{timestamp}");
+    assert_eq!(
+        timestamp.len(),
+        "Sun Nov 22 15:34:09 UTC 2026".len(),
+        "the day is padded with a space"
+    );
+}
+
+#[tokio::test]
+async fn a_missing_correlation_id_is_invented() {
+    let server = Server::start().await;
+    let response = server.ask("GET", "/api/v3/ping", &[]).await;
+    assert_eq!(response.header("x-correlation-id").map(str::len), Some(36));
+}
+
+#[tokio::test]
+async fn version_and_config_keep_the_order_of_keys() {
+    let server = Server::start().await;
+    let version = server.ask("GET", "/api/v3/version", &[]).await;
+    assert_eq!(
+        version.text(),
+        r#"{"apiVersion":"v3","version":"3.1.1","serviceName":"app-rest","sdk_version":"v3.1.1"}"#
+    );
+    let config = server.ask("GET", "/api/v3/config", &[]).await;
+    assert_eq!(
+        config.text(),
+        r#"{"apiVersion":"v3","config":{"Writable":{"LogLevel":"INFO"}},"serviceName":"app-rest"}"#
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_refused_as_edgex_refuses_it() {
+    let server = Server::start().await;
+    for target in ["/", "/api/v2/ping", "/api/v3/ping/"] {
+        let response = server.ask("GET", target, &[]).await;
+        assert_eq!(response.status, 404, "{target}");
+        assert_eq!(response.text(), "{\"message\":\"Not Found\"}\n");
+        assert_eq!(
+            response.header("content-type"),
+            Some("application/json; charset=UTF-8")
+        );
+    }
+    let post = server.ask("POST", "/api/v3/ping", &[]).await;
+    assert_eq!(
+        (post.status, post.text().as_str()),
+        (405, "{\"message\":\"Method Not Allowed\"}\n")
+    );
+    assert_eq!(post.header("allow"), Some("OPTIONS, GET"));
+    let options = server.ask("OPTIONS", "/api/v3/ping", &[]).await;
+    assert_eq!((options.status, options.text().as_str()), (200, ""));
+    assert_eq!(options.header("allow"), Some("OPTIONS, GET"));
+}
+
+#[tokio::test]
+async fn the_books_and_the_store_are_shown_together() {
+    let server = Server::start().await;
+    let stats: serde_json::Value = server
+        .ask("GET", "/api/v3/store/stats", &[])
+        .await
+        .json()
+        .unwrap();
+    assert_eq!(stats["books"]["started"], 0);
+    assert_eq!(stats["store"]["waiting"], 0);
+    assert_eq!(stats["store"]["oldestWaiting"], serde_json::Value::Null);
+}
