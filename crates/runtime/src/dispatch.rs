@@ -12,7 +12,10 @@ use edgehold_core::{
     ServiceKey, ShutdownSignal,
 };
 use futures_util::future::join_all;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet},
+};
 
 use crate::{
     Books, Keeper, Wake,
@@ -71,13 +74,27 @@ impl Dispatch {
         let mut running = JoinSet::new();
         while let Some(delivery) = deliveries.recv().await {
             running.spawn(deliver(shared.clone(), delivery, hurry.clone()));
-            while running.try_join_next().is_some() {}
+            while let Some(ended) = running.try_join_next() {
+                report(ended);
+            }
             // Read for each delivery: a new limit acts at once.
             while running.len() >= shared.settings.borrow().pipeline.concurrency.get() {
-                running.join_next().await;
+                if let Some(ended) = running.join_next().await {
+                    report(ended);
+                }
             }
         }
-        while running.join_next().await.is_some() {}
+        while let Some(ended) = running.join_next().await {
+            report(ended);
+        }
+    }
+}
+
+/// A delivery whose task broke down is not acknowledged: its source delivers it again. Panics of functions never come
+/// here, they are failed attempts.
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!("a delivery could not be finished and is not acknowledged: {error}");
     }
 }
 

@@ -67,7 +67,9 @@ impl RetryLoop {
                     }
                 },
             };
-            self.dispatch.wake.set_idle(wake_at.is_none());
+            if wake_at.is_some() {
+                self.dispatch.wake.set_idle(false);
+            }
             let sleep = async {
                 match wake_at {
                     Some(at) => tokio::time::sleep(at.saturating_since(now())).await,
@@ -107,6 +109,8 @@ impl RetryLoop {
                 self.dispatch.wake.still_waiting(&destination);
             }
         }
+        // Before looking: an object kept between the look and the sleep must wake the loop.
+        self.dispatch.wake.set_idle(true);
         let next_due = queue.next_due(self.policy().interval).await?;
         Ok(next_due.map(|at| {
             if tried.any {
