@@ -19,3 +19,13 @@ pub(crate) fn event(function: &str, ctx: &Context, data: Data) -> Result<Arc<Eve
         ))),
     }
 }
+
+/// Bytes as text. Like Go, each byte that is not part of a character becomes a replacement character of its own.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    text
+}

@@ -1,7 +1,7 @@
 //! Built-in functions that only compute.
 //!
-//! Owns the functions that filter, change or note data on its way to an export. Does not own batches (they wait),
-//! exports (they send) or encryption (it asks for a secret): those need a runtime.
+//! Owns the functions that filter, change, wrap, encrypt or note data on its way to an export. Does not own batches
+//! (they wait) or exports (they send): those need a runtime.
 //!
 //! | function | parameters | input → output |
 //! | --- | --- | --- |
@@ -9,34 +9,51 @@
 //! | `FilterByResourceName` | `ResourceNames`; `FilterOut` | event → event with some of its readings, or the end |
 //! | `Transform` | `Type`: `json`, `xml` | event → text |
 //! | `AddTags` | `Tags`: `key:value,key:value` | event → event |
+//! | `WrapIntoEvent` | `ProfileName`, `DeviceName`, `ResourceName`; `ValueType`: any but `ObjectArray`; `MediaType` for `Binary` | anything of that type → request to add an event |
 //! | `Compress` | `Algorithm`: `gzip`, `zlib` | anything → base64 bytes |
+//! | `Encrypt` | `Algorithm`: `aes256`; `SecretName`, `SecretValueKey` | anything → base64 bytes |
 //! | `SetResponseData` | `ResponseContentType` | anything → the same |
 //!
-//! Invariants: nothing in here waits, reads a clock or draws a random number. Events are shared and copied only to
-//! change them, so what one pipeline does no other sees. Source of the behaviour: app-functions-sdk-go
-//! `pkg/transforms` (contract: messages-and-functions §6.1, §6.2).
+//! What `WrapIntoEvent` makes is a request, not an event: functions that work on events refuse it, as in EdgeX.
+//!
+//! Invariants: nothing in here reads a clock or draws a random number, these come in as [`Sources`]; nothing waits but
+//! `Encrypt`, for its secret. Events are shared and copied only to change them, so what one pipeline does no other
+//! sees. Source of the behaviour: app-functions-sdk-go `pkg/transforms` (contract: messages-and-functions §6.1 to §6.3).
 
 mod compress;
+mod encrypt;
 mod filter;
 mod input;
 mod name_patterns;
 mod response;
+mod simple_value;
+mod sources;
 mod tags;
 #[cfg(test)]
 mod tests;
 mod transform;
+mod wrap_into_event;
 mod xml;
 
-use edgehold_core::FunctionRegistry;
+use edgehold_core::{FunctionRegistry, Parameters};
 
-/// Adds every function of this crate under the name EdgeX gives it.
-pub fn register(registry: &mut FunctionRegistry) {
+pub use sources::Sources;
+
+/// Adds every function of this crate under the name EdgeX gives it. Those that need ids, the time or randomness take
+/// them from `sources`.
+pub fn register(registry: &mut FunctionRegistry, sources: Sources) {
     registry.register("FilterByProfileName", filter::by_profile_name);
     registry.register("FilterByDeviceName", filter::by_device_name);
     registry.register("FilterBySourceName", filter::by_source_name);
     registry.register("FilterByResourceName", filter::by_resource_name);
     registry.register("Transform", transform::build);
     registry.register("AddTags", tags::build);
+    registry.register("WrapIntoEvent", move |parameters: &Parameters| {
+        wrap_into_event::build(parameters, sources)
+    });
     registry.register("Compress", compress::build);
+    registry.register("Encrypt", move |parameters: &Parameters| {
+        encrypt::build(parameters, sources)
+    });
     registry.register("SetResponseData", response::build);
 }

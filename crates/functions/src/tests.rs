@@ -1,43 +1,77 @@
 //! Every function through the registry, as a pipeline gets it.
 
+mod encrypt;
 mod recorded;
+mod wrap_into_event;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use edgehold_contracts::{Event, Generation, Reading, ReadingValue};
 use edgehold_core::{
     AppFunction, BoxFuture, BuiltFunction, Context, CorrelationId, Data, ErrorClass, Flow, FunctionError,
     FunctionRegistry, InvalidFunction, Parameters, PipelineId, Secret, SecretError, SecretProvider,
-    ServiceKey,
+    SecretText, ServiceKey,
 };
 use futures_util::FutureExt;
 use serde_json::json;
+use uuid::Uuid;
+
+use crate::Sources;
 
 type Given<'a> = &'a [(&'a str, &'a str)];
 
-struct NoSecrets;
+/// The key of the recorded services, kept in the secret `aes` under `key`: hex of 64 bytes.
+const KEY: &str = "217A24432646294A404E635266556A586E3272357538782F413F442A472D4B6150645367566B5970\
+    3373367639792442264529482B4D6251655468576D5A7134";
 
-impl SecretProvider for NoSecrets {
+const NOW: i64 = 1_712_345_678_901_234_567;
+
+/// Ids that count up, one time and one initialization vector.
+const SOURCES: Sources = Sources {
+    uuid: || {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Uuid::from_u64_pair(1, LAST.fetch_add(1, Ordering::Relaxed))
+    },
+    now: || NOW,
+    fill_random: |bytes| bytes.fill(0xAA),
+};
+
+/// Has the secret `aes` and no other.
+struct OneSecret(&'static str);
+
+impl SecretProvider for OneSecret {
     fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Secret, SecretError>> {
-        let name = name.to_owned();
-        Box::pin(std::future::ready(Err(SecretError::UnknownName { name })))
+        let secret = match name {
+            "aes" => Ok(Secret::from([("key".to_owned(), SecretText::new(self.0))])),
+            _ => Err(SecretError::UnknownName {
+                name: name.to_owned(),
+            }),
+        };
+        Box::pin(std::future::ready(secret))
     }
 }
 
 fn context(generation: Generation) -> Context {
+    context_with(generation, OneSecret(KEY))
+}
+
+fn context_with(generation: Generation, secrets: impl SecretProvider + 'static) -> Context {
     Context::new(
         ServiceKey::try_new("app-test").unwrap(),
         PipelineId::default_pipeline(),
         CorrelationId::new("corr-1"),
         generation,
-        Arc::new(NoSecrets),
+        Arc::new(secrets),
     )
 }
 
 fn build(name: &str, parameters: Given) -> Result<BuiltFunction, InvalidFunction> {
     let mut registry = FunctionRegistry::default();
-    crate::register(&mut registry);
+    crate::register(&mut registry, SOURCES);
     registry
         .resolve(name)?
         .1
@@ -105,10 +139,19 @@ const EVERY_EVENT_FUNCTION: [(&str, Given); 7] = [
 #[test]
 fn what_works_on_events_refuses_everything_else_for_good() {
     for (name, parameters) in EVERY_EVENT_FUNCTION {
+        // given an event's JSON, and an event that was wrapped
         let text = Data::Text(r#"{"apiVersion":"v3"}"#.to_owned());
-        let error = apply(&*function(name, parameters), &mut context(Generation::V4), text).unwrap_err();
-        assert_eq!(error.class(), ErrorClass::Permanent, "{name}");
-        assert!(error.to_string().starts_with(name), "{error}");
+        let request = wrap_into_event::wrapped(Generation::V4, "String", text.clone());
+        for (data, kind) in [(text, "'text'"), (request, "'add_event_request'")] {
+            // when
+            let mut ctx = context(Generation::V4);
+            let error = apply(&*function(name, parameters), &mut ctx, data).unwrap_err();
+
+            // then
+            assert_eq!(error.class(), ErrorClass::Permanent, "{name}");
+            let text = error.to_string();
+            assert!(text.starts_with(name) && text.contains(kind), "{text}");
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod live;
 mod logging;
 mod running;
 mod service;
+mod sources;
 mod store;
 mod trigger;
 

@@ -28,6 +28,7 @@ use crate::{
     live::{LiveSettings, LiveView},
     logging::{LogControl, LogOutput},
     running::{Parts, Running},
+    sources,
     store::{Opened, StoreOpener},
     trigger,
 };
@@ -103,7 +104,7 @@ impl AppService {
     /// `-sk` replaces it.
     pub fn new(service_key: &str) -> Self {
         let mut functions = FunctionRegistry::default();
-        edgehold_functions::register(&mut functions);
+        edgehold_functions::register(&mut functions, sources::of_this_system());
         edgehold_export::register(&mut functions);
         Self {
             service_key: service_key.to_owned(),
