@@ -1,0 +1,404 @@
+//! The queue: requests to the writer, looks through the readers, claims in memory.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use edgehold_core::{BoxFuture, ServiceKey, StoredObject, StoredObjectId, Timestamp, retry::Verdict};
+use edgehold_store::{Claim, ListRequest, Page, RetryQueue, Selection, StoreError, StoreStats, semantics};
+use sqlx::{
+    Sqlite, SqlitePool,
+    pool::PoolConnection,
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    error::store_error,
+    files::{self, Lock},
+    lease::{LeasedPage, Leases},
+    reader,
+    row::{NewRow, ReadRow},
+    schema,
+    settlement::is_written,
+    writer::{Answer, Damage, QUEUED_REQUESTS, Request, Work, Writer, Writing},
+};
+
+/// Connections that read at the same time: a claim, a list and the statistics.
+const READERS: u32 = 3;
+
+/// How a file is opened for writing.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The database file. Its folder and itself are made when they are missing; `<file>-wal`, `-shm`, `.lock` and
+    /// `.reserve` appear beside it.
+    pub path: PathBuf,
+    /// The service whose objects these are.
+    pub service_key: ServiceKey,
+    /// How long a statement waits for another connection (`Database.Timeout`); default 5 s.
+    pub timeout: Duration,
+    /// The file grows no further than this, at least one page of 4 KiB; appends are then [`StoreError::Full`].
+    /// Default: as far as the disk goes.
+    pub max_bytes: Option<u64>,
+}
+
+impl Options {
+    /// This file for this service, with the defaults.
+    pub fn new(path: impl Into<PathBuf>, service_key: ServiceKey) -> Self {
+        Self {
+            path: path.into(),
+            service_key,
+            timeout: Duration::from_secs(5),
+            max_bytes: None,
+        }
+    }
+}
+
+/// A [`RetryQueue`] in an SQLite file.
+pub struct SqliteQueue {
+    file: String,
+    service_key: ServiceKey,
+    readers: SqlitePool,
+    leases: Leases,
+    /// None when the file was opened for reading only.
+    requests: Option<mpsc::Sender<Request>>,
+    closed: AtomicBool,
+}
+
+impl SqliteQueue {
+    /// Opens a file for writing and makes it when it is missing. The [`Writer`] is for the caller to run: until it
+    /// does, `append`, `settle` and `close` wait. The runtime needs its clock (`enable_time`).
+    ///
+    /// ```
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("app.db");
+    /// # runtime.block_on(async {
+    /// use edgehold_core::ServiceKey;
+    /// use edgehold_store::RetryQueue;
+    /// use edgehold_store_sqlite::{Options, SqliteQueue};
+    ///
+    /// let service_key = ServiceKey::try_new("app-example")?;
+    /// let (queue, writer) = SqliteQueue::open(Options::new(path, service_key)).await?;
+    /// let work = async {
+    ///     let stats = queue.stats().await;
+    ///     queue.close().await;
+    ///     stats
+    /// };
+    /// let (_, stats) = tokio::join!(writer.run(), work);
+    /// assert_eq!(stats?.waiting(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it open, [`StoreError::NewerSchema`] (the file is untouched),
+    /// [`StoreError::Configuration`] when the folder cannot be written or the file is no database, and
+    /// [`StoreError::Unavailable`] or [`StoreError::Full`] for the rest.
+    pub async fn open(options: Options) -> Result<(Self, Writer), StoreError> {
+        let Options {
+            path,
+            service_key,
+            timeout,
+            max_bytes,
+        } = options;
+        files::prepare(&path)?;
+        let lock = Lock::take(&path)?;
+        let name = path.display().to_string();
+        schema::check(&name, connect_options(&path, timeout).read_only(true)).await?;
+        let writing = Writing::open(
+            &path,
+            connect_options(&path, timeout),
+            max_bytes,
+            service_key.clone(),
+            lock,
+        )
+        .await?;
+        let (sender, requests) = mpsc::channel(QUEUED_REQUESTS);
+        let queue = Self::reading(&path, service_key, timeout, Some(sender));
+        let writer = Writer {
+            requests,
+            file: writing,
+            leases: queue.leases.clone(),
+        };
+        Ok((queue, writer))
+    }
+
+    /// Opens a file for looking only, also while another process has it open for writing. `append`, `claim` and
+    /// `settle` answer [`StoreError::Configuration`].
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`] when the file is missing (see [`SqliteQueue::exists`]) or no database,
+    /// [`StoreError::NewerSchema`], [`StoreError::Unavailable`].
+    pub async fn open_read_only(path: impl AsRef<Path>, service_key: ServiceKey) -> Result<Self, StoreError> {
+        let path = path.as_ref();
+        if !Self::exists(path) {
+            return Err(StoreError::Configuration(format!(
+                "there is no store at {}",
+                path.display()
+            )));
+        }
+        let timeout = Duration::from_secs(5);
+        schema::check(
+            &path.display().to_string(),
+            connect_options(path, timeout).read_only(true),
+        )
+        .await?;
+        Ok(Self::reading(path, service_key, timeout, None))
+    }
+
+    /// Whether there is a file to open; without one a service has stored nothing.
+    pub fn exists(path: impl AsRef<Path>) -> bool {
+        path.as_ref().is_file()
+    }
+
+    fn reading(
+        path: &Path,
+        service_key: ServiceKey,
+        timeout: Duration,
+        requests: Option<mpsc::Sender<Request>>,
+    ) -> Self {
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(timeout)
+            .connect_lazy_with(connect_options(path, timeout).read_only(true));
+        Self {
+            file: path.display().to_string(),
+            service_key,
+            readers,
+            leases: Leases::default(),
+            requests,
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    fn failed(&self, error: sqlx::Error) -> StoreError {
+        store_error(&self.file, error)
+    }
+
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        self.check_open()?;
+        self.readers.acquire().await.map_err(|error| self.failed(error))
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            Err(StoreError::Closed)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn writer(&self) -> Result<&mpsc::Sender<Request>, StoreError> {
+        self.check_open()?;
+        let opened_for_reading =
+            || StoreError::Configuration(format!("{} was opened for reading only", self.file));
+        self.requests.as_ref().ok_or_else(opened_for_reading)
+    }
+
+    /// Hands work to the writer and waits until it is on the disk. Dropping this does not stop the work.
+    async fn write(&self, work: Work) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        self.writer()?
+            .send(Request::Write(work, answer))
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        answered.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn append_all(&self, objects: &[StoredObject]) -> Result<Vec<Result<i64, StoreError>>, StoreError> {
+        self.writer()?;
+        let mut refused = Vec::new();
+        let mut rows = Vec::with_capacity(objects.len());
+        for (place, object) in objects.iter().enumerate() {
+            match NewRow::of(object, &self.service_key) {
+                Ok(row) => rows.push(row),
+                Err(error) => refused.push((place, error)),
+            }
+        }
+        let mut answers = if rows.is_empty() {
+            Vec::new()
+        } else {
+            self.write(Work::Append(rows)).await?
+        };
+        // Ascending, so that each answer finds its place when those before it are there.
+        for (place, error) in refused {
+            answers.insert(place.min(answers.len()), Err(error));
+        }
+        Ok(answers)
+    }
+
+    async fn claim_page(&self, mut claim: Claim) -> Result<Vec<StoredObject>, StoreError> {
+        self.writer()?;
+        loop {
+            let mut connection = self.reader().await?;
+            let page = reader::choose(&mut connection, &self.service_key, &claim, &self.leases)
+                .await
+                .map_err(|error| self.failed(error))?;
+            let seqs = page.seqs();
+            let Some(last) = seqs.last() else {
+                return Ok(Vec::new());
+            };
+            let rows = reader::read(&mut connection, &self.service_key, &seqs)
+                .await
+                .map_err(|error| self.failed(error))?;
+            drop(connection);
+            let objects = self.hand_out(page, rows, &claim).await;
+            if !objects.is_empty() {
+                return Ok(objects);
+            }
+            // All of them changed while they were chosen, or were damaged. Behind them there may be others.
+            claim.after_seq = *last;
+        }
+    }
+
+    /// Keeps of a page what is still to be claimed now that it is claimed: an object may have been settled after it
+    /// was chosen and before it was claimed.
+    async fn hand_out(&self, page: LeasedPage, rows: Vec<ReadRow>, claim: &Claim) -> Vec<StoredObject> {
+        let selected = |object: &StoredObject| {
+            object.state == edgehold_core::ObjectState::Failed
+                && match &claim.selection {
+                    Selection::Due(interval) => {
+                        semantics::is_due(object.last_attempt_at, object.not_before, *interval, claim.now)
+                    }
+                    Selection::At(destination) => {
+                        object.destination.as_ref() == Some(destination)
+                            && object.not_before.is_none_or(|at| at <= claim.now)
+                    }
+                }
+        };
+        // While they are claimed nobody else meets the damaged ones.
+        self.set_aside(&rows).await;
+        let objects: Vec<_> = rows.into_iter().map(|row| row.object).filter(selected).collect();
+        page.hand_out(
+            &objects
+                .iter()
+                .map(|object| object.id)
+                .collect::<HashSet<StoredObjectId>>(),
+        );
+        objects
+    }
+
+    /// Moves the damaged ones of these rows to the error collection. What fails is met again with the next page.
+    async fn set_aside(&self, rows: &[ReadRow]) {
+        let noted: Vec<_> = rows
+            .iter()
+            .filter_map(|row| {
+                Some(Damage {
+                    seq: row.object.seq,
+                    id: row.object.id,
+                    problem: row.damage.clone()?,
+                })
+            })
+            .collect();
+        if noted.is_empty() || self.requests.is_none() {
+            return;
+        }
+        for Damage { id, problem, .. } in &noted {
+            tracing::error!(stored_object_id = %id, %problem, "a damaged row goes to the error collection");
+        }
+        if let Err(error) = self.write(Work::SetAside(noted)).await {
+            tracing::warn!(%error, "damaged rows stay where they are for now");
+        }
+    }
+
+    async fn list_page(&self, request: ListRequest) -> Result<Page, StoreError> {
+        let mut connection = self.reader().await?;
+        let (seqs, next_after_seq) = reader::list(&mut connection, &self.service_key, &request)
+            .await
+            .map_err(|error| self.failed(error))?;
+        let rows = reader::read(&mut connection, &self.service_key, &seqs)
+            .await
+            .map_err(|error| self.failed(error))?;
+        drop(connection);
+        self.set_aside(&rows).await;
+        // Between the two looks an object may have changed so that it no longer belongs here; a damaged one has.
+        let listed = |object: &StoredObject| {
+            request.states.contains(&object.state)
+                && request
+                    .pipeline_id
+                    .as_ref()
+                    .is_none_or(|id| *id == object.pipeline_id)
+                && request.reason.is_none_or(|reason| Some(reason) == object.reason)
+        };
+        Ok(Page {
+            objects: rows.into_iter().map(|row| row.object).filter(listed).collect(),
+            next_after_seq,
+        })
+    }
+}
+
+fn connect_options(path: &Path, timeout: Duration) -> SqliteConnectOptions {
+    use sqlx::ConnectOptions;
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(timeout)
+        .disable_statement_logging()
+}
+
+impl RetryQueue for SqliteQueue {
+    fn append<'a>(&'a self, objects: &'a [StoredObject]) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
+        Box::pin(async move {
+            self.append_all(objects)
+                .await
+                .unwrap_or_else(|error| error.for_each(objects.len()))
+        })
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<StoredObject>, StoreError>> {
+        Box::pin(self.claim_page(claim))
+    }
+
+    fn settle<'a>(&'a self, verdicts: &'a [Verdict]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.writer()?;
+            if verdicts.iter().any(is_written) {
+                return self.write(Work::Settle(verdicts.to_vec())).await.map(drop);
+            }
+            self.leases.release(verdicts.iter().map(|verdict| &verdict.id));
+            Ok(())
+        })
+    }
+
+    fn next_due(&self, interval: Duration) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>> {
+        Box::pin(async move {
+            let mut connection = self.reader().await?;
+            reader::next_due(&mut connection, &self.service_key, interval, &self.leases)
+                .await
+                .map_err(|error| self.failed(error))
+        })
+    }
+
+    fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {
+        Box::pin(self.list_page(request))
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
+        Box::pin(async move {
+            let mut connection = self.reader().await?;
+            reader::stats(&mut connection, &self.service_key)
+                .await
+                .map_err(|error| self.failed(error))
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if self.closed.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            // Readers first: the last connection to leave a file tidies its log away.
+            self.readers.close().await;
+            if let Some(requests) = &self.requests {
+                let (answer, answered) = oneshot::channel();
+                if requests.send(Request::Close(answer)).await.is_ok() {
+                    // An error means that the writer has ended, which is what was asked for.
+                    let _ = answered.await;
+                }
+            }
+        })
+    }
+}

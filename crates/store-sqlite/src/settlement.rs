@@ -1,0 +1,207 @@
+//! Verdicts as SQL: `edgehold_store::semantics::apply`, for a page of objects at once.
+//!
+//! A page becomes three statements however long it is: its lists go in as one JSON text each. Only payloads that are
+//! replaced are written one by one.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use edgehold_core::{
+    ObjectState, ServiceKey, StoredObjectId, Timestamp,
+    retry::{Action, Failure, Verdict},
+};
+use serde_json::{Value, json};
+use sqlx::SqliteConnection;
+
+use crate::row::{bytes_column, context_json, id_column};
+
+pub(crate) const REPLACE_PAYLOAD: &str = "
+    UPDATE payload SET bytes = ?1
+    WHERE seq = (SELECT seq FROM object INDEXED BY object_id
+                 WHERE id = ?2 AND app_service_key = ?3 AND state IN (0, 2))";
+
+/// A failure replaces times and wait, a release adds to them; a destination stays unless there is another or another
+/// function comes next.
+pub(crate) const CHANGE: &str = "
+    UPDATE object INDEXED BY object_id SET
+        state = ifnull(change.state, object.state),
+        attempts = ifnull(change.attempts, object.attempts),
+        last_attempt_at = ifnull(change.at, object.last_attempt_at),
+        last_error = ifnull(change.error, object.last_error),
+        not_before = CASE WHEN change.counted THEN change.not_before
+                          ELSE ifnull(change.not_before, object.not_before) END,
+        destination = CASE WHEN change.moved THEN change.destination
+                           ELSE ifnull(change.destination, object.destination) END,
+        reason = ifnull(change.reason, object.reason),
+        pipeline_position = ifnull(change.position, object.pipeline_position),
+        context_data = ifnull(change.context_data, object.context_data),
+        input_kind = ifnull(change.input_kind, object.input_kind),
+        input_content_type = CASE WHEN change.moved THEN NULL ELSE object.input_content_type END,
+        input_topic = CASE WHEN change.moved THEN NULL ELSE object.input_topic END,
+        payload_bytes = ifnull(change.payload_bytes, object.payload_bytes)
+    FROM (
+        SELECT unhex(value ->> 'id') AS id, value ->> 'state' AS state, value ->> 'attempts' AS attempts,
+               value ->> 'at' AS at, value ->> 'error' AS error, value ->> 'not_before' AS not_before,
+               value ->> 'counted' AS counted, value ->> 'moved' AS moved,
+               value ->> 'destination' AS destination, value ->> 'reason' AS reason,
+               value ->> 'position' AS position, value ->> 'context_data' AS context_data,
+               value ->> 'input_kind' AS input_kind, value ->> 'payload_bytes' AS payload_bytes
+        FROM json_each(?1)
+    ) AS change
+    WHERE object.id = change.id AND object.app_service_key = ?2 AND object.state IN (0, 2)";
+
+pub(crate) const REMOVE: &str = "
+    DELETE FROM object INDEXED BY object_id
+    WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND app_service_key = ?2";
+
+/// Verdicts of which no two are for the same object, so that their order does not matter.
+#[derive(Debug, Default)]
+struct Step {
+    ids: HashSet<StoredObjectId>,
+    changes: Vec<Value>,
+    payloads: Vec<(StoredObjectId, Bytes)>,
+    removals: Vec<String>,
+}
+
+/// Verdicts to write, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Settlement {
+    steps: Vec<Step>,
+}
+
+impl Settlement {
+    /// Adds verdicts behind those that are there. One that changes nothing is left out.
+    pub(crate) fn extend<'a>(&mut self, verdicts: impl IntoIterator<Item = &'a Verdict>) {
+        for verdict in verdicts {
+            if !is_written(verdict) {
+                continue;
+            }
+            if self
+                .steps
+                .last()
+                .is_none_or(|step| step.ids.contains(&verdict.id))
+            {
+                self.steps.push(Step::default());
+            }
+            let step = self.steps.last_mut().expect("one was pushed if there was none");
+            step.add(verdict);
+        }
+    }
+
+    pub(crate) fn concerns(&self, id: StoredObjectId) -> bool {
+        self.steps.iter().any(|step| step.ids.contains(&id))
+    }
+
+    /// Writes it; answers how many objects left.
+    pub(crate) async fn write(
+        &self,
+        connection: &mut SqliteConnection,
+        service_key: &ServiceKey,
+    ) -> Result<u64, sqlx::Error> {
+        let mut removed = 0;
+        for step in &self.steps {
+            removed += step.write(connection, service_key).await?;
+        }
+        Ok(removed)
+    }
+}
+
+/// Whether a verdict changes more than the claim.
+pub(crate) fn is_written(verdict: &Verdict) -> bool {
+    !matches!(
+        verdict.action,
+        Action::Release {
+            not_before: None,
+            last_error: None
+        }
+    )
+}
+
+impl Step {
+    fn add(&mut self, verdict: &Verdict) {
+        self.ids.insert(verdict.id);
+        let id = hex(verdict.id);
+        match &verdict.action {
+            Action::Remove => self.removals.push(id),
+            Action::Release {
+                not_before,
+                last_error,
+            } => self.changes.push(json!({
+                "id": id, "error": last_error, "not_before": millis(*not_before),
+            })),
+            Action::RetryLater(failure) => {
+                self.fail(
+                    verdict.id,
+                    json!({ "id": id, "state": ObjectState::Failed.code() }),
+                    Some(failure),
+                );
+            }
+            Action::GiveUp { reason, failure } => {
+                let change =
+                    json!({ "id": id, "state": ObjectState::Error.code(), "reason": reason.as_str() });
+                self.fail(verdict.id, change, failure.as_ref());
+            }
+        }
+    }
+
+    fn fail(&mut self, id: StoredObjectId, mut change: Value, failure: Option<&Failure>) {
+        if let Some(failure) = failure {
+            change["attempts"] = failure.attempts.into();
+            change["at"] = failure.at.as_unix_millis().into();
+            change["error"] = failure.error.as_str().into();
+            change["not_before"] = millis(failure.not_before).into();
+            change["counted"] = true.into();
+            change["destination"] = failure
+                .destination
+                .as_ref()
+                .map(|destination| destination.as_str())
+                .into();
+            if let Some(progress) = &failure.progress {
+                change["moved"] = true.into();
+                change["position"] = progress.position.into();
+                change["context_data"] = context_json(&progress.context).into();
+                change["input_kind"] = progress.kind.as_str().into();
+                change["payload_bytes"] = bytes_column(&progress.payload).into();
+                self.payloads.push((id, progress.payload.clone()));
+            }
+        }
+        self.changes.push(change);
+    }
+
+    async fn write(
+        &self,
+        connection: &mut SqliteConnection,
+        service_key: &ServiceKey,
+    ) -> Result<u64, sqlx::Error> {
+        for (id, payload) in &self.payloads {
+            sqlx::query(REPLACE_PAYLOAD)
+                .bind(&payload[..])
+                .bind(id_column(*id))
+                .bind(service_key.as_str())
+                .execute(&mut *connection)
+                .await?;
+        }
+        if !self.changes.is_empty() {
+            sqlx::query(CHANGE)
+                .bind(json!(self.changes).to_string())
+                .bind(service_key.as_str())
+                .execute(&mut *connection)
+                .await?;
+        }
+        if self.removals.is_empty() {
+            return Ok(0);
+        }
+        let removal = sqlx::query(REMOVE)
+            .bind(json!(self.removals).to_string())
+            .bind(service_key.as_str());
+        Ok(removal.execute(connection).await?.rows_affected())
+    }
+}
+
+fn hex(id: StoredObjectId) -> String {
+    id.as_uuid().simple().to_string()
+}
+
+fn millis(at: Option<Timestamp>) -> Option<i64> {
+    at.map(Timestamp::as_unix_millis)
+}

@@ -1,0 +1,559 @@
+use std::{fs, time::Duration};
+
+use edgehold_core::{
+    ErrorReason, ObjectState, ServiceKey, StoredObject, Timestamp,
+    retry::{Action, Failure, Verdict},
+};
+use edgehold_store::{
+    Claim, ListRequest, RetryQueue, Selection, StoreError,
+    conformance::{object, service_key},
+};
+use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::{Options, SqliteQueue, Writer, reader, row, settlement, writer::insert};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn options(folder: &TempDir) -> Options {
+    Options::new(folder.path().join("app.db"), service_key())
+}
+
+fn run(writer: Writer) -> tokio::task::JoinHandle<()> {
+    #[expect(clippy::disallowed_methods, reason = "a test has no service to spawn through")]
+    tokio::spawn(writer.run())
+}
+
+async fn open(folder: &TempDir) -> SqliteQueue {
+    let (queue, writer) = SqliteQueue::open(options(folder)).await.unwrap();
+    run(writer);
+    queue
+}
+
+/// A connection of somebody else, to look or to do damage.
+async fn raw(folder: &TempDir) -> SqliteConnection {
+    let file = SqliteConnectOptions::new().filename(folder.path().join("app.db"));
+    SqliteConnection::connect_with(&file.create_if_missing(true))
+        .await
+        .unwrap()
+}
+
+fn claim() -> Claim {
+    Claim {
+        selection: Selection::Due(Duration::from_secs(1)),
+        after_seq: 0,
+        now: Timestamp::from_unix_millis(1_800_000_000_000),
+        limit: 10_000,
+        max_bytes: usize::MAX,
+    }
+}
+
+fn list(state: ObjectState) -> ListRequest {
+    ListRequest {
+        states: vec![state],
+        pipeline_id: None,
+        reason: None,
+        after_seq: 0,
+        limit: 100,
+    }
+}
+
+fn sized(number: u64, bytes: usize) -> StoredObject {
+    StoredObject {
+        payload: vec![9; bytes].into(),
+        ..object(number)
+    }
+}
+
+async fn append(queue: &SqliteQueue, objects: &[StoredObject]) {
+    for answer in queue.append(objects).await {
+        answer.unwrap();
+    }
+}
+
+fn verdicts(objects: &[StoredObject], action: &Action) -> Vec<Verdict> {
+    objects
+        .iter()
+        .map(|object| Verdict {
+            id: object.id,
+            action: action.clone(),
+        })
+        .collect()
+}
+
+fn failed_again() -> Action {
+    Action::RetryLater(Failure {
+        attempts: 2,
+        at: Timestamp::from_unix_millis(1_800_000_000_000),
+        error: "refused".to_owned(),
+        not_before: None,
+        destination: None,
+        progress: None,
+    })
+}
+
+fn file_bytes(folder: &TempDir, name: &str) -> u64 {
+    fs::metadata(folder.path().join(name)).map_or(0, |file| file.len())
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused_by_name_until_the_first_has_closed() {
+    let folder = folder();
+    let first = open(&folder).await;
+    match SqliteQueue::open(options(&folder)).await {
+        Err(StoreError::Locked { what }) => assert!(what.ends_with("app.db"), "{what}"),
+        other => panic!("{:?}", other.err()),
+    }
+    first.close().await;
+    open(&folder).await.close().await;
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_untouched() {
+    // given a file some later version has written
+    let folder = folder();
+    open(&folder).await.close().await;
+    let mut connection = raw(&folder).await;
+    sqlx::raw_sql(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (99, 'later', TRUE, x'00', 1)",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    connection.close().await.unwrap();
+    let before = fs::read(folder.path().join("app.db")).unwrap();
+    // when, then
+    for error in [
+        SqliteQueue::open(options(&folder)).await.err(),
+        SqliteQueue::open_read_only(folder.path().join("app.db"), service_key())
+            .await
+            .err(),
+    ] {
+        assert!(
+            matches!(error, Some(StoreError::NewerSchema { found: 99, known: 1 })),
+            "{error:?}"
+        );
+    }
+    assert_eq!(fs::read(folder.path().join("app.db")).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_named() {
+    let folder = folder();
+    fs::write(folder.path().join("app.db"), vec![b'x'; 8_192]).unwrap();
+    match SqliteQueue::open(options(&folder)).await {
+        Err(StoreError::Configuration(problem)) => assert!(problem.contains("app.db"), "{problem}"),
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_is_named_with_what_to_do() {
+    // given a file where the folder should be
+    let folder = folder();
+    fs::write(folder.path().join("data"), b"").unwrap();
+    let options = Options::new(folder.path().join("data/app.db"), service_key());
+    match SqliteQueue::open(options).await {
+        Err(StoreError::Configuration(problem)) => {
+            assert!(
+                problem.contains("/data") && problem.contains("mount a volume"),
+                "{problem}"
+            );
+        }
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[tokio::test]
+async fn reading_works_beside_the_process_that_writes() {
+    let folder = folder();
+    let path = folder.path().join("app.db");
+    let missing = SqliteQueue::open_read_only(&path, service_key()).await.err();
+    assert!(
+        !SqliteQueue::exists(&path) && matches!(missing, Some(StoreError::Configuration(_))),
+        "{missing:?}"
+    );
+    // given a store that is open and holds something
+    let queue = open(&folder).await;
+    append(&queue, &[object(1), object(2)]).await;
+    // when
+    let beside = SqliteQueue::open_read_only(&path, service_key()).await.unwrap();
+    // then
+    assert_eq!(beside.stats().await.unwrap().failed.objects, 2);
+    assert_eq!(
+        beside
+            .list(list(ObjectState::Failed))
+            .await
+            .unwrap()
+            .objects
+            .len(),
+        2
+    );
+    append(&queue, &[object(3)]).await;
+    assert_eq!(beside.stats().await.unwrap().failed.objects, 3);
+    assert!(matches!(
+        beside.append(&[object(4)]).await[..],
+        [Err(StoreError::Configuration(_))]
+    ));
+    assert!(matches!(
+        beside.claim(claim()).await,
+        Err(StoreError::Configuration(_))
+    ));
+    beside.close().await;
+    // and also when nobody writes
+    queue.close().await;
+    let alone = SqliteQueue::open_read_only(&path, service_key()).await.unwrap();
+    assert_eq!(alone.stats().await.unwrap().failed.objects, 3);
+}
+
+#[tokio::test]
+async fn what_was_answered_survives_a_writer_that_ends_in_the_middle() {
+    // given a writer that is dropped without closing
+    let folder = folder();
+    let (queue, writer) = SqliteQueue::open(options(&folder)).await.unwrap();
+    let running = run(writer);
+    append(&queue, &[object(1), object(2)]).await;
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
+    // then writing says that it has ended, and nothing is lost
+    assert!(matches!(
+        queue.append(&[object(3)]).await[..],
+        [Err(StoreError::Closed)]
+    ));
+    drop(queue);
+    let queue = open(&folder).await;
+    assert_eq!(queue.claim(claim()).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn the_writer_ends_with_its_queue() {
+    let folder = folder();
+    let (queue, writer) = SqliteQueue::open(options(&folder)).await.unwrap();
+    let running = run(writer);
+    drop(queue);
+    timeout(DEADLINE, running).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn services_in_one_file_do_not_see_each_other() {
+    let folder = folder();
+    let other_key = ServiceKey::try_new("app-other").unwrap();
+    let queue = open(&folder).await;
+    append(&queue, &[object(1)]).await;
+    queue.close().await;
+    let (other, writer) = SqliteQueue::open(Options {
+        service_key: other_key.clone(),
+        ..options(&folder)
+    })
+    .await
+    .unwrap();
+    run(writer);
+    append(
+        &other,
+        &[StoredObject {
+            service_key: other_key,
+            ..object(2)
+        }],
+    )
+    .await;
+    assert_eq!(other.stats().await.unwrap().failed.objects, 1);
+    assert_eq!(other.claim(claim()).await.unwrap().len(), 1);
+    other
+        .settle(&verdicts(&[object(1), object(2)], &Action::Remove))
+        .await
+        .unwrap();
+    other.close().await;
+    assert_eq!(open(&folder).await.stats().await.unwrap().failed.objects, 1);
+}
+
+#[tokio::test]
+async fn what_has_queued_up_is_committed_together_and_fails_alone() {
+    // given many requests that wait before the writer starts, one of them for an id that is there with other content
+    let folder = folder();
+    let queue = open(&folder).await;
+    append(&queue, &[sized(50, 10)]).await;
+    queue.close().await;
+    let (queue, writer) = SqliteQueue::open(options(&folder)).await.unwrap();
+    let objects: Vec<_> = (1..=100).map(object).collect();
+    let mut appends: Vec<_> = objects.chunks(1).map(|object| queue.append(object)).collect();
+    for append in &mut appends {
+        assert!(futures_util::poll!(append).is_pending());
+    }
+    // when
+    run(writer);
+    let answers = futures_util::future::join_all(appends).await;
+    // then only that one is refused
+    for (object, answers) in objects.iter().zip(answers) {
+        match answers[..] {
+            [Err(StoreError::Exists(id))] => assert_eq!(id, objects[49].id),
+            [Ok(_)] => assert_ne!(object.id, objects[49].id),
+            _ => panic!("{answers:?}"),
+        }
+    }
+    assert_eq!(queue.stats().await.unwrap().failed.objects, 100);
+}
+
+#[tokio::test]
+async fn a_group_is_one_commit() {
+    let folder = folder();
+    let (queue, writer) = SqliteQueue::open(options(&folder)).await.unwrap();
+    let objects: Vec<_> = (1..=200).map(object).collect();
+    let mut appends: Vec<_> = objects.chunks(1).map(|object| queue.append(object)).collect();
+    for append in &mut appends {
+        assert!(futures_util::poll!(append).is_pending());
+    }
+    let before = file_bytes(&folder, "app.db-wal");
+    run(writer);
+    for answers in futures_util::future::join_all(appends).await {
+        assert!(answers[0].is_ok());
+    }
+    // Each commit writes every page it touched, at least one for each index: two hundred would be megabytes.
+    let written = file_bytes(&folder, "app.db-wal") - before;
+    assert!(written < 1 << 20, "{written} bytes for 200 small objects");
+}
+
+#[tokio::test]
+async fn a_failed_attempt_does_not_write_the_payload_again() {
+    let folder = folder();
+    let queue = open(&folder).await;
+    let objects: Vec<_> = (1..=100).map(|number| sized(number, 64 << 10)).collect();
+    append(&queue, &objects).await;
+    let mut connection = raw(&folder).await;
+    sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(file_bytes(&folder, "app.db-wal"), 0);
+    queue.settle(&verdicts(&objects, &failed_again())).await.unwrap();
+    let written = file_bytes(&folder, "app.db-wal");
+    assert!(
+        written < 1 << 20,
+        "{written} bytes for counts of 100 objects of 64 KiB"
+    );
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_appends_and_lets_objects_leave() {
+    // given a file that may hold two megabytes
+    let folder = folder();
+    let options = Options {
+        max_bytes: Some(2 << 20),
+        ..options(&folder)
+    };
+    let (queue, writer) = SqliteQueue::open(options).await.unwrap();
+    run(writer);
+    // when it is filled
+    let mut kept = Vec::new();
+    let full = loop {
+        let object = sized(u64::try_from(kept.len()).unwrap(), 100 << 10);
+        match queue.append(std::slice::from_ref(&object)).await.pop().unwrap() {
+            Ok(_) => kept.push(object),
+            Err(error) => break error,
+        }
+        assert!(kept.len() < 100, "it never became full");
+    };
+    // then it says so, still hands out and removes, and takes objects again
+    assert!(matches!(full, StoreError::Full { .. }), "{full:?}");
+    assert!(kept.len() > 10, "{} objects fitted", kept.len());
+    let claimed = queue.claim(claim()).await.unwrap();
+    assert_eq!(claimed.len(), kept.len());
+    queue
+        .settle(&verdicts(&claimed[..5], &failed_again()))
+        .await
+        .unwrap();
+    queue
+        .settle(&verdicts(&claimed[5..], &Action::Remove))
+        .await
+        .unwrap();
+    append(&queue, &[sized(1_000, 100 << 10)]).await;
+    assert_eq!(queue.stats().await.unwrap().failed.objects, 6);
+}
+
+#[tokio::test]
+async fn space_returns_to_the_file_system_when_objects_leave() {
+    let folder = folder();
+    let queue = open(&folder).await;
+    let objects: Vec<_> = (1..=2_000).map(|number| sized(number, 16 << 10)).collect();
+    append(&queue, &objects).await;
+    queue.settle(&verdicts(&objects, &Action::Remove)).await.unwrap();
+    let mut connection = raw(&folder).await;
+    let shrunk = async {
+        loop {
+            let pages: i64 = sqlx::query_scalar("PRAGMA page_count")
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+            if pages < 1_500 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, shrunk)
+        .await
+        .expect("32 MiB of removed objects leave less than 6 MiB");
+}
+
+#[tokio::test]
+async fn damaged_rows_are_set_aside_with_their_payload_and_stop_nobody() {
+    // given one sound row and others damaged in every way
+    let folder = folder();
+    let queue = open(&folder).await;
+    let objects: Vec<_> = (1..=7).map(object).collect();
+    append(&queue, &objects).await;
+    let mut connection = raw(&folder).await;
+    sqlx::raw_sql(
+        "UPDATE object SET context_data = '{\"unfinished' WHERE seq = 1;
+         UPDATE object SET input_kind = 'hologram' WHERE seq = 2;
+         UPDATE object SET id = x'0102' WHERE seq = 3;
+         DELETE FROM payload WHERE seq = 4;
+         UPDATE object SET attempts = -1, pipeline_id = ' ' WHERE seq = 5;
+         UPDATE object SET state = 9 WHERE seq = 6;",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    // when
+    let claimed = queue.claim(claim()).await.unwrap();
+    // then
+    let ids = |objects: &[StoredObject]| objects.iter().map(|object| object.id).collect::<Vec<_>>();
+    assert_eq!(ids(&claimed), [objects[6].id]);
+    assert!(queue.claim(claim()).await.unwrap().is_empty());
+    let set_aside = queue.list(list(ObjectState::Error)).await.unwrap().objects;
+    let seqs: Vec<_> = set_aside.iter().map(|object| object.seq).collect();
+    assert_eq!(seqs, [1, 2, 3, 4, 5]);
+    for (object, problem) in
+        set_aside
+            .iter()
+            .zip(["context_data", "input_kind", "id", "bytes", "pipeline_id"])
+    {
+        assert_eq!(object.reason, Some(ErrorReason::Corrupt));
+        let error = object.last_error.as_deref().unwrap();
+        assert!(error.contains(problem), "{error}");
+        let payload = if object.seq == 4 {
+            String::new()
+        } else {
+            format!("payload {}", object.seq)
+        };
+        assert_eq!(object.payload, payload);
+    }
+    assert_eq!(queue.stats().await.unwrap().error.objects, 5);
+    // and the one in an unknown state is set aside at the next start; all may be purged
+    queue.close().await;
+    let queue = open(&folder).await;
+    let set_aside = queue.list(list(ObjectState::Error)).await.unwrap().objects;
+    assert_eq!(set_aside.len(), 6);
+    queue
+        .settle(&verdicts(&set_aside, &Action::Remove))
+        .await
+        .unwrap();
+    assert_eq!(queue.stats().await.unwrap().error.objects, 0);
+    assert_eq!(ids(&queue.claim(claim()).await.unwrap()), [objects[6].id]);
+}
+
+#[tokio::test]
+async fn no_statement_goes_through_the_whole_table() {
+    let folder = folder();
+    open(&folder).await.close().await;
+    let mut connection = raw(&folder).await;
+    let by_place = "SEARCH object USING INTEGER PRIMARY KEY";
+    let by_id = "SEARCH object USING INDEX object_id (id=?)";
+    let statements = [
+        (
+            reader::NEAR_END,
+            "object_queue (app_service_key=? AND state=? AND seq>?)",
+        ),
+        (
+            reader::WALK,
+            "object_queue (app_service_key=? AND state=? AND seq>? AND seq<?)",
+        ),
+        (
+            reader::DUE,
+            "object_rested (app_service_key=? AND last_attempt_at<?)",
+        ),
+        (
+            reader::DUE,
+            "object_rested (app_service_key=? AND last_attempt_at>?)",
+        ),
+        (
+            reader::DUE,
+            "object_rested (app_service_key=? AND last_attempt_at=?)",
+        ),
+        (
+            reader::DUE,
+            "object_asked_to_wait (app_service_key=? AND not_before>? AND not_before<?)",
+        ),
+        (
+            reader::AT_DESTINATION,
+            "object_destination (app_service_key=? AND destination=? AND seq>?)",
+        ),
+        (reader::FIRST_RESTED, "object_rested (app_service_key=?)"),
+        (
+            reader::FIRST_ASKED_TO_WAIT,
+            "object_asked_to_wait (app_service_key=? AND not_before>?)",
+        ),
+        (
+            reader::FIRST_ASKED_TO_WAIT_RESTED,
+            "object_asked_to_wait_rested (app_service_key=?)",
+        ),
+        (
+            reader::LIST,
+            "object_queue (app_service_key=? AND state=? AND seq>?)",
+        ),
+        (reader::STATS, "object_oldest (app_service_key=?)"),
+        (reader::STATS, "counter USING PRIMARY KEY (app_service_key=?)"),
+        (row::SELECT, by_place),
+        (settlement::CHANGE, by_id),
+        (settlement::REMOVE, by_id),
+        (settlement::REPLACE_PAYLOAD, by_id),
+        (insert::FIND, by_id),
+    ];
+    for (statement, wanted) in statements {
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+        let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+        assert!(
+            plan.iter().any(|step| step.contains(wanted)),
+            "not {wanted}: {statement}\n{plan:#?}"
+        );
+        let scans = plan
+            .iter()
+            .any(|step| step.starts_with("SCAN object") || step.starts_with("SCAN payload"));
+        assert!(!scans, "{statement}\n{plan:#?}");
+        let sorts = plan.iter().any(|step| step.contains("TEMP B-TREE FOR ORDER BY"));
+        assert!(!sorts, "{statement}\n{plan:#?}");
+    }
+}
+
+#[tokio::test]
+async fn the_file_is_set_up_for_durability() {
+    let folder = folder();
+    let queue = open(&folder).await;
+    append(&queue, &[object(1)]).await;
+    let mut connection = raw(&folder).await;
+    for (pragma, wanted) in [("PRAGMA journal_mode", "wal"), ("PRAGMA auto_vacuum", "2")] {
+        let row = sqlx::raw_sql(pragma).fetch_one(&mut connection).await.unwrap();
+        let found = row
+            .try_get::<String, _>(0)
+            .unwrap_or_else(|_| row.get::<i64, _>(0).to_string());
+        assert_eq!(found, wanted, "{pragma}");
+    }
+}
+
+#[test]
+fn a_reserve_can_be_given_up_once_and_filled_again() {
+    let folder = folder();
+    let mut reserve = crate::files::Reserve::of(&folder.path().join("app.db"));
+    assert_eq!(file_bytes(&folder, "app.db.reserve"), 4 << 20);
+    assert!(reserve.give_up());
+    assert_eq!(file_bytes(&folder, "app.db.reserve"), 0);
+    assert!(!reserve.give_up());
+    reserve.refill();
+    assert_eq!(file_bytes(&folder, "app.db.reserve"), 4 << 20);
+}

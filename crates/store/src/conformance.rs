@@ -1,0 +1,454 @@
+//! The suite every store must pass.
+//!
+//! A case is a function over `&dyn RetryQueue` that answers what is wrong. [`queue_conformance!`](crate::queue_conformance)
+//! makes a test of each, [`restart_conformance!`](crate::restart_conformance) of those that need a store that keeps
+//! its objects, and [`client_conformance!`](crate::client_conformance) of those for a [`StoreClient`]. [`model`] compares
+//! a store with the memory store over random operations; the first macro includes it.
+//!
+//! A bug found in one store becomes a case here first. Each case must be able to fail: `tests/conformance.rs` runs all
+//! of them against stores that are wrong in one way each.
+//!
+//! ```
+//! use edgehold_store::{MemoryQueue, RetryQueue, conformance::{self, TestStore}};
+//!
+//! /// A fresh, empty store, and a way to open it again.
+//! async fn make_store() -> TestStore {
+//!     TestStore::new(|| async { MemoryQueue::new(conformance::service_key()) })
+//! }
+//!
+//! # mod tests { use super::*;
+//! edgehold_store::queue_conformance!(make_store);
+//! # }
+//! # fn main() {}
+//! ```
+
+mod append;
+mod client;
+mod look;
+mod model;
+mod restart;
+mod settle;
+mod take;
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use edgehold_core::{
+    BoxFuture, CorrelationId, DataKind, Destination, ObjectState, PipelineId, PipelineVersion, ServiceKey,
+    StoredInput, StoredObject, StoredObjectId, Timestamp,
+    retry::{Action, Failure, Verdict},
+};
+use uuid::Uuid;
+
+use crate::{Claim, ListRequest, RetryQueue, Selection, StoreClient};
+
+pub use model::model;
+
+/// What a case found: nothing, or what is wrong.
+pub type Outcome = Result<(), String>;
+
+/// A case for a queue that is fresh and empty.
+#[derive(Clone, Copy)]
+pub struct QueueCase {
+    /// Its name, a sentence.
+    pub name: &'static str,
+    /// Runs it.
+    pub run: for<'a> fn(&'a dyn RetryQueue) -> BoxFuture<'a, Outcome>,
+}
+
+/// A store made for one test, empty and of the service [`service_key`].
+///
+/// It holds how the store is opened, and whatever has to live as long as the store (a folder, a server).
+pub struct TestStore {
+    open: Box<dyn Fn() -> BoxFuture<'static, Arc<dyn RetryQueue>> + Send + Sync>,
+}
+
+impl TestStore {
+    /// `open` opens the same store each time it is called; the one opened before is closed by then.
+    pub fn new<Queue, Opening>(open: impl Fn() -> Opening + Send + Sync + 'static) -> Self
+    where
+        Queue: RetryQueue + 'static,
+        Opening: Future<Output = Queue> + Send + 'static,
+    {
+        Self {
+            open: Box::new(move || {
+                let opening = open();
+                Box::pin(async move { Arc::new(opening.await) as Arc<dyn RetryQueue> })
+            }),
+        }
+    }
+
+    /// Opens the store.
+    pub async fn open(&self) -> Arc<dyn RetryQueue> {
+        (self.open)().await
+    }
+}
+
+/// Defines the list of cases and the macro that makes tests of them, so that neither can miss one. `$d` is a dollar
+/// sign: the only way to write one inside a macro that is made by a macro.
+macro_rules! queue_cases {
+    ($d:tt $($module:ident :: $name:ident,)*) => {
+        /// All cases for a queue, the model test with a few seeds not included.
+        pub const QUEUE_CASES: &[QueueCase] =
+            &[$(QueueCase { name: stringify!($name), run: |queue| Box::pin($module::$name(queue)) },)*];
+
+        /// Runs the queue case with this name on a fresh store.
+        ///
+        /// # Panics
+        /// When the store breaks the contract, saying how; for an unknown name.
+        pub async fn run_queue_case(name: &str, store: TestStore) {
+            let case = QUEUE_CASES.iter().find(|case| case.name == name).expect("the macro knows its cases");
+            let queue = store.open().await;
+            let outcome = (case.run)(&*queue).await;
+            queue.close().await;
+            assert_eq!(outcome, Ok(()), "{name}");
+        }
+
+        /// Makes a `#[tokio::test]` of every queue case. Takes an `async fn() -> TestStore` that makes a fresh store.
+        #[macro_export]
+        macro_rules! queue_conformance {
+            ($d make_store:path) => {
+                $(
+                    #[tokio::test]
+                    async fn $name() {
+                        $crate::conformance::run_queue_case(stringify!($name), $d make_store().await).await;
+                    }
+                )*
+
+                #[tokio::test]
+                async fn random_operations_answer_as_the_memory_store_does() {
+                    for seed in 0..20 {
+                        $crate::conformance::run_model(seed, $d make_store().await).await;
+                    }
+                }
+            };
+        }
+    };
+}
+
+queue_cases! { $
+    append::every_field_survives,
+    append::payloads_of_every_size_survive,
+    append::answers_come_in_order_with_growing_seq,
+    append::appending_again_is_the_same,
+    append::appending_again_after_an_attempt_is_the_same,
+    append::other_content_under_the_same_id_is_refused,
+    append::an_id_twice_in_one_call_is_kept_once,
+    append::an_object_of_another_service_is_refused,
+    append::a_thousand_objects_keep_their_order,
+    append::concurrent_appends_are_all_kept,
+    take::claims_come_in_the_order_of_appending,
+    take::a_page_ends_at_the_limit_and_the_cursor_goes_on,
+    take::a_page_ends_at_its_bytes,
+    take::a_claimed_object_is_handed_out_once,
+    take::concurrent_claims_never_share_an_object,
+    take::concurrent_passes_attempt_each_object_once,
+    take::a_dropped_claim_is_given_back,
+    take::the_interval_of_the_claim_decides_what_is_due,
+    take::not_before_is_respected_whatever_the_interval,
+    take::an_attempt_in_the_future_counts_as_long_ago,
+    take::an_object_never_attempted_is_due_at_once,
+    take::only_failed_objects_are_handed_out,
+    take::few_due_objects_behind_many_are_found_in_order,
+    take::a_destination_is_claimed_due_or_not,
+    settle::a_removed_object_is_gone,
+    settle::every_verdict_may_be_repeated,
+    settle::a_verdict_for_an_unknown_object_is_no_error,
+    settle::retry_later_changes_the_counts_and_nothing_else,
+    settle::progress_replaces_what_the_next_attempt_needs,
+    settle::a_journaled_object_becomes_a_failed_one,
+    settle::a_release_changes_only_what_it_names,
+    settle::giving_up_keeps_the_payload_whole,
+    settle::giving_up_without_a_failure_keeps_the_last_one,
+    settle::a_late_verdict_does_not_wake_a_given_up_object,
+    settle::remove_purges_the_error_collection,
+    settle::one_page_holds_every_kind_of_verdict,
+    settle::a_large_page_of_verdicts_is_settled,
+    look::a_list_shows_what_was_asked_for,
+    look::listed_pages_have_no_gap_while_objects_leave,
+    look::a_list_page_is_bounded_by_bytes,
+    look::claimed_objects_are_listed,
+    look::statistics_are_exact,
+    look::the_oldest_waiting_object_is_known,
+    look::next_due_is_the_earliest_unclaimed_moment,
+    look::a_closed_store_says_so,
+}
+
+/// Runs the model test with this seed on a fresh store.
+///
+/// # Panics
+/// When the store answers otherwise than the memory store.
+pub async fn run_model(seed: u64, store: TestStore) {
+    let queue = store.open().await;
+    let outcome = model(&*queue, seed, 150).await;
+    queue.close().await;
+    assert_eq!(outcome, Ok(()), "seed {seed}");
+}
+
+macro_rules! restart_cases {
+    ($d:tt $($name:ident,)*) => {
+        /// Runs the restart case with this name on a fresh store.
+        ///
+        /// # Panics
+        /// When the store breaks the contract, saying how; for an unknown name.
+        pub async fn run_restart_case(name: &str, store: TestStore) {
+            let outcome = match name {
+                $(stringify!($name) => restart::$name(&store).await,)*
+                _ => Err("there is no such case".to_owned()),
+            };
+            assert_eq!(outcome, Ok(()), "{name}");
+        }
+
+        /// Makes a `#[tokio::test]` of every case for a store that keeps its objects over a restart. Takes an
+        /// `async fn() -> TestStore` that makes a fresh store.
+        #[macro_export]
+        macro_rules! restart_conformance {
+            ($d make_store:path) => {
+                $(
+                    #[tokio::test]
+                    async fn $name() {
+                        $crate::conformance::run_restart_case(stringify!($name), $d make_store().await).await;
+                    }
+                )*
+            };
+        }
+    };
+}
+
+restart_cases! { $
+    everything_is_there_after_a_restart,
+    a_restart_ends_claims,
+    a_journaled_object_is_due_after_a_restart,
+    new_objects_come_behind_what_was_there,
+}
+
+macro_rules! client_cases {
+    ($d:tt $($name:ident,)*) => {
+        /// Runs the client case with this name on a client whose store is empty.
+        ///
+        /// # Panics
+        /// When the client breaks the contract, saying how; for an unknown name.
+        pub async fn run_client_case(name: &str, store: Arc<dyn StoreClient>) {
+            let outcome = match name {
+                $(stringify!($name) => client::$name(&*store).await,)*
+                _ => Err("there is no such case".to_owned()),
+            };
+            store.disconnect().await;
+            assert_eq!(outcome, Ok(()), "{name}");
+        }
+
+        /// Makes a `#[tokio::test]` of every case for a `StoreClient`. Takes an `async fn() -> Arc<dyn StoreClient>`
+        /// that makes a client of an empty store.
+        #[macro_export]
+        macro_rules! client_conformance {
+            ($d make_client:path) => {
+                $(
+                    #[tokio::test]
+                    async fn $name() {
+                        $crate::conformance::run_client_case(stringify!($name), $d make_client().await).await;
+                    }
+                )*
+            };
+        }
+    };
+}
+
+client_cases! { $
+    a_client_gives_every_field_back,
+    a_client_answers_in_order_of_id_page_by_page,
+    a_client_refuses_an_id_it_has,
+    a_client_updates_only_what_is_there,
+    a_client_removes_and_forgets,
+    a_client_keeps_services_apart,
+}
+
+/// Answers with what is wrong unless a condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+));
+        }
+    };
+}
+
+/// Answers with both sides unless they are equal.
+macro_rules! ensure_eq {
+    ($found:expr, $wanted:expr, $($message:tt)+) => {
+        match (&$found, &$wanted) {
+            (found, wanted) if *found == *wanted => {}
+            (found, wanted) => {
+                return Err(format!("{}\n  found:  {found:?}\n  wanted: {wanted:?}", format!($($message)+)));
+            }
+        }
+    };
+}
+
+use {ensure, ensure_eq};
+
+/// The service every store under test is opened for.
+pub fn service_key() -> ServiceKey {
+    ServiceKey::try_new("app-conformance").expect("it is a valid service key")
+}
+
+/// A moment, in seconds of the suite's own time.
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_millis(1_700_000_000_000 + seconds * 1_000)
+}
+
+/// The id of the object with this number. Ids do not sort as numbers do, so that a store that orders by id is found out.
+pub fn id(number: u64) -> StoredObjectId {
+    let scrambled = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    StoredObjectId::from_uuid(Uuid::from_u64_pair(scrambled, number))
+}
+
+/// A small object that waits and was never attempted.
+pub fn object(number: u64) -> StoredObject {
+    StoredObject {
+        id: id(number),
+        seq: 0,
+        service_key: service_key(),
+        pipeline_id: PipelineId::default_pipeline(),
+        position: 1,
+        version: PipelineVersion::from_stored("0123456789abcdef"),
+        correlation_id: CorrelationId::new("correlation"),
+        context: BTreeMap::from([("devicename".to_owned(), "pump-1".to_owned())]),
+        input: StoredInput::Bytes {
+            kind: DataKind::Bytes,
+        },
+        payload: Bytes::from(format!("payload {number}")),
+        attempts: 1,
+        state: ObjectState::Failed,
+        created_at: at(0),
+        last_attempt_at: None,
+        not_before: None,
+        last_error: None,
+        reason: None,
+        destination: None,
+    }
+}
+
+/// Objects with these numbers.
+fn objects(numbers: impl IntoIterator<Item = u64>) -> Vec<StoredObject> {
+    numbers.into_iter().map(object).collect()
+}
+
+fn ids(objects: &[StoredObject]) -> Vec<StoredObjectId> {
+    objects.iter().map(|object| object.id).collect()
+}
+
+fn failure(attempts: u32, when: Timestamp) -> Failure {
+    Failure {
+        attempts,
+        at: when,
+        error: format!("attempt {attempts} failed"),
+        not_before: None,
+        destination: None,
+        progress: None,
+    }
+}
+
+fn verdict(id: StoredObjectId, action: Action) -> Verdict {
+    Verdict { id, action }
+}
+
+const REST: Duration = Duration::from_secs(10);
+
+/// Everything that is due long after `at(0)`.
+fn claim_due() -> Claim {
+    Claim {
+        selection: Selection::Due(REST),
+        after_seq: 0,
+        now: at(100_000),
+        limit: 1_000,
+        max_bytes: 64 << 20,
+    }
+}
+
+const ALL_STATES: [ObjectState; 4] = [
+    ObjectState::New,
+    ObjectState::Success,
+    ObjectState::Failed,
+    ObjectState::Error,
+];
+
+fn list_all() -> ListRequest {
+    ListRequest {
+        states: ALL_STATES.to_vec(),
+        pipeline_id: None,
+        reason: None,
+        after_seq: 0,
+        limit: 100,
+    }
+}
+
+/// Appends and expects every object to be kept.
+async fn append(queue: &dyn RetryQueue, objects: &[StoredObject]) -> Result<Vec<i64>, String> {
+    let answers = queue.append(objects).await;
+    ensure_eq!(
+        answers.len(),
+        objects.len(),
+        "one answer for each appended object"
+    );
+    let kept = |(place, answer)| match answer {
+        Ok(seq) => Ok(seq),
+        Err(error) => Err(format!("object {place} was not kept: {error}")),
+    };
+    answers.into_iter().enumerate().map(kept).collect()
+}
+
+async fn claim(queue: &dyn RetryQueue, claim: Claim) -> Result<Vec<StoredObject>, String> {
+    queue
+        .claim(claim.clone())
+        .await
+        .map_err(|error| format!("{claim:?} failed: {error}"))
+}
+
+async fn settle(queue: &dyn RetryQueue, verdicts: &[Verdict]) -> Outcome {
+    queue
+        .settle(verdicts)
+        .await
+        .map_err(|error| format!("settling failed: {error}"))
+}
+
+/// All pages of a list.
+async fn list(queue: &dyn RetryQueue, mut request: ListRequest) -> Result<Vec<StoredObject>, String> {
+    let mut all = Vec::new();
+    loop {
+        let page = queue
+            .list(request.clone())
+            .await
+            .map_err(|error| format!("{request:?} failed: {error}"))?;
+        ensure!(
+            page.objects.len() <= request.limit,
+            "a page of {} is over the limit",
+            page.objects.len()
+        );
+        all.extend(page.objects);
+        match page.next_after_seq {
+            None => return Ok(all),
+            Some(next) => {
+                ensure!(
+                    next > request.after_seq,
+                    "the next page begins at {next}, not after this one"
+                );
+                request.after_seq = next;
+            }
+        }
+    }
+}
+
+/// The object with this id as the store has it now.
+async fn find(queue: &dyn RetryQueue, id: StoredObjectId) -> Result<StoredObject, String> {
+    let found = list(queue, list_all())
+        .await?
+        .into_iter()
+        .find(|object| object.id == id);
+    found.ok_or_else(|| format!("object {id} is not listed"))
+}
+
+async fn stats(queue: &dyn RetryQueue) -> Result<crate::StoreStats, String> {
+    queue
+        .stats()
+        .await
+        .map_err(|error| format!("stats failed: {error}"))
+}

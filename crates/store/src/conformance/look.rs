@@ -1,0 +1,348 @@
+//! Looking at what is there.
+
+use edgehold_core::ErrorReason;
+
+use super::*;
+use crate::{StateCount, StoreError, StoreStats};
+
+fn in_error(number: u64, pipeline: &str, reason: ErrorReason) -> StoredObject {
+    StoredObject {
+        pipeline_id: PipelineId::try_new(pipeline).expect("not blank"),
+        state: ObjectState::Error,
+        reason: Some(reason),
+        ..object(number)
+    }
+}
+
+pub(super) async fn a_list_shows_what_was_asked_for(queue: &dyn RetryQueue) -> Outcome {
+    append(
+        queue,
+        &[
+            in_error(1, "a", ErrorReason::TooOld),
+            in_error(2, "b", ErrorReason::TooOld),
+            object(3),
+            in_error(4, "a", ErrorReason::Capacity),
+            StoredObject {
+                state: ObjectState::New,
+                ..object(5)
+            },
+            StoredObject {
+                state: ObjectState::Success,
+                ..object(6)
+            },
+        ],
+    )
+    .await?;
+    let of_states = |states: &[ObjectState]| ListRequest {
+        states: states.to_vec(),
+        ..list_all()
+    };
+    let in_error = || of_states(&[ObjectState::Error]);
+    let pipeline = |name: &str| PipelineId::try_new(name).ok();
+    let requests = [
+        (in_error(), vec![1, 2, 4]),
+        (
+            ListRequest {
+                pipeline_id: pipeline("a"),
+                ..in_error()
+            },
+            vec![1, 4],
+        ),
+        (
+            ListRequest {
+                reason: Some(ErrorReason::TooOld),
+                ..in_error()
+            },
+            vec![1, 2],
+        ),
+        (
+            ListRequest {
+                pipeline_id: pipeline("a"),
+                reason: Some(ErrorReason::TooOld),
+                ..in_error()
+            },
+            vec![1],
+        ),
+        (
+            ListRequest {
+                pipeline_id: pipeline("c"),
+                ..in_error()
+            },
+            vec![],
+        ),
+        (
+            ListRequest {
+                reason: Some(ErrorReason::TooOld),
+                ..of_states(&[ObjectState::Failed])
+            },
+            vec![],
+        ),
+        (
+            of_states(&[ObjectState::Success, ObjectState::Failed]),
+            vec![3, 6],
+        ),
+        (
+            of_states(&[ObjectState::Failed, ObjectState::Error, ObjectState::Failed]),
+            vec![1, 2, 3, 4],
+        ),
+        (of_states(&[ObjectState::New]), vec![5]),
+        (of_states(&[]), vec![]),
+        (list_all(), vec![1, 2, 3, 4, 5, 6]),
+    ];
+    for (request, numbers) in requests {
+        let wanted: Vec<_> = numbers.into_iter().map(id).collect();
+        for limit in [1, 2, 100] {
+            let request = ListRequest {
+                limit,
+                ..request.clone()
+            };
+            ensure_eq!(ids(&list(queue, request.clone()).await?), wanted, "{request:?}");
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn listed_pages_have_no_gap_while_objects_leave(queue: &dyn RetryQueue) -> Outcome {
+    append(queue, &objects(1..=12)).await?;
+    let mut seen = Vec::new();
+    let mut request = ListRequest {
+        limit: 4,
+        ..list_all()
+    };
+    loop {
+        let page = queue
+            .list(request.clone())
+            .await
+            .map_err(|error| error.to_string())?;
+        seen.extend(ids(&page.objects));
+        let Some(next) = page.next_after_seq else { break };
+        // given that everything seen so far leaves before the next page
+        let removals: Vec<_> = page
+            .objects
+            .iter()
+            .map(|object| verdict(object.id, Action::Remove))
+            .collect();
+        settle(queue, &removals).await?;
+        request.after_seq = next;
+    }
+    ensure_eq!(seen, ids(&objects(1..=12)), "every object is seen once");
+    Ok(())
+}
+
+pub(super) async fn a_list_page_is_bounded_by_bytes(queue: &dyn RetryQueue) -> Outcome {
+    let large = |number| StoredObject {
+        payload: vec![1; 3 << 20].into(),
+        ..object(number)
+    };
+    append(queue, &(1..=7).map(large).collect::<Vec<_>>()).await?;
+    let mut request = list_all();
+    let mut pages = Vec::new();
+    loop {
+        let page = queue
+            .list(request.clone())
+            .await
+            .map_err(|error| error.to_string())?;
+        pages.push(page.objects.len());
+        let Some(next) = page.next_after_seq else { break };
+        request.after_seq = next;
+    }
+    ensure_eq!(pages, [3, 3, 1], "objects of 3 MiB in pages of about 8 MiB");
+    Ok(())
+}
+
+pub(super) async fn claimed_objects_are_listed(queue: &dyn RetryQueue) -> Outcome {
+    append(queue, &objects(1..=3)).await?;
+    let before = list(queue, list_all()).await?;
+    claim(
+        queue,
+        Claim {
+            limit: 2,
+            ..claim_due()
+        },
+    )
+    .await?;
+    ensure_eq!(
+        list(queue, list_all()).await?,
+        before,
+        "a claim changes nothing that is listed"
+    );
+    ensure_eq!(stats(queue).await?.failed.objects, 3, "nor counted");
+    Ok(())
+}
+
+pub(super) async fn statistics_are_exact(queue: &dyn RetryQueue) -> Outcome {
+    let count = |objects, payload_bytes| StateCount {
+        objects,
+        payload_bytes,
+    };
+    ensure_eq!(stats(queue).await?, StoreStats::default(), "an empty store");
+    let sized = |number, size| StoredObject {
+        payload: vec![0; size].into(),
+        ..object(number)
+    };
+    append(
+        queue,
+        &[
+            sized(1, 1),
+            sized(2, 20),
+            sized(3, 300),
+            StoredObject {
+                state: ObjectState::New,
+                ..sized(4, 4_000)
+            },
+            StoredObject {
+                state: ObjectState::Success,
+                ..sized(5, 50_000)
+            },
+            StoredObject {
+                reason: Some(ErrorReason::Undecodable),
+                state: ObjectState::Error,
+                ..sized(6, 600_000)
+            },
+            sized(7, 0),
+        ],
+    )
+    .await?;
+    let appended = StoreStats {
+        new: count(1, 4_000),
+        failed: count(4, 321),
+        success: count(1, 50_000),
+        error: count(1, 600_000),
+        oldest_waiting: Some(at(0)),
+    };
+    ensure_eq!(stats(queue).await?, appended, "after appending");
+    settle(
+        queue,
+        &[
+            verdict(id(1), Action::Remove),
+            verdict(
+                id(2),
+                Action::GiveUp {
+                    reason: ErrorReason::TooOld,
+                    failure: None,
+                },
+            ),
+            verdict(id(3), Action::RetryLater(failure(2, at(1)))),
+            verdict(id(4), Action::Remove),
+        ],
+    )
+    .await?;
+    let settled = StoreStats {
+        new: count(0, 0),
+        failed: count(2, 300),
+        error: count(2, 600_020),
+        ..appended
+    };
+    ensure_eq!(stats(queue).await?, settled, "after settling");
+    Ok(())
+}
+
+pub(super) async fn the_oldest_waiting_object_is_known(queue: &dyn RetryQueue) -> Outcome {
+    let kept = |number, seconds, state| StoredObject {
+        created_at: at(seconds),
+        state,
+        ..object(number)
+    };
+    append(
+        queue,
+        &[
+            kept(1, 50, ObjectState::Failed),
+            kept(2, 10, ObjectState::Success),
+            kept(3, 30, ObjectState::Failed),
+            kept(4, 20, ObjectState::New),
+        ],
+    )
+    .await?;
+    for (wanted, number) in [(20, 4), (30, 3), (50, 1)] {
+        ensure_eq!(
+            stats(queue).await?.oldest_waiting,
+            Some(at(wanted)),
+            "before object {number} is settled"
+        );
+        let action = match number {
+            3 => Action::GiveUp {
+                reason: ErrorReason::TooOld,
+                failure: None,
+            },
+            _ => Action::Remove,
+        };
+        settle(queue, &[verdict(id(number), action)]).await?;
+    }
+    ensure_eq!(stats(queue).await?.oldest_waiting, None, "nothing waits");
+    Ok(())
+}
+
+pub(super) async fn next_due_is_the_earliest_unclaimed_moment(queue: &dyn RetryQueue) -> Outcome {
+    let next = async |seconds| {
+        queue
+            .next_due(Duration::from_secs(seconds))
+            .await
+            .map_err(|error| format!("next_due failed: {error}"))
+    };
+    ensure_eq!(next(10).await?, None, "an empty store");
+    let waiting = |number, attempt: i64, wait: Option<i64>| StoredObject {
+        last_attempt_at: Some(at(attempt)),
+        not_before: wait.map(at),
+        ..object(number)
+    };
+    append(
+        queue,
+        &[
+            waiting(1, 100, None),
+            waiting(2, 10, Some(130)),
+            waiting(3, 90, Some(20)),
+        ],
+    )
+    .await?;
+    ensure_eq!(next(10).await?, Some(at(100)), "object 3 has rested");
+    ensure_eq!(next(50).await?, Some(at(130)), "object 2 was asked to wait");
+    ensure_eq!(next(0).await?, Some(at(90)), "without a pause");
+    // when object 3 is claimed
+    let claimed = claim(
+        queue,
+        Claim {
+            now: at(100),
+            ..claim_due()
+        },
+    )
+    .await?;
+    ensure_eq!(ids(&claimed), [id(3)], "it is claimed");
+    ensure_eq!(next(10).await?, Some(at(110)), "it is object 1's turn");
+    settle(queue, &[verdict(id(3), RELEASED), verdict(id(1), Action::Remove)]).await?;
+    ensure_eq!(next(10).await?, Some(at(100)), "a released object counts again");
+    settle(queue, &[verdict(id(3), Action::Remove)]).await?;
+    ensure_eq!(next(200).await?, Some(at(210)), "object 2 with a long interval");
+    // and an object that was never attempted is due since ever
+    append(queue, &[object(4)]).await?;
+    ensure_eq!(next(10).await?, Some(Timestamp::default()), "a fresh one");
+    Ok(())
+}
+
+const RELEASED: Action = Action::Release {
+    not_before: None,
+    last_error: None,
+};
+
+pub(super) async fn a_closed_store_says_so(queue: &dyn RetryQueue) -> Outcome {
+    append(queue, &objects([1])).await?;
+    queue.close().await;
+    queue.close().await;
+    let answers = queue.append(&objects([2, 3])).await;
+    ensure_eq!(answers.len(), 2, "one answer for each");
+    let errors = [
+        answers.into_iter().find_map(Result::err),
+        queue.claim(claim_due()).await.err(),
+        queue.settle(&[verdict(id(1), Action::Remove)]).await.err(),
+        queue.settle(&[verdict(id(1), RELEASED)]).await.err(),
+        queue.next_due(REST).await.err(),
+        queue.list(list_all()).await.err(),
+        queue.stats().await.err(),
+    ];
+    for (place, error) in errors.into_iter().enumerate() {
+        ensure!(
+            matches!(error, Some(StoreError::Closed)),
+            "call {place} answered {error:?}"
+        );
+    }
+    Ok(())
+}

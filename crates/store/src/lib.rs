@@ -1,0 +1,24 @@
+//! Where objects wait: the traits every store keeps, the memory store, and the suite that holds them to it.
+//!
+//! Owns the two seams: [`RetryQueue`], what the retry loop runs on, and [`StoreClient`], the five operations a custom
+//! store must offer; [`StoreClientQueue`] gives the first to anything that offers the second. Owns [`StoreError`], the
+//! rules every store applies to an object ([`semantics`]), the [`memory`] store (the reference for behaviour), the
+//! [`factory`] map of custom stores and the [`conformance`] suite.
+//!
+//! Does not own: decisions (they are `core::retry`), the loop that runs them (`runtime`), any driver (one
+//! `store-*` crate each).
+
+pub mod client;
+pub mod conformance;
+mod error;
+pub mod factory;
+mod index;
+pub mod memory;
+mod queue;
+pub mod semantics;
+
+pub use client::{StoreClient, StoreClientQueue};
+pub use error::StoreError;
+pub use factory::{Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, StoreFactories};
+pub use memory::{MemoryClient, MemoryQueue};
+pub use queue::{Claim, ListRequest, Page, RetryQueue, Selection, StateCount, StoreStats};

@@ -1,0 +1,91 @@
+-- Stored objects, their payloads apart from them, and counters.
+--
+-- The payload has its own table so that a failed attempt, which changes a count and a time, never writes it again.
+-- Times are milliseconds of the Unix epoch. Rows are read leniently: what is damaged is set aside, so nothing is
+-- checked here that a damaged file would break anyway.
+
+CREATE TABLE object (
+    -- The order of appending. AUTOINCREMENT: a number is never used again, even when its object has left.
+    seq                INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- The sixteen bytes of a UUID.
+    id                 BLOB    NOT NULL,
+    app_service_key    TEXT    NOT NULL,
+    -- 0 new, 1 success, 2 failed, 3 error
+    state              INTEGER NOT NULL,
+    pipeline_id        TEXT    NOT NULL,
+    pipeline_position  INTEGER NOT NULL,
+    version            TEXT    NOT NULL,
+    correlation_id     TEXT    NOT NULL,
+    -- A JSON object of texts.
+    context_data       TEXT    NOT NULL,
+    -- 'delivery', or what the payload is turned back into: 'event', 'bytes', ...
+    input_kind         TEXT    NOT NULL,
+    -- Of a delivery only.
+    input_content_type TEXT,
+    input_topic        TEXT,
+    attempts           INTEGER NOT NULL,
+    created_at         INTEGER NOT NULL,
+    last_attempt_at    INTEGER,
+    not_before         INTEGER,
+    last_error         TEXT,
+    reason             TEXT,
+    destination        TEXT,
+    payload_bytes      INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE payload (
+    seq   INTEGER PRIMARY KEY REFERENCES object (seq) ON DELETE CASCADE,
+    bytes BLOB    NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX object_id ON object (id);
+
+-- A state in order of seq: pages of a claim and of a list.
+CREATE INDEX object_queue ON object (app_service_key, state, seq, last_attempt_at, not_before);
+
+-- What is due when: objects that only rest, and those that were asked to wait, by either time.
+CREATE INDEX object_rested ON object (app_service_key, last_attempt_at)
+    WHERE state = 2 AND not_before IS NULL;
+CREATE INDEX object_asked_to_wait ON object (app_service_key, not_before, last_attempt_at)
+    WHERE state = 2 AND not_before IS NOT NULL;
+CREATE INDEX object_asked_to_wait_rested ON object (app_service_key, last_attempt_at, not_before)
+    WHERE state = 2 AND not_before IS NOT NULL;
+
+-- What waits for a destination.
+CREATE INDEX object_destination ON object (app_service_key, destination, seq, not_before)
+    WHERE state = 2 AND destination IS NOT NULL;
+
+-- The oldest waiting object.
+CREATE INDEX object_oldest ON object (app_service_key, created_at)
+    WHERE state IN (0, 2);
+
+-- How many objects are in each state: counting a million rows would take too long to be asked often.
+CREATE TABLE counter (
+    app_service_key TEXT    NOT NULL,
+    state           INTEGER NOT NULL,
+    objects         INTEGER NOT NULL,
+    payload_bytes   INTEGER NOT NULL,
+    PRIMARY KEY (app_service_key, state)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER object_inserted AFTER INSERT ON object BEGIN
+    INSERT INTO counter (app_service_key, state, objects, payload_bytes)
+    VALUES (new.app_service_key, new.state, 1, new.payload_bytes)
+    ON CONFLICT DO UPDATE
+    SET objects = objects + 1, payload_bytes = payload_bytes + excluded.payload_bytes;
+END;
+
+CREATE TRIGGER object_deleted AFTER DELETE ON object BEGIN
+    UPDATE counter SET objects = objects - 1, payload_bytes = payload_bytes - old.payload_bytes
+    WHERE app_service_key = old.app_service_key AND state = old.state;
+END;
+
+CREATE TRIGGER object_changed AFTER UPDATE OF state, payload_bytes ON object
+WHEN old.state <> new.state OR old.payload_bytes <> new.payload_bytes BEGIN
+    UPDATE counter SET objects = objects - 1, payload_bytes = payload_bytes - old.payload_bytes
+    WHERE app_service_key = old.app_service_key AND state = old.state;
+    INSERT INTO counter (app_service_key, state, objects, payload_bytes)
+    VALUES (new.app_service_key, new.state, 1, new.payload_bytes)
+    ON CONFLICT DO UPDATE
+    SET objects = objects + 1, payload_bytes = payload_bytes + excluded.payload_bytes;
+END;
