@@ -113,6 +113,21 @@ impl BytePermit {
     }
 }
 
+/// How a payload stood in its message. Only the target type `raw` of generation 4 tells the forms apart: EdgeX 4 hands
+/// the first function what the envelope holds, undecoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PayloadForm {
+    /// Bytes as they are: no envelope, or none that encodes them.
+    #[default]
+    Bytes,
+    /// Bytes that stood as base64 in an envelope.
+    Base64,
+    /// Text that is not base64; no codec can read it.
+    Text,
+    /// A JSON value that stood as itself in an envelope.
+    Json,
+}
+
 /// What a trigger made of one message.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Received {
@@ -120,6 +135,8 @@ pub enum Received {
     Message {
         /// The bytes inside the envelope, not yet decoded.
         payload: Bytes,
+        /// How they stood in it.
+        form: PayloadForm,
         /// How they are encoded, as the sender says.
         content_type: String,
         /// Follows the message through the stack.

@@ -26,8 +26,8 @@ mod topic;
 pub use context::{Context, RetryData, UnresolvedPlaceholder};
 pub use data::{Data, DataKind, RestoreError};
 pub use delivery::{
-    Ack, ByteBudget, BytePermit, Deliveries, Delivery, DeliverySender, Disposition, Received, Trigger,
-    TriggerError,
+    Ack, ByteBudget, BytePermit, Deliveries, Delivery, DeliverySender, Disposition, PayloadForm, Received,
+    Trigger, TriggerError,
 };
 pub use error::{ErrorClass, FunctionError};
 pub use function::{AppFunction, Flow, Transform};

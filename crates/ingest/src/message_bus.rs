@@ -3,10 +3,10 @@
 //! Owns the opening of envelopes. Two futures run side by side: the connection, which never waits for anybody, and the
 //! forwarding, which alone waits while the runtime is busy. What lies between them is bounded by the byte budget.
 
-use edgehold_contracts::{EnvelopeError, MessageEnvelope};
+use edgehold_contracts::{EnvelopeError, MessageEnvelope, Payload};
 use edgehold_core::{
-    BoxFuture, ByteBudget, CorrelationId, Delivery, DeliverySender, Received, ShutdownSignal, TopicFilter,
-    Trigger, TriggerError,
+    BoxFuture, ByteBudget, CorrelationId, Delivery, DeliverySender, PayloadForm, Received, ShutdownSignal,
+    TopicFilter, Trigger, TriggerError,
 };
 use edgehold_mqtt::{Body, ConnectionSettings, ConnectionState, Incoming, Qos, Subscription};
 use tokio::sync::{mpsc, watch};
@@ -127,10 +127,16 @@ fn open(message: Incoming) -> Delivery {
 
 fn open_envelope(raw: &[u8]) -> Result<Received, EnvelopeError> {
     let envelope = MessageEnvelope::from_json(raw)?;
+    let (payload, form) = match envelope.payload {
+        Payload::Text(text) => (Bytes::from(text), PayloadForm::Text),
+        payload @ Payload::Json(_) => (payload.into_bytes()?, PayloadForm::Json),
+        payload => (payload.into_bytes()?, PayloadForm::Base64),
+    };
     Ok(Received::Message {
+        payload,
+        form,
         content_type: envelope.content_type,
         correlation_id: CorrelationId::new(&envelope.correlation_id),
-        payload: envelope.payload.into_bytes()?,
     })
 }
 

@@ -71,6 +71,7 @@ async fn recorded_messages_become_deliveries_and_are_acknowledged_when_done() {
             payload,
             content_type,
             correlation_id,
+            ..
         } = &delivery.received
         else {
             panic!("{:?} is a message", delivery.received);

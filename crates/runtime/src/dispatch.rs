@@ -111,10 +111,12 @@ async fn deliver(dispatch: Arc<Dispatch>, delivery: Delivery, hurry: ShutdownSig
     let (payload, content_type, correlation_id, decoded) = match received {
         Received::Message {
             payload,
+            form,
             content_type,
             correlation_id,
         } => {
-            let decoded = decode(set.target_type, &payload, &content_type);
+            let generation = dispatch.identity.generation;
+            let decoded = decode(set.target_type, generation, &payload, form, &content_type);
             (payload, content_type, correlation_id, decoded)
         }
         Received::Undecodable { raw, reason } => (raw, String::new(), CorrelationId::new(""), Err(reason)),

@@ -8,7 +8,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use edgehold_core::{
-    Context, Data, ErrorReason, PipelineSet, ShutdownSignal, StoredInput, StoredObject, Timestamp,
+    Context, Data, ErrorReason, PayloadForm, PipelineSet, ShutdownSignal, StoredInput, StoredObject,
+    Timestamp,
     retry::{Action, Admission, Attempt, OnPipelineChange, Progress, RetryPolicy, Verdict, admit, settle},
 };
 use edgehold_store::{Claim, RetryQueue, Selection, StoreError};
@@ -266,7 +267,7 @@ impl RetryLoop {
                         position: object.position as usize,
                         input,
                     },
-                    Err((reason, error)) => return self.give_up(&object, reason, &error),
+                    Err(error) => return self.give_up(&object, ErrorReason::Undecodable, &error),
                 }
             }
             Admission::Postpone(until) => {
@@ -374,19 +375,23 @@ struct Tried {
 }
 
 /// What the function at the saved position receives, and the context values it had.
-fn restore(
-    object: &StoredObject,
-    set: &PipelineSet,
-    ctx: &mut Context,
-) -> Result<Data, (ErrorReason, String)> {
+fn restore(object: &StoredObject, set: &PipelineSet, ctx: &mut Context) -> Result<Data, String> {
     match &object.input {
         StoredInput::Bytes { kind } => {
             ctx.restore_values(object.context.clone());
-            Data::restore(*kind, object.payload.clone()).map_err(|e| (ErrorReason::Corrupt, e.to_string()))
+            // What does not fit its kind is still what the function was to send: it gets the bytes.
+            Ok(Data::restore(*kind, object.payload.clone())
+                .unwrap_or_else(|_| Data::Bytes(object.payload.clone())))
         }
         StoredInput::Delivery { content_type, topic } => {
-            let data = decode(set.target_type, &object.payload, content_type)
-                .map_err(|error| (ErrorReason::Undecodable, error))?;
+            let generation = ctx.generation();
+            let data = decode(
+                set.target_type,
+                generation,
+                &object.payload,
+                PayloadForm::Bytes,
+                content_type,
+            )?;
             describe(ctx, &data, topic, content_type);
             Ok(data)
         }

@@ -13,8 +13,9 @@ use edgehold_config::{Layers, Writable, resolve};
 use edgehold_contracts::Generation;
 use edgehold_core::{
     Ack, AppFunction, BoxFuture, BytePermit, Context, CorrelationId, Data, Delivery, Destination,
-    Disposition, Flow, FunctionError, ObjectState, Pipeline, PipelineId, PipelineSet, PipelineStep, Received,
-    Secret, SecretError, SecretProvider, ServiceKey, Shutdown, TopicFilter, Transform,
+    Disposition, Flow, FunctionError, ObjectState, PayloadForm, Pipeline, PipelineId, PipelineSet,
+    PipelineStep, Received, Secret, SecretError, SecretProvider, ServiceKey, Shutdown, TopicFilter,
+    Transform,
 };
 use edgehold_runtime::{
     Books, BooksSnapshot, Dispatch, Keeper, RetryLoop, ServiceIdentity, StoreState, Tasks, Wake,
@@ -238,6 +239,7 @@ impl Harness {
             topic: "edgex/events/device/d/Pump/pump-1/Level".to_owned(),
             received: Received::Message {
                 payload: Bytes::copy_from_slice(payload.as_bytes()),
+                form: PayloadForm::Json,
                 content_type: "application/json".to_owned(),
                 correlation_id: CorrelationId::new("corr-1"),
             },

@@ -21,6 +21,7 @@ fn message(raw: &'static str) -> (Bytes, String, String) {
             payload,
             content_type,
             correlation_id,
+            ..
         } => (payload, content_type, correlation_id.as_str().to_owned()),
         Received::Undecodable { reason, .. } => panic!("undecodable: {reason}"),
     }
@@ -66,13 +67,7 @@ fn an_error_code_makes_no_difference() {
 
 #[test]
 fn what_is_no_envelope_keeps_all_its_bytes_and_says_why() {
-    for raw in [
-        "no JSON",
-        r#"{"errorCode":"1"}"#,
-        "{} trailing",
-        "",
-        r#"{"payload":"not base64!"}"#,
-    ] {
+    for raw in ["no JSON", r#"{"errorCode":"1"}"#, "{} trailing", ""] {
         let body = Body::Whole(Bytes::from(raw));
         let (kept, reason) = undecodable(body);
         assert_eq!(kept, raw);
@@ -83,6 +78,15 @@ fn what_is_no_envelope_keeps_all_its_bytes_and_says_why() {
         reason.starts_with("message is not an envelope: "),
         "the cause is missing: {reason}"
     );
+}
+
+#[test]
+fn a_text_that_is_not_base64_is_told_apart() {
+    let received = opened(Body::Whole(Bytes::from(r#"{"payload":"not base64!"}"#)));
+    let Received::Message { payload, form, .. } = received else {
+        panic!("{received:?}")
+    };
+    assert_eq!((&payload[..], form), (&b"not base64!"[..], PayloadForm::Text));
 }
 
 #[test]
