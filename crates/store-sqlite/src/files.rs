@@ -12,7 +12,10 @@ use edgehold_store::StoreError;
 /// Bytes set aside for the moment the disk is full: room for the log of some thousand removals.
 const RESERVE_BYTES: usize = 4 << 20;
 
-/// `<file>.<suffix>`
+/// Calls between two attempts to fill the reserve.
+const REFILL_PAUSE: u32 = 256;
+
+/// `<file><suffix>`
 fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(database.as_os_str());
     name.push(suffix);
@@ -78,6 +81,8 @@ impl Lock {
 pub(crate) struct Reserve {
     path: PathBuf,
     held: bool,
+    /// Calls of [`Reserve::refill`] to let pass: trying costs what little room there is.
+    pause: u32,
 }
 
 impl Reserve {
@@ -96,13 +101,21 @@ impl Reserve {
         std::mem::take(&mut self.held) && std::fs::remove_file(&self.path).is_ok()
     }
 
-    /// Sets the bytes aside again; without room it stays empty until it is asked again.
+    /// Sets the bytes aside again if they are not; to be called when something else could be written. Without room it
+    /// stays empty and is tried again some hundred calls later.
     pub(crate) fn refill(&mut self) {
+        if self.held {
+            return;
+        }
+        if self.pause > 0 {
+            self.pause -= 1;
+            return;
+        }
+        self.held = self.fill().is_ok();
         if !self.held {
-            self.held = self.fill().is_ok();
-            if !self.held {
-                let _ = std::fs::remove_file(&self.path);
-            }
+            self.pause = REFILL_PAUSE;
+            // What could be written of it is wanted elsewhere.
+            let _ = std::fs::remove_file(&self.path);
         }
     }
 
