@@ -91,6 +91,7 @@ impl Reserve {
         let mut reserve = Self {
             path: beside(database, ".reserve"),
             held: false,
+            pause: 0,
         };
         reserve.refill();
         reserve
