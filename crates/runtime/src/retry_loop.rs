@@ -102,24 +102,23 @@ impl RetryLoop {
             .await?;
         for destination in self.dispatch.wake.take_succeeded() {
             self.dispatch.wake.begin_pass(&destination);
-            if !self
-                .pass(queue, Selection::At(destination.clone()), shutdown, hurry)
-                .await?
-                .all_settled
-            {
+            let there = Selection::At(destination.clone());
+            if !self.pass(queue, there, shutdown, hurry).await?.all_settled {
                 self.dispatch.wake.still_waiting(&destination);
             }
         }
         // Before looking: an object kept between the look and the sleep must wake the loop.
         self.dispatch.wake.set_idle(true);
-        let next_due = queue.next_due(self.policy().interval).await?;
-        Ok(next_due.map(|at| {
-            if tried.any {
-                at
-            } else {
-                at.max(now().saturating_add(PAUSE))
-            }
-        }))
+        let interval = self.policy().interval;
+        let next_due = queue.next_due(interval).await?;
+        let earliest = if tried.any {
+            now()
+        } else {
+            now().saturating_add(PAUSE)
+        };
+        // One interval at most: the clock may be set back, and only a claim is told the time.
+        let latest = now().saturating_add(interval).max(earliest);
+        Ok(next_due.map(|at| at.clamp(earliest, latest)))
     }
 
     /// One walk through the queue, oldest first. A pass woken by a destination ends with the first failure there.
