@@ -30,6 +30,13 @@ const DELIVERY_CHANNEL_CAPACITY: usize = 64;
 /// The pause between two tries to register.
 const REGISTRATION_PAUSE: Duration = Duration::from_secs(1);
 
+/// A registry and what this service tells it.
+#[derive(Clone)]
+pub(crate) struct Membership {
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) registration: Registration,
+}
+
 /// Everything a running service is made of.
 pub(crate) struct Parts {
     pub(crate) startup_message: String,
@@ -38,7 +45,7 @@ pub(crate) struct Parts {
     pub(crate) trigger: Box<dyn Trigger>,
     pub(crate) opener: StoreOpener,
     pub(crate) opened: Option<Opened>,
-    pub(crate) registration: Option<(Arc<dyn Registry>, Registration)>,
+    pub(crate) registration: Option<Membership>,
     pub(crate) listener: TcpListener,
     pub(crate) store_state: watch::Sender<StoreState>,
     pub(crate) queue: QueueHandle,
@@ -54,7 +61,7 @@ pub struct Running {
     hurry: Shutdown,
     stop_support: Shutdown,
     stop_registration: Shutdown,
-    registration: Option<(Arc<dyn Registry>, Registration)>,
+    registration: Option<Membership>,
     dispatch: Dispatch,
     queue: QueueHandle,
     fatal: oneshot::Receiver<String>,
@@ -104,11 +111,8 @@ impl Running {
                 tracing::error!("the REST interface ended: {error}");
             }
         });
-        if let Some((registry, registration)) = parts.registration.clone() {
-            support.spawn(
-                "registration",
-                register(registry, registration, registration_signal),
-            );
+        if let Some(membership) = parts.registration.clone() {
+            support.spawn("registration", register(membership, registration_signal));
         }
 
         let (sender, deliveries) = mpsc::channel(DELIVERY_CHANNEL_CAPACITY);
@@ -171,7 +175,11 @@ impl Running {
     /// Ends the service in order, within `grace`.
     pub async fn drain(self, grace: Duration) {
         self.stop_registration.trigger();
-        if let Some((registry, registration)) = &self.registration {
+        if let Some(Membership {
+            registry,
+            registration,
+        }) = &self.registration
+        {
             tracing::info!("Un-Registering service from the Registry");
             let deregistered =
                 tokio::time::timeout(grace / 8, registry.deregister(&registration.service_key)).await;
@@ -212,11 +220,11 @@ impl Running {
 }
 
 /// Registers until it works, then waits for the end.
-async fn register(
-    registry: Arc<dyn Registry>,
-    registration: Registration,
-    mut shutdown: edgehold_core::ShutdownSignal,
-) {
+async fn register(membership: Membership, mut shutdown: edgehold_core::ShutdownSignal) {
+    let Membership {
+        registry,
+        registration,
+    } = membership;
     loop {
         match registry.register(&registration).await {
             Ok(()) => {

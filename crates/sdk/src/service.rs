@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use edgehold_api::Api;
 use edgehold_config::{
-    Configuration, Registration, Registry, configuration::LogLevel, secrets::InsecureSecretProvider, usage,
+    Configuration, Registration, configuration::LogLevel, secrets::InsecureSecretProvider, usage,
 };
 use edgehold_consul::{ConsulAddress, ConsulRegistry};
 use edgehold_contracts::Generation;
@@ -27,7 +27,7 @@ use crate::{
     invocation::{Invocation, InvocationError},
     live::{LiveSettings, LiveView},
     logging::{LogControl, LogOutput},
-    running::{Parts, Running},
+    running::{Membership, Parts, Running},
     sources,
     store::{Opened, StoreOpener},
     trigger,
@@ -271,7 +271,7 @@ pub struct Built {
     trigger: Box<dyn Trigger>,
     opener: StoreOpener,
     opened: Option<Opened>,
-    registration: Option<(Arc<dyn Registry>, Registration)>,
+    registration: Option<Membership>,
     listener: TcpListener,
 }
 
@@ -351,7 +351,7 @@ fn registration(
     invocation: &Invocation,
     configuration: &Configuration,
     service_key: &ServiceKey,
-) -> Result<Option<(Arc<dyn Registry>, Registration)>, StartError> {
+) -> Result<Option<Membership>, StartError> {
     if !invocation.flags.registry {
         return Ok(None);
     }
@@ -381,7 +381,10 @@ fn registration(
         port: service.port,
         health_check_interval: service.health_check_interval,
     };
-    Ok(Some((Arc::new(registry), registration)))
+    Ok(Some(Membership {
+        registry: Arc::new(registry),
+        registration,
+    }))
 }
 
 async fn listen(configuration: &Configuration) -> Result<TcpListener, StartError> {
