@@ -61,15 +61,15 @@ CREATE INDEX object_oldest ON object (app_service_key, created_at)
 
 -- How many objects are in each state: counting a million rows would take too long to be asked often.
 CREATE TABLE counter (
-    app_service_key TEXT    NOT NULL,
-    state           INTEGER NOT NULL,
+    owner           TEXT    NOT NULL,
+    object_state    INTEGER NOT NULL,
     objects         INTEGER NOT NULL,
     payload_bytes   INTEGER NOT NULL,
-    PRIMARY KEY (app_service_key, state)
+    PRIMARY KEY (owner, object_state)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TRIGGER object_inserted AFTER INSERT ON object BEGIN
-    INSERT INTO counter (app_service_key, state, objects, payload_bytes)
+    INSERT INTO counter (owner, object_state, objects, payload_bytes)
     VALUES (new.app_service_key, new.state, 1, new.payload_bytes)
     ON CONFLICT DO UPDATE
     SET objects = objects + 1, payload_bytes = payload_bytes + excluded.payload_bytes;
@@ -77,14 +77,14 @@ END;
 
 CREATE TRIGGER object_deleted AFTER DELETE ON object BEGIN
     UPDATE counter SET objects = objects - 1, payload_bytes = payload_bytes - old.payload_bytes
-    WHERE app_service_key = old.app_service_key AND state = old.state;
+    WHERE owner = old.app_service_key AND object_state = old.state;
 END;
 
 CREATE TRIGGER object_changed AFTER UPDATE OF state, payload_bytes ON object
 WHEN old.state <> new.state OR old.payload_bytes <> new.payload_bytes BEGIN
     UPDATE counter SET objects = objects - 1, payload_bytes = payload_bytes - old.payload_bytes
-    WHERE app_service_key = old.app_service_key AND state = old.state;
-    INSERT INTO counter (app_service_key, state, objects, payload_bytes)
+    WHERE owner = old.app_service_key AND object_state = old.state;
+    INSERT INTO counter (owner, object_state, objects, payload_bytes)
     VALUES (new.app_service_key, new.state, 1, new.payload_bytes)
     ON CONFLICT DO UPDATE
     SET objects = objects + 1, payload_bytes = payload_bytes + excluded.payload_bytes;

@@ -80,10 +80,10 @@ pub(crate) const LIST: &str = "
     ORDER BY seq LIMIT ?6";
 
 pub(crate) const STATS: &str = "
-    SELECT state, objects, payload_bytes,
+    SELECT object_state AS state, objects, payload_bytes,
            (SELECT created_at FROM object INDEXED BY object_oldest
             WHERE app_service_key = ?1 AND state IN (0, 2) ORDER BY created_at LIMIT 1) AS oldest
-    FROM counter WHERE app_service_key = ?1";
+    FROM counter WHERE owner = ?1";
 
 /// What is known of an object before it is read.
 struct Candidate {

@@ -507,7 +507,7 @@ async fn no_statement_goes_through_the_whole_table() {
             "object_queue (app_service_key=? AND state=? AND seq>?)",
         ),
         (reader::STATS, "object_oldest (app_service_key=?)"),
-        (reader::STATS, "counter USING PRIMARY KEY (app_service_key=?)"),
+        (reader::STATS, "counter USING PRIMARY KEY (owner=?)"),
         (row::SELECT, by_place),
         (settlement::CHANGE, by_id),
         (settlement::REMOVE, by_id),

@@ -219,8 +219,8 @@ impl Writing {
             "UPDATE object INDEXED BY object_queue SET
                  state = 3, reason = 'corrupt', last_error = 'state: ' || state || ' is not known'
              WHERE app_service_key = ?1
-               AND state IN (SELECT state FROM counter
-                             WHERE app_service_key = ?1 AND state NOT IN (0, 1, 2, 3) AND objects > 0)",
+               AND state IN (SELECT object_state FROM counter
+                             WHERE owner = ?1 AND object_state NOT IN (0, 1, 2, 3) AND objects > 0)",
         );
         unknown
             .bind(self.service_key.as_str())
