@@ -25,6 +25,7 @@
 //! what surrounds a service: flags, the order of start and end, log lines.
 
 mod bootstrap;
+mod inspect;
 mod invocation;
 mod live;
 mod logging;
@@ -34,24 +35,26 @@ mod sources;
 mod store;
 mod trigger;
 
-pub use edgehold_config::{Configuration, Flags, configuration::LogLevel};
+pub use edgehold_config::{Configuration, Flags, configuration::LogLevel, schema::settings_table_markdown};
 pub use edgehold_contracts::{
     AddEventRequest, Event, Generation, MessageEnvelope, Metric, Payload, Reading, ReadingValue,
 };
 pub use edgehold_core::{
-    AppFunction, BoxFuture, BuiltFunction, Context, CorrelationId, Data, Delivery, DeliverySender,
-    Destination, ErrorClass, Flow, FunctionError, FunctionFactory, FunctionRegistry, InvalidFunction,
-    Parameters, Pipeline, PipelineId, Secret, SecretError, SecretProvider, SecretText, ServiceKey, Shutdown,
-    ShutdownSignal, StoredObject, StoredObjectId, TopicFilter, Transform, Trigger, TriggerError,
+    Ack, AppFunction, BoxFuture, BuiltFunction, BytePermit, Context, CorrelationId, Data, DataKind, Delivery,
+    DeliverySender, Destination, ErrorClass, ErrorReason, Flow, FunctionError, FunctionFactory,
+    FunctionRegistry, InvalidFunction, ObjectState, Parameters, PayloadForm, Pipeline, PipelineId,
+    PipelineVersion, Received, Secret, SecretError, SecretProvider, SecretText, ServiceKey, Shutdown,
+    ShutdownSignal, StoredInput, StoredObject, StoredObjectId, Timestamp, TopicFilter, Transform, Trigger,
+    TriggerError,
 };
 pub use edgehold_runtime::{Books, BooksSnapshot};
 pub use edgehold_store::{
-    Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, RetryQueue, StoreClient, StoreError,
-    StoreStats,
+    Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, ListRequest, Page, RetryQueue,
+    StoreClient, StoreError, StoreStats,
 };
 
+pub use inspect::{ObjectName, StoreView, ViewError, waiting_objects};
 pub use invocation::{Invocation, InvocationError};
 pub use logging::{LogControl, LogOutput};
 pub use running::{Running, RunningStatus};
 pub use service::{AppService, Built, StartError, exit};
-pub use store::{CountError, waiting_objects};

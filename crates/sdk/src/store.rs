@@ -11,11 +11,6 @@ use edgehold_store::{
 use edgehold_store_sqlite::{Options, SqliteQueue};
 use tokio::sync::watch;
 
-use crate::{
-    bootstrap::{self, Access, ConfigurationError},
-    invocation::Invocation,
-};
-
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -157,54 +152,16 @@ impl StoreOpener {
     }
 }
 
-fn sqlite_path(database: &Database, data_dir: &Path, service_key: &ServiceKey) -> std::path::PathBuf {
+/// The database file of a service.
+pub(crate) fn sqlite_path(
+    database: &Database,
+    data_dir: &Path,
+    service_key: &ServiceKey,
+) -> std::path::PathBuf {
     if database.name.is_empty() {
         data_dir.join(format!("{service_key}.db"))
     } else {
         // An absolute name stays as it is.
         data_dir.join(&database.name)
-    }
-}
-
-/// Why the objects of a store could not be counted.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CountError {
-    /// The configuration that names the store cannot be loaded.
-    #[error(transparent)]
-    Configuration(#[from] ConfigurationError),
-    /// The store cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The service key is wrong.
-    #[error(transparent)]
-    ServiceKey(#[from] edgehold_core::InvalidId),
-}
-
-/// How many objects wait in the store of the service this invocation describes: journaled ones and those waiting for
-/// their next attempt. Works beside the running service and without it, and changes nothing. A store that was never
-/// opened holds none.
-///
-/// # Errors
-/// [`CountError`].
-pub async fn waiting_objects(invocation: &Invocation, service_key: &str) -> Result<u64, CountError> {
-    let service_key = ServiceKey::try_new(&invocation.flags.service_key(service_key))?;
-    let loaded = bootstrap::load(invocation, &service_key, Access::ReadOnly).await?;
-    let database = &loaded.effective.configuration.database;
-    match database.kind.to_lowercase().as_str() {
-        "" | "sqlite" => {
-            let path = sqlite_path(database, &invocation.flags.data_dir, &service_key);
-            if !path.exists() {
-                return Ok(0);
-            }
-            let queue = SqliteQueue::open_read_only(path, service_key).await?;
-            let stats = queue.stats().await?;
-            queue.close().await;
-            Ok(stats.waiting())
-        }
-        other => Err(StoreError::Configuration(format!(
-            "a store of type '{other}' cannot be counted from outside"
-        ))
-        .into()),
     }
 }

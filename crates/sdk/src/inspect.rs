@@ -1,0 +1,167 @@
+//! A look at the store of a service from outside: what the commands beside a service read.
+//!
+//! Changes nothing, takes no lock and holds no transaction from one page to the next, so it may run beside the service
+//! that writes the same file. Which store it is comes from the same flags, files and provider as for the service.
+
+use std::path::{Path, PathBuf};
+
+use edgehold_core::{ObjectState, ServiceKey, StoredObject, StoredObjectId};
+use edgehold_store::{ListRequest, Page, RetryQueue, StoreError, StoreStats};
+use edgehold_store_sqlite::SqliteQueue;
+
+use crate::{
+    bootstrap::{self, Access, ConfigurationError},
+    invocation::Invocation,
+    store::sqlite_path,
+};
+
+/// Objects that are read at once while one is looked for.
+const SEARCH_PAGE: usize = 256;
+
+/// Every state an object can be in.
+const ALL_STATES: [ObjectState; 4] = [
+    ObjectState::New,
+    ObjectState::Success,
+    ObjectState::Failed,
+    ObjectState::Error,
+];
+
+/// Why a store cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ViewError {
+    /// The configuration that names the store cannot be loaded.
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The service key is wrong.
+    #[error(transparent)]
+    ServiceKey(#[from] edgehold_core::InvalidId),
+}
+
+/// Names one stored object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectName {
+    /// By its id. There is no index over ids from outside: the store is read page by page until it is found.
+    Id(StoredObjectId),
+    /// By its place in the order of appending, which is found at once.
+    Seq(i64),
+}
+
+/// The store of a service, for looking only.
+pub struct StoreView {
+    path: PathBuf,
+    /// None when the service has never stored anything.
+    queue: Option<SqliteQueue>,
+}
+
+impl StoreView {
+    /// Opens the store of the service this invocation describes. `service_key` is the built-in one, which flags and
+    /// environment may replace. A store that does not exist yet is an empty one.
+    ///
+    /// # Errors
+    /// [`ViewError`]: among others for stores that only their own process can read (`memory`, custom ones).
+    pub async fn open(invocation: &Invocation, service_key: &str) -> Result<Self, ViewError> {
+        let service_key = ServiceKey::try_new(&invocation.flags.service_key(service_key))?;
+        let loaded = bootstrap::load(invocation, &service_key, Access::ReadOnly).await?;
+        let database = &loaded.effective.configuration.database;
+        match database.kind.to_lowercase().as_str() {
+            "" | "sqlite" => {
+                let path = sqlite_path(database, &invocation.flags.data_dir, &service_key);
+                let queue = match path.exists() {
+                    true => Some(SqliteQueue::open_read_only(&path, service_key).await?),
+                    false => None,
+                };
+                Ok(Self { path, queue })
+            }
+            other => Err(StoreError::Configuration(format!(
+                "a store of type '{other}' cannot be looked at from outside"
+            ))
+            .into()),
+        }
+    }
+
+    /// Where the store is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether anything has ever been stored here.
+    pub fn exists(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// What the store holds.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn stats(&self) -> Result<StoreStats, StoreError> {
+        match &self.queue {
+            Some(queue) => queue.stats().await,
+            None => Ok(StoreStats::default()),
+        }
+    }
+
+    /// A page of objects, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn list(&self, request: ListRequest) -> Result<Page, StoreError> {
+        match &self.queue {
+            Some(queue) => queue.list(request).await,
+            None => Ok(Page::default()),
+        }
+    }
+
+    /// One object, whatever its state; none when it is not there (any more).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn find(&self, name: ObjectName) -> Result<Option<StoredObject>, StoreError> {
+        let (mut after_seq, limit) = match name {
+            ObjectName::Seq(seq) => (seq.saturating_sub(1), 1),
+            ObjectName::Id(_) => (0, SEARCH_PAGE),
+        };
+        loop {
+            let page = self
+                .list(ListRequest {
+                    states: ALL_STATES.to_vec(),
+                    pipeline_id: None,
+                    reason: None,
+                    after_seq,
+                    limit,
+                })
+                .await?;
+            let found = page.objects.into_iter().find(|object| match name {
+                ObjectName::Id(id) => object.id == id,
+                ObjectName::Seq(seq) => object.seq == seq,
+            });
+            match (found, name, page.next_after_seq) {
+                (None, ObjectName::Id(_), Some(next)) => after_seq = next,
+                (found, _, _) => return Ok(found),
+            }
+        }
+    }
+
+    /// Lets go of the file.
+    pub async fn close(self) {
+        if let Some(queue) = self.queue {
+            queue.close().await;
+        }
+    }
+}
+
+/// How many objects wait in the store of the service this invocation describes: journaled ones and those waiting for
+/// their next attempt. Works beside the running service and without it, and changes nothing. A store that was never
+/// opened holds none.
+///
+/// # Errors
+/// [`ViewError`].
+pub async fn waiting_objects(invocation: &Invocation, service_key: &str) -> Result<u64, ViewError> {
+    let view = StoreView::open(invocation, service_key).await?;
+    let stats = view.stats().await?;
+    view.close().await;
+    Ok(stats.waiting())
+}
