@@ -1,3 +1,14 @@
 //! Tests over the whole workspace, in one binary. Each module is a suite of its own and says what it holds.
 
 mod architecture;
+
+// End to end: the real binary against the real servers.
+mod bad_input;
+mod faults;
+mod kill;
+mod main_job;
+mod pairs;
+mod settings;
+mod shell;
+mod store_and_forward;
+mod support;
