@@ -7,7 +7,7 @@ TOOLS := $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt fmt-check doc deny bench clean servers prerequisites tools
+.PHONY: help run test lint fmt fmt-check doc deny bench settings-table clean servers prerequisites tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ deny: ## Check licences, sources and bans of all dependencies (.deny.toml)
 
 bench: prerequisites ## Measure throughput, latency and memory
 	cargo run --release --locked -p edgehold-bench
+
+settings-table: prerequisites ## Print the table of all settings, for the README
+	@cargo run --quiet --locked -p edgehold-app -- settings
 
 clean: ## Remove everything that was built
 	cargo clean

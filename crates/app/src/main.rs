@@ -1,35 +1,58 @@
 //! The `edgehold` binary: an EdgeX application service configured by files and settings alone.
 //!
 //! ```text
-//! edgehold [flags]                run the service
-//! edgehold [flags] store count    print how many objects wait for another attempt, and nothing else
-//! edgehold [flags] demo           run the service against embedded everything (feature `demo`)
+//! edgehold [flags]                    run the service
+//! edgehold [flags] store ls|show|count    look at what waits for another attempt
+//! edgehold [flags] dead ls|show           look at the error collection
+//! edgehold settings                   print the table of all settings
+//! edgehold [flags] demo               run the service against embedded everything (feature `demo`)
 //! ```
 //!
-//! The flags are those of EdgeX's app-service-configurable; `edgehold --help` lists them.
+//! The flags are those of EdgeX's app-service-configurable; `edgehold --help` lists them, `edgehold store --help` the
+//! options of commands.
 
+mod command;
 #[cfg(feature = "demo")]
 mod demo;
 mod store_command;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
-use edgehold::{AppService, Invocation, StartError, exit};
+use edgehold::{AppService, Invocation, StartError, exit, settings_table_markdown};
+
+use self::command::{Command, WrongCall};
 
 /// The service key of app-service-configurable; `-p` fills the profile in, `-sk` replaces it.
 const SERVICE_KEY: &str = "app-<profile>";
+
+/// The exit code of a call that cannot be understood.
+const WRONG_CALL: u8 = 2;
 
 fn main() -> ExitCode {
     let invocation = match Invocation::from_process() {
         Ok(invocation) => invocation,
         Err(error) => return exit(Err(error.into())),
     };
-    let command: Vec<&str> = invocation.command.iter().map(String::as_str).collect();
-    match command.as_slice() {
-        [] => exit(AppService::new(SERVICE_KEY).block_on(&invocation)),
-        ["store", "count"] => store_command::count(&invocation),
+    match command::parse(&invocation.command) {
+        Ok(Command::Run) => exit(AppService::new(SERVICE_KEY).block_on(&invocation)),
+        Ok(Command::Store(command)) => store_command::run(&invocation, command),
+        Ok(Command::Settings) => print(&settings_table_markdown()),
+        Ok(Command::Help) => print(command::USAGE),
         #[cfg(feature = "demo")]
-        ["demo"] => demo::run(invocation),
-        words => exit(Err(StartError::UnknownCommand(words.join(" ")))),
+        Ok(Command::Demo) => demo::run(invocation),
+        Err(WrongCall::UnknownCommand(words)) => exit(Err(StartError::UnknownCommand(words))),
+        Err(WrongCall::Usage(problem)) => {
+            // Nowhere to say so when standard error is closed; the exit code says it as well.
+            let _ = write!(std::io::stderr(), "{problem}\n\n{}", command::USAGE);
+            ExitCode::from(WRONG_CALL)
+        }
+    }
+}
+
+/// Prints an answer; a reader that has left early is content with what it got.
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
     }
 }

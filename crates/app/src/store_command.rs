@@ -1,14 +1,35 @@
-//! `edgehold store …`: looking at a store from outside.
+//! `edgehold store …` and `edgehold dead …`: looking at a store from outside.
+//!
+//! The answer goes to standard output, everything else to standard error. However large the store is, one page of
+//! objects is in memory at a time.
 
-use std::process::ExitCode;
+mod page;
+mod record;
+mod table;
+mod text;
 
-use edgehold::{Invocation, LogControl, LogLevel, LogOutput, waiting_objects};
+use std::{
+    io::{self, BufWriter, Write},
+    process::ExitCode,
+    time::SystemTime,
+};
 
-use crate::SERVICE_KEY;
+use anyhow::Result;
+use edgehold::{
+    Invocation, ListRequest, LogControl, LogLevel, LogOutput, ObjectState, StoreView, StoredObject, Timestamp,
+};
 
-/// Prints how many objects wait, and nothing else on standard output.
-#[expect(clippy::print_stdout, reason = "the answer of a command")]
-pub(crate) fn count(invocation: &Invocation) -> ExitCode {
+use self::{record::Record, table::Table};
+use crate::{
+    SERVICE_KEY,
+    command::{Form, ListOptions, ShowOptions, StoreCommand},
+};
+
+/// Objects that are read at once.
+const PAGE: usize = 256;
+
+/// Runs a command and says how it ended.
+pub(crate) fn run(invocation: &Invocation, command: StoreCommand) -> ExitCode {
     LogControl::init("edgehold", LogLevel::Warn, LogOutput::Stderr);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -17,14 +38,140 @@ pub(crate) fn count(invocation: &Invocation) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(waiting_objects(invocation, SERVICE_KEY)) {
-        Ok(count) => {
-            println!("{count}");
-            ExitCode::SUCCESS
-        }
+    let what = match command {
+        StoreCommand::Count => "count",
+        StoreCommand::List(_) => "list",
+        StoreCommand::Show(_) => "show",
+    };
+    match runtime.block_on(execute(invocation, command)) {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("cannot count: {error}");
+            tracing::error!("cannot {what}: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
+
+/// Whether the reader of the output left early (`| head`), which is its right.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+async fn execute(invocation: &Invocation, command: StoreCommand) -> Result<ExitCode> {
+    let view = StoreView::open(invocation, SERVICE_KEY).await?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let code = match command {
+        StoreCommand::Count => {
+            writeln!(out, "{}", view.stats().await?.waiting())?;
+            ExitCode::SUCCESS
+        }
+        StoreCommand::List(options) => {
+            if !view.exists() {
+                tracing::warn!(
+                    "there is no store at {}: nothing has been stored yet",
+                    view.path().display()
+                );
+            }
+            list(&view, options, &mut out).await?;
+            ExitCode::SUCCESS
+        }
+        StoreCommand::Show(options) => show(&view, &options, &mut out).await?,
+    };
+    out.flush()?;
+    view.close().await;
+    Ok(code)
+}
+
+/// Writes objects page by page.
+async fn list(view: &StoreView, options: ListOptions, out: &mut impl Write) -> Result<()> {
+    let mut table = Table::new(options.collection);
+    let mut left = options.limit;
+    let mut after_seq = options.after_seq;
+    let mut written = 0_usize;
+    let next = loop {
+        let page = view
+            .list(ListRequest {
+                states: options.collection.states().to_vec(),
+                pipeline_id: options.pipeline.clone(),
+                reason: options.reason,
+                after_seq,
+                limit: left.map_or(PAGE, |left| left.min(PAGE)),
+            })
+            .await?;
+        if options.json {
+            for object in &page.objects {
+                write_json(object, out)?;
+            }
+        } else {
+            table.write(&page.objects, now(), out)?;
+        }
+        out.flush()?;
+        written += page.objects.len();
+        left = left.map(|left| left.saturating_sub(page.objects.len()));
+        match page.next_after_seq {
+            Some(next) if left != Some(0) => after_seq = next,
+            next => break next,
+        }
+    };
+    if options.json {
+        return Ok(());
+    }
+    match next {
+        Some(next) => writeln!(out, "\nThere may be more: --after {next}")?,
+        None if written == 0 => writeln!(out, "no objects")?,
+        None => {}
+    }
+    Ok(())
+}
+
+/// Writes one object; not finding it is an answer too.
+async fn show(view: &StoreView, options: &ShowOptions, out: &mut impl Write) -> Result<ExitCode> {
+    let Some(object) = view.find(options.name).await? else {
+        tracing::error!("there is no such object in {}", view.path().display());
+        return Ok(ExitCode::FAILURE);
+    };
+    if !options.collection.states().contains(&object.state) {
+        let elsewhere = match object.state {
+            ObjectState::Error => "it is in the error collection: use 'dead show'",
+            ObjectState::Success => "it has been delivered",
+            ObjectState::New | ObjectState::Failed => "it waits for another attempt: use 'store show'",
+        };
+        tracing::error!("there is no such object here; {elsewhere}");
+        return Ok(ExitCode::FAILURE);
+    }
+    match options.form {
+        Form::Page => page::write(&object, now(), out)?,
+        Form::Json => write_json(&object, out)?,
+        Form::Raw => out.write_all(&object.payload)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_json(object: &StoredObject, out: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &Record::of(object))?;
+    writeln!(out)
+}
+
+/// The wall clock, which ages are told by.
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp::from_unix_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The name of a state, as commands print it.
+fn state_name(state: ObjectState) -> &'static str {
+    match state {
+        ObjectState::New => "new",
+        ObjectState::Success => "success",
+        ObjectState::Failed => "failed",
+        ObjectState::Error => "error",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,382 @@
+//! `edgehold store …`, `dead …` and `settings` on a real file: beside the process that writes it, and after it.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use edgehold::{
+    CorrelationId, DataKind, ErrorReason, ObjectState, PipelineId, PipelineVersion, RetryQueue, ServiceKey,
+    StoredInput, StoredObject, StoredObjectId, Timestamp,
+};
+use edgehold_store_sqlite::{Options, SqliteQueue};
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+const SERVICE_KEY: &str = "app-commands";
+
+/// A service that is configured by files alone, with its store.
+struct Service {
+    folder: TempDir,
+}
+
+impl Service {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(
+            folder.path().join("configuration.yaml"),
+            "Writable:\n  LogLevel: INFO\n",
+        )
+        .unwrap();
+        Self { folder }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let folder = self.folder.path();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edgehold"));
+        command
+            .env_clear()
+            .env("EDGEX_SECURITY_SECRET_STORE", "false")
+            .arg("-cd")
+            .arg(folder)
+            .arg("--data-dir")
+            .arg(folder)
+            .args(["-sk", SERVICE_KEY])
+            .args(words);
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// What a command that succeeds prints; it has nothing else to say.
+    #[track_caller]
+    fn printed(&self, words: &[&str]) -> String {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self.run(words);
+        let told = String::from_utf8(stderr).unwrap();
+        assert!(status.success(), "{words:?} ended with {status}: {told}");
+        assert_eq!(told, "", "{words:?}");
+        String::from_utf8(stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn records(&self, words: &[&str]) -> Vec<Value> {
+        self.printed(words)
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// What a command says that fails with this code; it prints nothing.
+    #[track_caller]
+    fn refused(&self, code: i32, words: &[&str]) -> String {
+        let output = self.run(words);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {told}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{words:?}");
+        told
+    }
+
+    /// Puts objects into the store, which stays open for writing while `meanwhile` looks at it.
+    fn filled(&self, objects: &[StoredObject], meanwhile: impl FnOnce()) {
+        let path = self.folder.path().join(format!("{SERVICE_KEY}.db"));
+        runtime().block_on(fill(&path, objects, meanwhile));
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+async fn fill(path: &Path, objects: &[StoredObject], meanwhile: impl FnOnce()) {
+    let service_key = ServiceKey::try_new(SERVICE_KEY).unwrap();
+    let (queue, writer) = SqliteQueue::open(Options::new(path, service_key)).await.unwrap();
+    let work = async {
+        for answer in queue.append(objects).await {
+            answer.unwrap();
+        }
+        meanwhile();
+        queue.close().await;
+    };
+    tokio::join!(writer.run(), work);
+}
+
+fn id(number: u64) -> StoredObjectId {
+    StoredObjectId::from_uuid(Uuid::from_u64_pair(0x0190_0000_0000_7000, number))
+}
+
+fn waiting(number: u64) -> StoredObject {
+    StoredObject {
+        id: id(number),
+        seq: 0,
+        service_key: ServiceKey::try_new(SERVICE_KEY).unwrap(),
+        pipeline_id: PipelineId::default_pipeline(),
+        position: 1,
+        version: PipelineVersion::from_stored("0123456789abcdef"),
+        correlation_id: CorrelationId::new("correlation"),
+        context: [("devicename".to_owned(), "Boiler".to_owned())].into(),
+        input: StoredInput::Bytes {
+            kind: DataKind::Bytes,
+        },
+        payload: format!("{{\"number\":{number}}}").into(),
+        attempts: 1,
+        state: ObjectState::Failed,
+        created_at: Timestamp::from_unix_millis(1_700_000_000_000),
+        last_attempt_at: None,
+        not_before: None,
+        last_error: None,
+        reason: None,
+        destination: None,
+    }
+}
+
+fn dead(number: u64, reason: ErrorReason) -> StoredObject {
+    StoredObject {
+        state: ObjectState::Error,
+        reason: Some(reason),
+        last_error: Some("status 500".to_owned()),
+        ..waiting(number)
+    }
+}
+
+/// Which objects these are, by their place in the order of appending.
+fn seqs(records: &[Value]) -> Vec<i64> {
+    records
+        .iter()
+        .map(|record| record["seq"].as_i64().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_store_is_seen_alike_beside_its_writer_and_after_it() {
+    // Given two objects that wait and two that were given up, one of them in another pipeline.
+    let service = Service::new();
+    let elsewhere = StoredObject {
+        pipeline_id: PipelineId::try_new("float").unwrap(),
+        ..dead(4, ErrorReason::PipelineChanged)
+    };
+    let objects = [
+        waiting(1),
+        dead(2, ErrorReason::RetriesExceeded),
+        waiting(3),
+        elsewhere,
+    ];
+    let look = || {
+        // When their store is looked at, then each part holds its own objects, oldest first.
+        assert_eq!(service.printed(&["store", "count"]), "2\n");
+        assert_eq!(seqs(&service.records(&["store", "ls", "--json"])), [1, 3]);
+        let records = service.records(&["dead", "ls", "--json"]);
+        assert_eq!(seqs(&records), [2, 4]);
+        assert_eq!(records[0]["id"], id(2).to_string());
+        assert_eq!(records[0]["reason"], "retries_exceeded");
+        assert_eq!(records[0]["payloadText"], "{\"number\":2}");
+
+        // And the filters take what they name.
+        for filter in [["--reason", "pipeline_changed"], ["--pipeline", "float"]] {
+            let words = [&["dead", "ls", "--json"][..], &filter].concat();
+            assert_eq!(seqs(&service.records(&words)), [4], "{filter:?}");
+        }
+        let table = service.printed(&["dead", "ls"]);
+        let lines: Vec<_> = table.lines().collect();
+        assert_eq!(lines.len(), 3, "{table}");
+        assert!(lines[0].starts_with("SEQ  ID "), "{table}");
+        assert!(
+            lines[1].contains("retries_exceeded") && lines[1].contains("status 500"),
+            "{table}"
+        );
+        assert!(
+            lines[2].contains("float") && lines[2].ends_with("{\"number\":4}"),
+            "{table}"
+        );
+    };
+    service.filled(&objects, look);
+    look();
+}
+
+#[test]
+fn an_object_is_shown_by_id_and_by_number_in_the_part_it_is_in() {
+    // Given one of each, the one given up with a payload that is no text.
+    let service = Service::new();
+    let binary = StoredObject {
+        payload: vec![0xa1, 0x00, 0xff].into(),
+        ..dead(2, ErrorReason::Undecodable)
+    };
+    service.filled(&[waiting(1), binary], || {});
+    let (waiting, dead) = (id(1).to_string(), id(2).to_string());
+
+    // When they are asked for, then by id and by number the same is shown,
+    let shown = service.printed(&["store", "show", &waiting]);
+    assert_eq!(shown, service.printed(&["store", "show", "1"]));
+    assert!(shown.contains("\ncontext\n  devicename Boiler\n"), "{shown}");
+    assert!(shown.ends_with("\npayload\n{\n  \"number\": 1\n}\n"), "{shown}");
+    // in each form,
+    assert_eq!(
+        service.records(&["store", "show", "1", "--json"]),
+        service.records(&["store", "ls", "--json"])
+    );
+    assert!(
+        service
+            .printed(&["dead", "show", &dead])
+            .contains("00000000  a1 00 ff ")
+    );
+    assert_eq!(
+        service.run(&["dead", "show", "--raw", &dead]).stdout,
+        [0xa1, 0x00, 0xff]
+    );
+    // and what is elsewhere or nowhere is a failure that says so.
+    assert!(
+        service
+            .refused(1, &["dead", "show", &waiting])
+            .contains("use 'store show'")
+    );
+    assert!(
+        service
+            .refused(1, &["store", "show", "2"])
+            .contains("use 'dead show'")
+    );
+    for unknown in [id(3).to_string().as_str(), "3", "0"] {
+        assert!(
+            service
+                .refused(1, &["dead", "show", unknown])
+                .contains("there is no such object")
+        );
+    }
+}
+
+#[test]
+fn a_large_store_is_read_page_by_page_to_its_end() {
+    // Given more objects than are read at once.
+    let service = Service::new();
+    let objects: Vec<_> = (1..=600).map(waiting).collect();
+    service.filled(&objects, || {});
+
+    // When all are asked for, then all come, in order;
+    let all = service.records(&["store", "ls", "--limit", "0", "--json"]);
+    assert_eq!(seqs(&all), Vec::from_iter(1..=600));
+    // when some are, then those, and from where it is said;
+    assert_eq!(
+        seqs(&service.records(&["store", "ls", "--json"])),
+        Vec::from_iter(1..=50)
+    );
+    let some = service.records(&["store", "ls", "--limit=300", "--after=100", "--json"]);
+    assert_eq!(seqs(&some), Vec::from_iter(101..=400));
+    // and a table says where it goes on.
+    let table = service.printed(&["store", "ls", "--limit", "2"]);
+    assert!(table.ends_with("\nThere may be more: --after 2\n"), "{table}");
+    let table = service.printed(&["store", "ls", "--after", "599"]);
+    assert_eq!(table.lines().count(), 2, "{table}");
+    // The last one is found as well.
+    service.printed(&["store", "show", &id(600).to_string()]);
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    // Given far more than a pipe holds.
+    let service = Service::new();
+    let objects: Vec<_> = (1..=2_000).map(waiting).collect();
+    service.filled(&objects, || {});
+
+    // When the reader takes one line and goes.
+    let mut process = service
+        .command(&["store", "ls", "--json", "--limit", "0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut reader = BufReader::new(process.stdout.take().unwrap());
+    reader.read_line(&mut line).unwrap();
+    drop(reader);
+
+    // Then the command ends well and without a word.
+    let mut told = String::new();
+    process.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert_eq!(told, "");
+    assert!(process.wait().unwrap().success());
+    assert!(line.contains("\"seq\":1,"), "{line}");
+}
+
+#[test]
+fn where_nothing_has_been_stored_there_is_nothing_to_see() {
+    let service = Service::new();
+    assert_eq!(service.printed(&["store", "count"]), "0\n");
+    for words in [&["store", "ls"][..], &["dead", "ls"]] {
+        let output = service.run(words);
+        assert!(output.status.success());
+        assert_eq!(output.stdout, b"no objects\n");
+        assert!(
+            String::from_utf8(output.stderr)
+                .unwrap()
+                .contains("nothing has been stored yet")
+        );
+    }
+    service.refused(1, &["dead", "show", "1"]);
+    assert_eq!(
+        std::fs::read_dir(service.folder.path()).unwrap().count(),
+        1,
+        "looking leaves no trace"
+    );
+}
+
+#[test]
+fn a_file_that_is_no_store_cannot_be_read() {
+    let service = Service::new();
+    let path = service.folder.path().join(format!("{SERVICE_KEY}.db"));
+    std::fs::write(path, [b'x'; 4096]).unwrap();
+    assert!(
+        service
+            .refused(1, &["dead", "ls"])
+            .contains("is not an SQLite database")
+    );
+}
+
+#[test]
+fn a_wrong_call_ends_with_2_and_says_how_to_call() {
+    let service = Service::new();
+    for (words, problem) in [
+        (&["dead", "ls", "--colour"][..], "unknown option '--colour'"),
+        (&["dead", "show"], "show needs the id of an object"),
+        (
+            &["store", "ls", "--limit", "x"],
+            "--limit needs a number, not 'x'",
+        ),
+    ] {
+        let told = service.refused(2, words);
+        assert!(
+            told.starts_with(problem) && told.contains("Usage: edgehold"),
+            "{words:?}: {told}"
+        );
+    }
+    service.refused(2, &["fly"]);
+}
+
+#[test]
+fn help_for_commands_is_printed() {
+    let service = Service::new();
+    for words in [&["store", "--help"][..], &["dead", "ls", "-h"]] {
+        assert!(
+            service
+                .printed(words)
+                .starts_with("Usage: edgehold [flags] store ls")
+        );
+    }
+}
+
+#[test]
+fn settings_prints_the_table_of_all_settings() {
+    let service = Service::new();
+    assert_eq!(
+        service.printed(&["settings"]),
+        edgehold::settings_table_markdown()
+    );
+}
