@@ -93,6 +93,56 @@ async fn a_changed_common_setting_acts_and_a_private_one_still_wins() -> Result<
 }
 
 #[tokio::test]
+async fn an_interval_below_a_second_is_one_and_a_maximum_below_zero_too() -> Result<()> {
+    // Given settings beyond what makes sense.
+    let settings = [
+        ("StoreAndForward/RetryInterval", "1ms"),
+        ("StoreAndForward/MaxRetryCount", "-5"),
+    ];
+    let stack = Stack::start_storing(&settings).await?;
+    stack.sink.behave(refusing());
+
+    // When exports fail, then each is retried once, a second later.
+    stack.publish(1..=2).await?;
+    stack
+        .service
+        .wait_stats("both to be set aside", |stats| stats.store("error") == 2)
+        .await;
+    assert_eq!(sent(&stack.sink), each(1..=2, 2));
+    assert_a_second_apart(&stack.sink.requests());
+    Ok(())
+}
+
+#[tokio::test]
+async fn switched_off_it_keeps_what_waits_and_switched_on_it_goes_on() -> Result<()> {
+    // Given a backlog, and then Store and Forward switched off.
+    let stack = Stack::start_storing(&[NEVER, ENDLESS]).await?;
+    stack.sink.behave(refusing());
+    stack.publish(1..=3).await?;
+    stack
+        .service
+        .wait_stats("three objects to wait", |stats| stats.store("failed") == 3)
+        .await;
+    stack.set(&[("StoreAndForward/Enabled", "false")]).await?;
+    stack
+        .service
+        .wait_config("/Writable/StoreAndForward/Enabled", false)
+        .await;
+
+    // When a fresh event is accepted, then it releases nothing.
+    stack.sink.behave(Behaviour::status(200));
+    stack.publish(4..=4).await?;
+    wait_accepted(&stack.sink, 4..=4).await;
+    assert_eq!(stack.service.store_count()?, 3);
+
+    // And switched on again and due, the backlog leaves.
+    stack.set(&[("StoreAndForward/Enabled", "true"), OFTEN]).await?;
+    wait_accepted(&stack.sink, 1..=4).await;
+    assert_eq!(accepted(&stack.sink), each(1..=4, 1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn everything_arrives_exactly_once_when_the_destination_is_back() -> Result<()> {
     // Given a destination that cannot be reached and events that came meanwhile.
     let mut stack = Stack::start_storing(&[OFTEN, ENDLESS]).await?;
