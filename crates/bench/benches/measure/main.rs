@@ -87,7 +87,9 @@ async fn measure() -> Result<Report> {
             load_average()?,
         ),
         format!(
-            "messages of {bytes} bytes; Store and Forward on, PersistOnError true, SQLite; the sink never fails"
+            "messages of {bytes} bytes; Store and Forward on, PersistOnError true, SQLite; the sink never fails; \
+             HTTP alone over {} connections",
+            throughput::CONNECTIONS
         ),
         "repeats on a busy machine differ by a factor of two".to_owned(),
     ];

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::service::{Service, Stack};
 
 /// As many as the service uses by default (`Writable.Pipeline.Concurrency`).
-const CONNECTIONS: usize = 64;
+pub(crate) const CONNECTIONS: usize = 64;
 /// Longer than this no load is published.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(40);
 /// So long without a single arrival is the end: what is missing is lost.
@@ -70,10 +70,10 @@ pub(crate) fn name(qos: Qos) -> &'static str {
 }
 
 fn broker_name(qos: Qos) -> String {
-    format!("mosquitto alone, {}", name(qos))
+    format!("broker alone, {}", name(qos))
 }
 
-const HTTP_NAME: &str = "HTTP alone, 64 connections";
+const HTTP_NAME: &str = "HTTP alone";
 
 /// From a publisher through mosquitto to a subscriber that only counts.
 pub(crate) async fn broker_alone(stack: &Stack, messages: &[Vec<u8>], qos: Qos) -> Result<Rate> {
