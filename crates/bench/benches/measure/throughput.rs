@@ -100,12 +100,18 @@ pub(crate) async fn broker_alone(stack: &Stack, messages: &[Vec<u8>], qos: Qos) 
 
 /// The same sink as behind the service, asked by a client that does nothing else.
 pub(crate) async fn http_alone(body: &[u8], count: usize) -> Result<Rate> {
-    let sink = Sink::start(|_| 200).await?;
+    let arrivals = Arc::new(Arrivals::default());
+    let counted = arrivals.clone();
+    let sink = Sink::start(move |_| {
+        counted.count.fetch_add(1, Ordering::AcqRel);
+        200
+    })
+    .await?;
     let elapsed = http_load::post_all(sink.port(), "/events", body, count, CONNECTIONS).await?;
     Ok(Rate {
         name: HTTP_NAME.to_owned(),
         sent: count,
-        arrived: count,
+        arrived: arrivals.count.load(Ordering::Acquire),
         elapsed,
         cpu: None,
         compared_with: Vec::new(),
