@@ -36,7 +36,8 @@ deny: ## Check licences, sources and bans of all dependencies (.deny.toml)
 	cargo deny --locked check bans licenses sources
 
 bench: prerequisites ## Measure throughput, latency and memory
-	cargo run --release --locked -p edgehold-bench
+	cargo build --release --locked -p edgehold-app
+	cargo bench --locked -p edgehold-bench
 
 settings-table: prerequisites ## Print the table of all settings, for the README
 	@cargo run --quiet --locked -p edgehold-app -- settings
