@@ -1,15 +1,17 @@
 //! From deliveries to pipeline runs, and the one place that acknowledges.
 //!
 //! Each delivery is one task, at most `Writable.Pipeline.Concurrency` at a time; all its pipelines run side by side with
-//! a context of their own. It is acknowledged when every run was exported, filtered, dropped by name or stored.
+//! a context of their own. It is acknowledged when every run was exported, filtered, dropped by name or stored. A run
+//! that ended well and has a response is answered before; a response that does not get through holds nothing up for
+//! longer than its publisher tries, and is not tried again.
 
 use std::sync::Arc;
 
 use edgehold_config::Writable;
 use edgehold_contracts::Generation;
 use edgehold_core::{
-    Context, CorrelationId, Data, Deliveries, Delivery, Pipeline, PipelineSet, Received, SecretProvider,
-    ServiceKey, ShutdownSignal,
+    Context, CorrelationId, Data, Deliveries, Delivery, Pipeline, PipelineSet, Received, ResponsePublisher,
+    SecretProvider, ServiceKey, ShutdownSignal,
 };
 use futures_util::future::join_all;
 use tokio::{
@@ -62,6 +64,8 @@ pub struct Dispatch {
     pub books: Arc<Books>,
     /// Told of each destination that accepted something.
     pub wake: Arc<Wake>,
+    /// Sends responses back; none where there is nowhere to send them.
+    pub response: Option<Arc<dyn ResponsePublisher>>,
 }
 
 impl Dispatch {
@@ -175,14 +179,36 @@ async fn run_pipeline(
     };
     match outcome {
         Some(Outcome::Completed) => {
+            respond(dispatch, &run.ctx, hurry).await;
             dispatch.books.completed();
             Kept::Dropped
         }
         Some(Outcome::Filtered) => {
+            respond(dispatch, &run.ctx, hurry).await;
             dispatch.books.filtered();
             Kept::Dropped
         }
         Some(Outcome::Failed(failed)) => dispatch.keeper.keep_failed(&run, failed).await,
         None => dispatch.keeper.keep_interrupted(&run).await,
+    }
+}
+
+/// Sends back what the pipeline has set as response. The pipeline has succeeded, whatever becomes of it.
+async fn respond(dispatch: &Dispatch, ctx: &Context, mut hurry: ShutdownSignal) {
+    let Some(response) = &dispatch.response else {
+        return;
+    };
+    if ctx.response_data().is_none() {
+        return;
+    }
+    let (pipeline_id, correlation_id) = (ctx.pipeline_id(), ctx.correlation_id());
+    tokio::select! {
+        biased;
+        result = response.respond(ctx) => if let Err(error) = result {
+            tracing::error!(%pipeline_id, %correlation_id, "the response is lost: {}", error.chain());
+        },
+        () = hurry.recv() => {
+            tracing::error!(%pipeline_id, %correlation_id, "the response is lost: the service is ending");
+        }
     }
 }

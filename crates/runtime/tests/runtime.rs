@@ -21,6 +21,7 @@ use edgehold_runtime::{
     Books, BooksSnapshot, Dispatch, Keeper, RetryLoop, ServiceIdentity, StoreState, Tasks, Wake,
 };
 use edgehold_store::{ListRequest, RetryQueue, memory::MemoryQueue};
+use edgehold_test_support::wait;
 use tokio::sync::{mpsc, watch};
 
 const EVENT: &str = r#"{"apiVersion":"v3","id":"0f0e0d0c-0000-4000-8000-000000000001","deviceName":"pump-1","profileName":"Pump","sourceName":"Level","origin":1700000000000000001,"readings":[{"id":"0f0e0d0c-0000-4000-8000-000000000002","origin":1700000000000000001,"deviceName":"pump-1","resourceName":"Level","profileName":"Pump","valueType":"Int64","value":"7"}]}"#;
@@ -201,6 +202,7 @@ impl Harness {
             keeper: Arc::new(keeper),
             books: books.clone(),
             wake,
+            response: None,
         };
         let (shutdown, signal) = Shutdown::new();
         let (hurry, hurry_signal) = Shutdown::new();
@@ -254,15 +256,7 @@ impl Harness {
     }
 
     async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        while !condition(self) {
-            assert!(
-                tokio::time::Instant::now() < deadline,
-                "waited too long until {what}: {:?}",
-                self.books()
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        wait::until(what, wait::LONG, async || condition(self)).await;
     }
 
     fn books(&self) -> BooksSnapshot {
