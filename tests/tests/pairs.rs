@@ -1,5 +1,6 @@
-//! What app-service-configurable sent for known inputs, and what we send: method, target, headers and body, byte for
-//! byte, of every recorded case that uses only functions this build has.
+//! What app-service-configurable sent for known inputs, and what we send: method, target, headers and body of requests,
+//! topic, flags and envelope of responses on the bus, byte for byte, of every recorded case that uses only functions
+//! this build has.
 //!
 //! Not compared: the bytes of compression (what they decompress to is), the order of tags in XML, and integers that the
 //! original rounded, where the input's own value has to come out.
@@ -11,7 +12,10 @@ use anyhow::{Context, Result, ensure};
 use base64_simd::STANDARD;
 use bytes::Bytes;
 use edgehold_test_support::fixtures::{self, Generation, Output, Pair, Step};
-use edgehold_test_support::{Answer, Behaviour, HttpSink, Mosquitto, MqttPublisher, Qos, http};
+use edgehold_test_support::wait::LONG;
+use edgehold_test_support::{
+    Answer, Behaviour, HttpSink, Message, Mosquitto, MqttPublisher, MqttSubscriber, Qos, http,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,8 +30,15 @@ const KNOWN: &[&str] = &[
     "Transform",
     "AddTags",
     "Compress",
+    "SetResponseData",
     "HTTPExport",
 ];
+
+/// The cases that only show what a response on the bus looks like.
+const RESPONSES: &[&str] = &["response-publish", "response-publish-xml"];
+
+/// Where every recorded `PublishTopic` lies.
+const RESPONSE_TOPICS: &str = "edgex/cap-out/#";
 
 /// Header fields that belong to the client or the connection, or are ours beyond the original's.
 const NOT_COMPARED: &[&str] = &[
@@ -40,32 +51,43 @@ const NOT_COMPARED: &[&str] = &[
 ];
 
 #[tokio::test]
-async fn recorded_cases_of_edgex_3_give_the_same_requests() -> Result<()> {
-    same_requests(Generation::V3).await
+async fn recorded_cases_of_edgex_3_give_the_same_outputs() -> Result<()> {
+    same_outputs(Generation::V3).await
 }
 
 #[tokio::test]
-async fn recorded_cases_of_edgex_4_give_the_same_requests() -> Result<()> {
-    same_requests(Generation::V4).await
+async fn recorded_cases_of_edgex_4_give_the_same_outputs() -> Result<()> {
+    same_outputs(Generation::V4).await
 }
 
-async fn same_requests(generation: Generation) -> Result<()> {
+async fn same_outputs(generation: Generation) -> Result<()> {
     let mut broker = broker().await?;
-    let mut compared = 0;
+    let mut compared = Vec::new();
     let mut problems = Vec::new();
     for pair in fixtures::pairs(generation)? {
         let configuration =
             std::fs::read_to_string(&pair.configuration).context("reading a configuration")?;
         if uses_only_known_functions(&configuration) {
-            compared += 1;
             problems.extend(run_case(generation, &pair, &configuration, &mut broker).await?);
+            compared.push(pair.name);
         }
     }
     // So that a change of the recordings' shape cannot make this test empty.
-    ensure!(compared >= 20, "only {compared} cases were compared");
+    ensure!(
+        compared.len() >= 20,
+        "only {} cases were compared",
+        compared.len()
+    );
+    for case in RESPONSES {
+        ensure!(
+            compared.iter().any(|name| name == case),
+            "{case} was not compared"
+        );
+    }
     assert!(
         problems.is_empty(),
-        "{compared} cases compared:\n{}",
+        "{} cases compared:\n{}",
+        compared.len(),
         problems.join("\n")
     );
     Ok(())
@@ -110,8 +132,11 @@ async fn run_case(
         .await
         .with_context(|| pair.name.clone())?;
 
+    let responses = MqttSubscriber::connect(broker.port(), RESPONSE_TOPICS, Qos::AtLeastOnce).await?;
+
     // When its inputs come one after the other, then each gives what was recorded.
     let mut problems = Vec::new();
+    let mut responses_taken = 0;
     let mut publisher = MqttPublisher::connect(broker.port()).await?;
     let mut begun = 0;
     for (step, received) in pair.steps.iter().zip(1..) {
@@ -125,12 +150,34 @@ async fn run_case(
             .await;
         begun = stats.begun();
         let requests = sink.take();
-        let problem = compare_step(step, requests).err();
-        problems.extend(
-            problem.map(|problem| format!("{generation} {} step {}: {problem:#}", pair.name, step.number)),
-        );
+        let is_response = |output: &&Output| matches!(output, Output::Mqtt { .. });
+        let wanted = responses_taken + step.outputs.iter().filter(is_response).count();
+        let messages = responses.wait_for(wanted, LONG).await.split_off(responses_taken);
+        responses_taken += messages.len();
+        for problem in [
+            compare_requests(step, requests).err(),
+            compare_responses(step, &messages).err(),
+        ] {
+            problems.extend(
+                problem
+                    .map(|problem| format!("{generation} {} step {}: {problem:#}", pair.name, step.number)),
+            );
+        }
     }
     service.stop().await.with_context(|| pair.name.clone())?;
+    // Behind it nothing of the service can be on its way any more.
+    publisher
+        .publish(
+            RESPONSE_TOPICS.trim_end_matches("/#"),
+            "the end",
+            Qos::AtLeastOnce,
+        )
+        .await?;
+    let messages = responses.wait_for(responses_taken + 1, LONG).await;
+    let more = messages.len() - responses_taken - 1;
+    if more > 0 {
+        problems.push(format!("{generation} {}: {more} responses more", pair.name));
+    }
     Ok(problems)
 }
 
@@ -167,20 +214,19 @@ struct Request {
     body: Bytes,
 }
 
-fn compare_step(step: &Step, received: Vec<edgehold_test_support::Received>) -> Result<()> {
+fn compare_requests(step: &Step, received: Vec<edgehold_test_support::Received>) -> Result<()> {
     let mut wanted = Vec::new();
     for output in &step.outputs {
-        let Output::Http {
+        if let Output::Http {
             method,
             target,
             headers,
             body,
             ..
         } = output
-        else {
-            anyhow::bail!("the recording has an output that is not HTTP");
-        };
-        wanted.push(request(method, target, headers, body));
+        {
+            wanted.push(request(method, target, headers, body));
+        }
     }
     let seen = received
         .iter()
@@ -213,6 +259,61 @@ fn compare_step(step: &Step, received: Vec<edgehold_test_support::Received>) -> 
         same_body(&seen.body, &wanted.body, &input)?;
     }
     Ok(())
+}
+
+/// Responses in the order they came: every recorded case with responses has one pipeline.
+fn compare_responses(step: &Step, seen: &[Message]) -> Result<()> {
+    let mut wanted = Vec::new();
+    for output in &step.outputs {
+        if let Output::Mqtt {
+            topic,
+            qos,
+            retained,
+            payload,
+        } = output
+        {
+            wanted.push((topic, *qos, *retained, payload));
+        }
+    }
+    ensure!(
+        seen.len() == wanted.len(),
+        "{} responses instead of {}",
+        seen.len(),
+        wanted.len()
+    );
+    let input = readable_input(&step.input);
+    for (message, (topic, qos, retained, payload)) in seen.iter().zip(wanted) {
+        let seen_qos = match message.qos {
+            Qos::AtMostOnce => 0,
+            Qos::AtLeastOnce => 1,
+            Qos::ExactlyOnce => 2,
+        };
+        ensure!(
+            (&message.topic, seen_qos, message.retained) == (topic, qos, retained),
+            "published to {} at {seen_qos}, retained {}\ninstead of {topic} at {qos}, retained {retained}",
+            message.topic,
+            message.retained,
+        );
+        let (seen_rest, seen_payload) = taken_apart(&message.payload)?;
+        let (wanted_rest, wanted_payload) = taken_apart(payload)?;
+        ensure!(
+            seen_rest == wanted_rest,
+            "the envelope is {seen_rest}\ninstead of {wanted_rest}"
+        );
+        same_body(&seen_payload, &wanted_payload, &input)?;
+    }
+    Ok(())
+}
+
+/// The text of an envelope without its payload, and the bytes that its payload is the base64 of.
+fn taken_apart(envelope: &[u8]) -> Result<(String, Vec<u8>)> {
+    let fields: Value = serde_json::from_slice(envelope).context("reading an envelope")?;
+    let base64 = fields["payload"].as_str().context("the payload is no text")?;
+    let payload = STANDARD
+        .decode_to_vec(base64)
+        .context("the payload is not base64")?;
+    let rest = std::str::from_utf8(envelope)?.replacen(base64, "", 1);
+    Ok((rest, payload))
 }
 
 fn request(method: &str, target: &str, headers: &http::Headers, body: &Bytes) -> Request {

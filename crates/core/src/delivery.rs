@@ -1,11 +1,12 @@
-//! From a trigger to the runtime: one received message, what it weighs, and how to say that it is done.
+//! From a trigger to the runtime and back: one received message, what it weighs, how to say that it is done, and how
+//! to answer it.
 
-use std::{fmt, sync::Arc};
+use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::{BoxFuture, CorrelationId, ShutdownSignal};
+use crate::{BoxFuture, Context, CorrelationId, ShutdownSignal, UnresolvedPlaceholder};
 
 /// What became of a delivery, as its trigger hears it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +199,48 @@ pub trait Trigger: Send {
         deliveries: DeliverySender,
         shutdown: ShutdownSignal,
     ) -> BoxFuture<'static, Result<(), TriggerError>>;
+}
+
+/// Why a response did not go out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResponseError {
+    /// Its topic has a placeholder without a value.
+    #[error("the topic of the response cannot be made")]
+    Topic(#[from] UnresolvedPlaceholder),
+    /// It has no form in which it could be sent.
+    #[error("the response cannot be encoded")]
+    Encode(#[source] Box<dyn Error + Send + Sync>),
+    /// It could not be sent, or nobody confirmed it in time.
+    #[error("the response cannot be published")]
+    Publish(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl ResponseError {
+    /// This error and everything below it on one line, for a log line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = self.source();
+        while let Some(error) = next {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            next = error.source();
+        }
+        text
+    }
+}
+
+/// Sends back what a pipeline has set as its response ([`Context::set_response_data`]).
+///
+/// Contract: called once for each first run that ended well and has a response, before the delivery is acknowledged.
+/// It answers within a bounded time of its own choosing, sends a response at most once, and may be dropped at any
+/// moment. (EdgeX: `Trigger`, `PublishTopic`.)
+pub trait ResponsePublisher: Send + Sync {
+    /// Sends the response of this context.
+    ///
+    /// # Errors
+    /// [`ResponseError`]; nothing was sent then, or nobody confirmed it.
+    fn respond<'a>(&'a self, ctx: &'a Context) -> BoxFuture<'a, Result<(), ResponseError>>;
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! Owns the identifiers, topic matching, the [`Context`] and [`Data`] that travel through a pipeline, the
 //! [`AppFunction`] seam, the [`Pipeline`] and its [`PipelineVersion`], the [`StoredObject`] and the decisions of a
-//! retry. Owns the traits that the rim implements: [`Trigger`] and [`SecretProvider`].
+//! retry. Owns the traits that the rim implements: [`Trigger`], [`ResponsePublisher`] and
+//! [`SecretProvider`].
 //!
 //! Invariants: nothing in here spawns, sleeps, reads a clock, draws a random number or opens anything. Time is a
 //! [`Timestamp`] argument; identifiers that need randomness are made by the caller. Of tokio only `sync` is used.
@@ -27,7 +28,7 @@ pub use context::{Context, RetryData, UnresolvedPlaceholder};
 pub use data::{Data, DataKind, RestoreError};
 pub use delivery::{
     Ack, ByteBudget, BytePermit, Deliveries, Delivery, DeliverySender, Disposition, PayloadForm, Received,
-    Trigger, TriggerError,
+    ResponseError, ResponsePublisher, Trigger, TriggerError,
 };
 pub use error::{ErrorClass, FunctionError};
 pub use function::{AppFunction, Flow, Transform};

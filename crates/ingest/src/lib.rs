@@ -1,14 +1,18 @@
-//! Triggers: where deliveries come from.
+//! Triggers: where deliveries come from, and where responses go.
 //!
 //! Owns the way from a received message to a [`Delivery`](edgehold_core::Delivery): which topics are subscribed, how
-//! an envelope is opened, what becomes of a message that is none. Does not decode what is inside an envelope and knows
+//! an envelope is opened, what becomes of a message that is none; and the way of a response back to the bus. Does not decode what is inside an envelope and knows
 //! no pipeline; connections belong to `edgehold-mqtt`.
 //!
 //! Invariant: deliveries reach the runtime in the order of receipt, and waiting for the runtime never stops a
 //! connection from being kept alive.
 
+mod envelope_form;
 mod message_bus;
+mod response;
 mod topics;
 
+pub use envelope_form::EnvelopeForm;
 pub use message_bus::{MessageBusSettings, MessageBusTrigger};
-pub use topics::subscribe_filters;
+pub use response::{MessageBusResponse, ResponseSettings};
+pub use topics::{response_topic, subscribe_filters};

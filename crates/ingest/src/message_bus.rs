@@ -3,7 +3,7 @@
 //! Owns the opening of envelopes. Two futures run side by side: the connection, which never waits for anybody, and the
 //! forwarding, which alone waits while the runtime is busy. What lies between them is bounded by the byte budget.
 
-use edgehold_contracts::{EnvelopeError, MessageEnvelope, Payload};
+use edgehold_contracts::{EnvelopeError, Payload};
 use edgehold_core::{
     BoxFuture, ByteBudget, CorrelationId, Delivery, DeliverySender, PayloadForm, Received, ShutdownSignal,
     TopicFilter, Trigger, TriggerError,
@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
 use bytes::Bytes;
+
+use crate::EnvelopeForm;
 
 /// What the trigger needs to know.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct MessageBusSettings {
     pub qos: Qos,
     /// The bytes of all deliveries in hand (`MaxInFlightBytes`). Past it nothing more is read.
     pub budget: ByteBudget,
+    /// How envelopes are encoded on this bus.
+    pub envelope_form: EnvelopeForm,
 }
 
 /// Receives envelopes from an EdgeX message bus.
@@ -38,6 +42,7 @@ pub struct MessageBusSettings {
 pub struct MessageBusTrigger {
     subscription: Subscription,
     incoming: mpsc::Receiver<Incoming>,
+    envelope_form: EnvelopeForm,
 }
 
 impl MessageBusTrigger {
@@ -51,12 +56,14 @@ impl MessageBusTrigger {
             filters,
             qos,
             budget,
+            envelope_form,
         } = settings;
         let (subscription, incoming) = Subscription::try_new(&connection, filters, qos, budget)
             .map_err(|error| TriggerError::Configuration(with_sources(&error)))?;
         Ok(Self {
             subscription,
             incoming,
+            envelope_form,
         })
     }
 
@@ -75,9 +82,11 @@ impl Trigger for MessageBusTrigger {
         let Self {
             subscription,
             incoming,
+            envelope_form,
         } = *self;
         Box::pin(async move {
-            tokio::join!(subscription.run(shutdown), forward(incoming, deliveries));
+            let forwarding = forward(incoming, deliveries, envelope_form);
+            tokio::join!(subscription.run(shutdown), forwarding);
             Ok(())
         })
     }
@@ -85,9 +94,9 @@ impl Trigger for MessageBusTrigger {
 
 /// Ends when the connection has ended and everything it received is forwarded, or when nobody takes deliveries; what
 /// is left then is abandoned, and the connection sees that and ends too.
-async fn forward(mut incoming: mpsc::Receiver<Incoming>, deliveries: DeliverySender) {
+async fn forward(mut incoming: mpsc::Receiver<Incoming>, deliveries: DeliverySender, form: EnvelopeForm) {
     while let Some(message) = incoming.recv().await {
-        if deliveries.send(open(message)).await.is_err() {
+        if deliveries.send(open(message, form)).await.is_err() {
             debug!("nobody takes deliveries any more");
             return;
         }
@@ -95,7 +104,7 @@ async fn forward(mut incoming: mpsc::Receiver<Incoming>, deliveries: DeliverySen
 }
 
 /// Opens the envelope of one message.
-fn open(message: Incoming) -> Delivery {
+fn open(message: Incoming, form: EnvelopeForm) -> Delivery {
     let Incoming {
         topic,
         body,
@@ -109,7 +118,7 @@ fn open(message: Incoming) -> Delivery {
                 "the message has {bytes} bytes, more than MaxMessageBytes allows ({limit}); its content was dropped"
             ),
         },
-        Body::Whole(raw) => match open_envelope(&raw) {
+        Body::Whole(raw) => match open_envelope(&raw, form) {
             Ok(received) => received,
             Err(error) => Received::Undecodable {
                 raw,
@@ -125,11 +134,12 @@ fn open(message: Incoming) -> Delivery {
     }
 }
 
-fn open_envelope(raw: &[u8]) -> Result<Received, EnvelopeError> {
-    let envelope = MessageEnvelope::from_json(raw)?;
+fn open_envelope(raw: &[u8], envelope_form: EnvelopeForm) -> Result<Received, EnvelopeError> {
+    let envelope = envelope_form.open(raw)?;
     let (payload, form) = match envelope.payload {
         Payload::Text(text) => (Bytes::from(text), PayloadForm::Text),
         payload @ Payload::Json(_) => (payload.into_bytes()?, PayloadForm::Json),
+        payload if envelope_form == EnvelopeForm::Cbor => (payload.into_bytes()?, PayloadForm::Bytes),
         payload => (payload.into_bytes()?, PayloadForm::Base64),
     };
     Ok(Received::Message {

@@ -1,4 +1,4 @@
-//! From `Trigger.SubscribeTopics` to topic filters.
+//! From `Trigger.SubscribeTopics` to topic filters, and from `Trigger.PublishTopic` to the topic of responses.
 
 use edgehold_core::{TopicFilter, TriggerError};
 
@@ -22,10 +22,7 @@ pub fn subscribe_filters(
     base_prefix: &str,
     subscribe_topics: &str,
 ) -> Result<Vec<TopicFilter>, TriggerError> {
-    let base_prefix = match base_prefix.trim() {
-        "" => DEFAULT_BASE_PREFIX,
-        prefix => prefix,
-    };
+    let base_prefix = prefix_or_default(base_prefix);
     let mut filters = Vec::new();
     for topic in subscribe_topics
         .split(',')
@@ -46,9 +43,36 @@ pub fn subscribe_filters(
     Ok(filters)
 }
 
+/// Where the EdgeX message bus trigger publishes responses: `publish_topic` with `base_prefix` and a slash in front (an
+/// empty prefix is `edgex`), placeholders still in it. None when `publish_topic` is blank: then nothing is published,
+/// where EdgeX tries to publish to the topic `""`. (EdgeX: `Trigger`, `PublishTopic`.)
+pub fn response_topic(base_prefix: &str, publish_topic: &str) -> Option<String> {
+    let base_prefix = prefix_or_default(base_prefix);
+    Some(publish_topic.trim())
+        .filter(|topic| !topic.is_empty())
+        .map(|topic| format!("{base_prefix}/{topic}"))
+}
+
+fn prefix_or_default(base_prefix: &str) -> &str {
+    match base_prefix.trim() {
+        "" => DEFAULT_BASE_PREFIX,
+        prefix => prefix,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_response_topic_gets_the_prefix_and_a_blank_one_is_none() {
+        assert_eq!(
+            response_topic("factory", "out/{devicename}").unwrap(),
+            "factory/out/{devicename}"
+        );
+        assert_eq!(response_topic("", "out").unwrap(), "edgex/out");
+        assert_eq!(response_topic("edgex", " "), None);
+    }
 
     #[track_caller]
     fn texts(base_prefix: &str, list: &str) -> Vec<String> {

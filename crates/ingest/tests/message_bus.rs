@@ -1,7 +1,7 @@
 //! The message bus trigger against a real mosquitto, with messages recorded from EdgeX.
 
 use edgehold_core::{ByteBudget, Delivery, Received, Shutdown, Trigger};
-use edgehold_ingest::{MessageBusSettings, MessageBusTrigger, subscribe_filters};
+use edgehold_ingest::{EnvelopeForm, MessageBusSettings, MessageBusTrigger, subscribe_filters};
 use edgehold_mqtt::{ConnectionSettings, ConnectionState, Qos};
 use edgehold_test_support::{
     Mosquitto, MqttPublisher, MqttSubscriber, Qos as PublishQos, unique_name,
@@ -21,6 +21,7 @@ fn settings(broker: &Mosquitto, client_id: &str) -> MessageBusSettings {
         filters: subscribe_filters("edgex", "events/#").unwrap(),
         qos: Qos::AtLeastOnce,
         budget: ByteBudget::new(1024 * 1024),
+        envelope_form: EnvelopeForm::Json,
     }
 }
 

@@ -13,13 +13,13 @@ pub(crate) const MAX_PACKET_BYTES: usize = 268_435_455;
 /// What a PUBLISH carries beside its payload at most: topic with its length, packet id.
 const MAX_PUBLISH_HEADER_BYTES: usize = 2 + 65_535 + 2;
 
-/// Quality of service of a subscription (EdgeX `Qos`).
+/// Quality of service of a subscription or of a published message (EdgeX `Qos`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Qos {
     /// 0: a message may be lost. EdgeX's default.
     #[default]
     AtMostOnce,
-    /// 1: acknowledged when done with, delivered again until then.
+    /// 1: acknowledged when done with, delivered again until then; published: confirmed by the broker.
     AtLeastOnce,
     /// 2. Subscriptions lower it to 1.
     ExactlyOnce,

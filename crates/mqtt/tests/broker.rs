@@ -1,7 +1,9 @@
-//! The subscribing connection against a real mosquitto: order, acknowledgement, outages, stalls, sizes, the end.
+//! The subscribing connection against a real mosquitto: order, acknowledgement, outages, stalls, sizes, the end. And the
+//! publishing one, in its own module.
 
 mod broker {
     pub(crate) mod proxy;
+    mod publication;
 }
 
 use std::time::Duration;

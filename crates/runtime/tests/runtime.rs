@@ -14,8 +14,8 @@ use edgehold_contracts::Generation;
 use edgehold_core::{
     Ack, AppFunction, BoxFuture, BytePermit, Context, CorrelationId, Data, Delivery, Destination,
     Disposition, Flow, FunctionError, ObjectState, PayloadForm, Pipeline, PipelineId, PipelineSet,
-    PipelineStep, Received, Secret, SecretError, SecretProvider, ServiceKey, Shutdown, TopicFilter,
-    Transform,
+    PipelineStep, Received, ResponseError, ResponsePublisher, Secret, SecretError, SecretProvider,
+    ServiceKey, Shutdown, TopicFilter, Transform,
 };
 use edgehold_runtime::{
     Books, BooksSnapshot, Dispatch, Keeper, RetryLoop, ServiceIdentity, StoreState, Tasks, Wake,
@@ -123,6 +123,57 @@ impl Transform for EventsOnly {
     }
 }
 
+/// Sets the response, and stops the pipeline if told so.
+struct SetResponse {
+    stops: bool,
+}
+
+impl Transform for SetResponse {
+    fn apply(&self, ctx: &mut Context, data: Data) -> Result<Flow, FunctionError> {
+        ctx.set_response_data(Bytes::from(format!("from {}", ctx.pipeline_id())));
+        Ok(if self.stops {
+            Flow::Stop
+        } else {
+            Flow::Continue(data)
+        })
+    }
+}
+
+/// Where responses go: they are noted, then refused or never confirmed if told so.
+#[derive(Default)]
+struct Responses {
+    sent: Mutex<Vec<String>>,
+    refuses: bool,
+    hangs: bool,
+}
+
+impl Responses {
+    fn sent(&self) -> Vec<String> {
+        let mut sent = self.sent.lock().unwrap().clone();
+        sent.sort();
+        sent
+    }
+}
+
+impl ResponsePublisher for Responses {
+    fn respond<'a>(&'a self, ctx: &'a Context) -> BoxFuture<'a, Result<(), ResponseError>> {
+        Box::pin(async move {
+            let data = ctx.response_data().expect("only called with a response");
+            self.sent
+                .lock()
+                .unwrap()
+                .push(String::from_utf8_lossy(data).into_owned());
+            if self.hangs {
+                std::future::pending::<()>().await;
+            }
+            if self.refuses {
+                return Err(ResponseError::Publish("refused".into()));
+            }
+            Ok(())
+        })
+    }
+}
+
 fn step(name: &str, function: impl AppFunction + 'static) -> PipelineStep {
     PipelineStep {
         name: name.to_owned(),
@@ -173,6 +224,14 @@ struct Harness {
 
 impl Harness {
     fn start(leaves: &[(&str, &str)], pipelines: Vec<Arc<Pipeline>>) -> Self {
+        Self::start_answering(leaves, pipelines, None)
+    }
+
+    fn start_answering(
+        leaves: &[(&str, &str)],
+        pipelines: Vec<Arc<Pipeline>>,
+        response: Option<Arc<dyn ResponsePublisher>>,
+    ) -> Self {
         let service_key = ServiceKey::try_new("app-test").unwrap();
         let queue = Arc::new(MemoryQueue::new(service_key.clone()));
         let (settings, settings_in) = watch::channel(settings(leaves));
@@ -202,7 +261,7 @@ impl Harness {
             keeper: Arc::new(keeper),
             books: books.clone(),
             wake,
-            response: None,
+            response,
         };
         let (shutdown, signal) = Shutdown::new();
         let (hurry, hurry_signal) = Shutdown::new();
@@ -567,4 +626,81 @@ async fn no_more_deliveries_run_at_a_time_than_the_setting_says() {
         .until("three run", |service| service.books().in_flight == 3)
         .await;
     assert_eq!(export.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_first_run_that_ended_well_is_answered_and_a_retry_is_not() {
+    // Given pipelines with a response that complete, stop and fail, and one without a response
+    let export = Export::new("a", Answer::Refuse);
+    let responds = |stops| step("SetResponse", SetResponse { stops });
+    let responses = Arc::new(Responses::default());
+    let service = Harness::start_answering(
+        ENABLED,
+        vec![
+            pipeline("completes", vec![responds(false)]),
+            pipeline("stops", vec![responds(true)]),
+            pipeline("fails", vec![responds(false), step("A", Call(export.clone()))]),
+            pipeline("silent", vec![step("Events", EventsOnly)]),
+        ],
+        Some(responses.clone()),
+    );
+
+    // When an event comes, then those that ended well have answered by the time it is acknowledged
+    assert_eq!(service.deliver(EVENT).await, Disposition::Done);
+    assert_eq!(responses.sent(), ["from completes", "from stops"]);
+
+    // And when the failed one succeeds later, then it stays at that
+    export.answer(Answer::Accept);
+    service
+        .until("the retry is through", |service| service.books().completed == 3)
+        .await;
+    assert_eq!(responses.sent(), ["from completes", "from stops"]);
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn a_response_that_does_not_get_through_changes_nothing() {
+    let responses = Arc::new(Responses {
+        refuses: true,
+        ..Responses::default()
+    });
+    let service = Harness::start_answering(
+        ENABLED,
+        vec![pipeline(
+            "p",
+            vec![step("SetResponse", SetResponse { stops: false })],
+        )],
+        Some(responses.clone()),
+    );
+    assert_eq!(service.deliver(EVENT).await, Disposition::Done);
+    assert_eq!(responses.sent(), ["from p"]);
+    assert_eq!(service.books().completed, 1);
+    service.check_books().await;
+}
+
+#[tokio::test]
+async fn in_a_hurry_no_response_is_waited_for() {
+    // Given a response that nobody confirms
+    let responses = Arc::new(Responses {
+        hangs: true,
+        ..Responses::default()
+    });
+    let service = Harness::start_answering(
+        ENABLED,
+        vec![pipeline(
+            "p",
+            vec![step("SetResponse", SetResponse { stops: false })],
+        )],
+        Some(responses.clone()),
+    );
+    let mut answer = service.send(EVENT).await;
+    service
+        .until("the response is being sent", |_| !responses.sent().is_empty())
+        .await;
+    assert!(answer.try_recv().is_err());
+
+    // When the service has to end, then the delivery is done all the same
+    service.hurry.trigger();
+    assert_eq!(answer.recv().await, Some(Disposition::Done));
+    service.check_books().await;
 }

@@ -1,7 +1,7 @@
 //! A running service: its tasks, and the order in which they end.
 //!
 //! Two groups. *Work* takes deliveries in and gets rid of them: trigger, dispatch, retry loop. *Support* is what work leans
-//! on: live settings and their provider, the store, REST. Ending runs downstream:
+//! on: live settings and their provider, the store, REST, the connection responses go by. Ending runs downstream:
 //!
 //! 1. deregister; the trigger stops receiving, the retry loop stops claiming;
 //! 2. deliveries in hand are exported or stored; what is still being sent when most of the time is gone is stored as it is;
@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use edgehold_api::Api;
 use edgehold_config::{ConfigurationProvider, Registration, Registry};
 use edgehold_core::{Shutdown, Trigger};
+use edgehold_mqtt::Publication;
 use edgehold_runtime::{BooksSnapshot, Dispatch, QueueHandle, RetryLoop, StoreState, Tasks};
 use edgehold_store::StoreStats;
 use tokio::{
@@ -43,6 +44,7 @@ pub(crate) struct Parts {
     pub(crate) live: LiveSettings,
     pub(crate) provider: Option<Arc<dyn ConfigurationProvider>>,
     pub(crate) trigger: Box<dyn Trigger>,
+    pub(crate) publication: Option<Publication>,
     pub(crate) opener: StoreOpener,
     pub(crate) opened: Option<Opened>,
     pub(crate) registration: Option<Membership>,
@@ -105,12 +107,15 @@ impl Running {
                 support_signal.clone(),
             ),
         );
-        let rest = parts.api.serve(parts.listener, support_signal);
+        let rest = parts.api.serve(parts.listener, support_signal.clone());
         support.spawn("REST interface", async move {
             if let Err(error) = rest.await {
                 tracing::error!("the REST interface ended: {error}");
             }
         });
+        if let Some(publication) = parts.publication {
+            support.spawn("response connection", publication.run(support_signal.clone()));
+        }
         if let Some(membership) = parts.registration.clone() {
             support.spawn("registration", register(membership, registration_signal));
         }

@@ -30,7 +30,7 @@ use crate::{
     running::{Membership, Parts, Running},
     sources,
     store::{Opened, StoreOpener},
-    trigger,
+    trigger::{self, Ingress},
 };
 
 /// How long a service may take to end: less than the ten seconds containers are given.
@@ -224,9 +224,12 @@ impl AppService {
 
         let secrets: Arc<dyn SecretProvider> = Arc::new(InsecureSecretProvider::new(view.writable.clone()));
         let budget = ByteBudget::new(configuration.limits.max_in_flight_bytes);
-        let trigger = match self.trigger {
-            Some(trigger) => trigger,
-            None => trigger::build(&configuration, &service_key, &*secrets, budget).await?,
+        let ingress = match self.trigger {
+            Some(trigger) => Ingress::alone(trigger),
+            None => {
+                let form = trigger::envelope_form(invocation, generation);
+                trigger::build(&configuration, &service_key, &*secrets, budget, form).await?
+            }
         };
         let opener = StoreOpener {
             service_key: service_key.clone(),
@@ -252,7 +255,7 @@ impl AppService {
             live,
             view,
             provider,
-            trigger,
+            ingress,
             opener,
             opened,
             registration,
@@ -268,7 +271,7 @@ pub struct Built {
     live: LiveSettings,
     view: LiveView,
     provider: Option<Arc<dyn edgehold_config::ConfigurationProvider>>,
-    trigger: Box<dyn Trigger>,
+    ingress: Ingress,
     opener: StoreOpener,
     opened: Option<Opened>,
     registration: Option<Membership>,
@@ -312,12 +315,14 @@ impl Built {
             keeper,
             books,
             wake,
+            response: self.ingress.response,
         };
         Running::start(Parts {
             startup_message: self.configuration.service.startup_msg.clone(),
             live: self.live,
             provider: self.provider,
-            trigger: self.trigger,
+            trigger: self.ingress.trigger,
+            publication: self.ingress.publication,
             opener: self.opener,
             opened: self.opened,
             registration: self.registration,

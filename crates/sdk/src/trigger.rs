@@ -1,9 +1,17 @@
-//! From settings to the trigger they ask for.
+//! From settings to the trigger they ask for, and to the way its responses go.
+
+use std::sync::Arc;
 
 use edgehold_config::Configuration;
-use edgehold_core::{ByteBudget, SecretProvider, ServiceKey, Trigger, TriggerError};
-use edgehold_ingest::{MessageBusSettings, MessageBusTrigger, subscribe_filters};
-use edgehold_mqtt::{ConnectionSettings, Credentials, Qos};
+use edgehold_contracts::Generation;
+use edgehold_core::{ByteBudget, ResponsePublisher, SecretProvider, ServiceKey, Trigger, TriggerError};
+use edgehold_ingest::{
+    EnvelopeForm, MessageBusResponse, MessageBusSettings, MessageBusTrigger, ResponseSettings,
+    response_topic, subscribe_filters,
+};
+use edgehold_mqtt::{ConnectionSettings, Credentials, Publication, Qos};
+
+use crate::invocation::Invocation;
 
 /// The trigger types EdgeX knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,15 +32,56 @@ impl TriggerKind {
     }
 }
 
+/// A trigger, and where its responses go.
+pub(crate) struct Ingress {
+    pub(crate) trigger: Box<dyn Trigger>,
+    /// None when responses are not published.
+    pub(crate) response: Option<Arc<dyn ResponsePublisher>>,
+    /// The connection `response` publishes by.
+    pub(crate) publication: Option<Publication>,
+}
+
+impl Ingress {
+    /// A trigger whose responses nobody wants.
+    pub(crate) fn alone(trigger: Box<dyn Trigger>) -> Self {
+        Self {
+            trigger,
+            response: None,
+            publication: None,
+        }
+    }
+}
+
+/// How envelopes are encoded on the bus: CBOR when `EDGEX_MSG_CBOR_ENCODE` is exactly `true`, which EdgeX 3 does not
+/// know.
+pub(crate) fn envelope_form(invocation: &Invocation, generation: Generation) -> EnvelopeForm {
+    const SWITCH: &str = "EDGEX_MSG_CBOR_ENCODE";
+    let on = invocation
+        .environment
+        .get(SWITCH)
+        .is_some_and(|value| value == "true");
+    match (on, generation) {
+        (false, _) => EnvelopeForm::Json,
+        (true, Generation::V4) => EnvelopeForm::Cbor,
+        (true, Generation::V3) => {
+            tracing::warn!("{SWITCH} has no effect: envelopes of EdgeX 3 are JSON");
+            EnvelopeForm::Json
+        }
+    }
+}
+
 /// Makes the trigger of a service.
 pub(crate) async fn build(
     configuration: &Configuration,
     service_key: &ServiceKey,
     secrets: &dyn SecretProvider,
     budget: ByteBudget,
-) -> Result<Box<dyn Trigger>, TriggerError> {
+    envelope_form: EnvelopeForm,
+) -> Result<Ingress, TriggerError> {
     match TriggerKind::from_setting(&configuration.trigger.kind)? {
-        TriggerKind::MessageBus => message_bus(configuration, service_key, secrets, budget).await,
+        TriggerKind::MessageBus => {
+            message_bus(configuration, service_key, secrets, budget, envelope_form).await
+        }
     }
 }
 
@@ -41,7 +90,8 @@ async fn message_bus(
     service_key: &ServiceKey,
     secrets: &dyn SecretProvider,
     budget: ByteBudget,
-) -> Result<Box<dyn Trigger>, TriggerError> {
+    envelope_form: EnvelopeForm,
+) -> Result<Ingress, TriggerError> {
     let bus = &configuration.message_bus;
     let wrong = |text: String| Err(TriggerError::Configuration(text));
     if bus.disabled {
@@ -96,13 +146,36 @@ async fn message_bus(
     connection.clean_session = bus.clean_session().unwrap_or(!saf_enabled);
     connection.max_message_bytes = configuration.limits.max_message_bytes;
     let qos = Qos::try_from(bus.qos()).map_err(|error| TriggerError::Configuration(error.to_string()))?;
+    let (response, publication) =
+        match response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic) {
+            None => (None, None),
+            Some(topic) => {
+                let (publisher, publication) = Publication::try_new(&connection)
+                    .map_err(|error| TriggerError::Configuration(error.to_string()))?;
+                tracing::info!("Publishing responses to topic: {topic}");
+                let settings = ResponseSettings {
+                    topic,
+                    qos,
+                    retain: bus.retained(),
+                    envelope_form,
+                };
+                let response: Arc<dyn ResponsePublisher> =
+                    Arc::new(MessageBusResponse::new(publisher, settings));
+                (Some(response), Some(publication))
+            }
+        };
     let trigger = MessageBusTrigger::try_new(MessageBusSettings {
         connection,
         filters,
         qos,
         budget,
+        envelope_form,
     })?;
-    Ok(Box::new(trigger))
+    Ok(Ingress {
+        trigger: Box::new(trigger),
+        response,
+        publication,
+    })
 }
 
 fn client_id<'a>(configuration: &'a Configuration, service_key: &'a ServiceKey) -> &'a str {
@@ -110,4 +183,23 @@ fn client_id<'a>(configuration: &'a Configuration, service_key: &'a ServiceKey) 
         .message_bus
         .client_id()
         .unwrap_or(service_key.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envelopes_are_cbor_only_for_the_exact_word_and_in_edgex_4() {
+        let form = |value: &str, generation| {
+            let environment = [("EDGEX_MSG_CBOR_ENCODE".into(), value.into())];
+            let invocation = Invocation::new([], environment).expect("an environment is no reason to refuse");
+            envelope_form(&invocation, generation)
+        };
+        assert_eq!(form("true", Generation::V4), EnvelopeForm::Cbor);
+        assert_eq!(form("true", Generation::V3), EnvelopeForm::Json);
+        for other in ["TRUE", "1", "t", "", "false"] {
+            assert_eq!(form(other, Generation::V4), EnvelopeForm::Json, "{other}");
+        }
+    }
 }

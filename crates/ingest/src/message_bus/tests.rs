@@ -1,15 +1,20 @@
+use edgehold_contracts::{Generation, MessageEnvelope};
 use edgehold_core::{Ack, BytePermit};
 
 use super::*;
 
 fn opened(body: Body) -> Received {
+    opened_as(EnvelopeForm::Json, body)
+}
+
+fn opened_as(form: EnvelopeForm, body: Body) -> Received {
     let incoming = Incoming {
         topic: "edgex/t".to_owned(),
         body,
         ack: Ack::none(),
         permit: BytePermit::none(),
     };
-    let delivery = open(incoming);
+    let delivery = open(incoming, form);
     assert_eq!(delivery.topic, "edgex/t");
     delivery.received
 }
@@ -90,6 +95,45 @@ fn a_text_that_is_not_base64_is_told_apart() {
 }
 
 #[test]
+fn a_bus_of_one_encoding_takes_no_envelope_of_the_other() {
+    // Given one envelope in both encodings
+    let payload = Payload::json_text(r#"{"a":1}"#.to_owned()).unwrap();
+    let envelope = MessageEnvelope::new("c".to_owned(), payload, "application/json".to_owned());
+    let cbor = Bytes::from(envelope.to_cbor().unwrap());
+    let json = Bytes::from(envelope.to_json(Generation::V4));
+
+    // Then each opens on its own bus, where the nested payload keeps its encoding
+    let received = opened_as(EnvelopeForm::Cbor, Body::Whole(cbor.clone()));
+    let Received::Message {
+        payload,
+        form,
+        content_type,
+        correlation_id,
+    } = received
+    else {
+        panic!("{received:?}")
+    };
+    assert_eq!(payload, &b"\xa1\x61a\x01"[..]);
+    assert_eq!(form, PayloadForm::Bytes);
+    assert_eq!(content_type, "application/cbor");
+    assert_eq!(correlation_id.as_str(), "c");
+    let received = opened(Body::Whole(json.clone()));
+    assert!(matches!(received, Received::Message { .. }), "{received:?}");
+
+    // And is whole, and no envelope, on the other
+    let received = opened_as(EnvelopeForm::Cbor, Body::Whole(json.clone()));
+    assert!(
+        matches!(&received, Received::Undecodable { raw, .. } if *raw == json),
+        "{received:?}"
+    );
+    let received = opened(Body::Whole(cbor.clone()));
+    assert!(
+        matches!(&received, Received::Undecodable { raw, .. } if *raw == cbor),
+        "{received:?}"
+    );
+}
+
+#[test]
 fn a_message_set_aside_names_its_size_and_the_limit() {
     let (raw, reason) = undecodable(Body::SetAside {
         bytes: 70_000,
@@ -108,6 +152,7 @@ fn settings_that_cannot_work_are_refused_with_their_cause() {
         filters: vec![TopicFilter::all()],
         qos: Qos::AtLeastOnce,
         budget: ByteBudget::new(1),
+        envelope_form: EnvelopeForm::Json,
     };
     let error = MessageBusTrigger::try_new(settings)
         .err()
