@@ -1,8 +1,17 @@
 //! The message bus trigger against a real mosquitto, with messages recorded from EdgeX.
 
-use edgehold_core::{ByteBudget, Delivery, Received, Shutdown, Trigger};
-use edgehold_ingest::{EnvelopeForm, MessageBusSettings, MessageBusTrigger, subscribe_filters};
-use edgehold_mqtt::{ConnectionSettings, ConnectionState, Qos};
+use std::sync::Arc;
+
+use edgehold_contracts::{Generation, MessageEnvelope, Payload};
+use edgehold_core::{
+    BoxFuture, ByteBudget, Context, Delivery, PipelineId, Received, ResponsePublisher, Secret, SecretError,
+    SecretProvider, ServiceKey, Shutdown, Trigger,
+};
+use edgehold_ingest::{
+    EnvelopeForm, MessageBusResponse, MessageBusSettings, MessageBusTrigger, ResponseSettings,
+    subscribe_filters,
+};
+use edgehold_mqtt::{ConnectionSettings, ConnectionState, Publication, Qos};
 use edgehold_test_support::{
     Mosquitto, MqttPublisher, MqttSubscriber, Qos as PublishQos, unique_name,
     wait::{LONG, until},
@@ -135,4 +144,89 @@ async fn when_nobody_takes_deliveries_it_ends() {
         .await
         .unwrap();
     until("the end", LONG, async || running.is_finished()).await;
+}
+
+struct NoSecrets;
+
+impl SecretProvider for NoSecrets {
+    fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Secret, SecretError>> {
+        Box::pin(std::future::ready(Err(SecretError::UnknownName {
+            name: name.to_owned(),
+        })))
+    }
+}
+
+#[tokio::test]
+async fn on_a_cbor_bus_messages_and_responses_are_cbor() {
+    // Given a trigger on a bus whose envelopes are CBOR, and the way its responses go
+    let broker = Mosquitto::start().await.unwrap();
+    let responses = MqttSubscriber::connect(broker.port(), "edgex/out/#", PublishQos::AtLeastOnce)
+        .await
+        .unwrap();
+    let mut settings = settings(&broker, &unique_name("trigger"));
+    settings.envelope_form = EnvelopeForm::Cbor;
+    settings.connection.connect_timeout = LONG;
+    let (publisher, publication) = Publication::try_new(&settings.connection).unwrap();
+    let response = MessageBusResponse::new(
+        publisher,
+        ResponseSettings {
+            topic: "edgex/out/{receivedtopic}".to_owned(),
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            envelope_form: EnvelopeForm::Cbor,
+        },
+    );
+    let trigger = MessageBusTrigger::try_new(settings).unwrap();
+    let mut state = trigger.connection_state();
+    let (sender, mut deliveries) = mpsc::channel(ROOM);
+    let (_shutdown, signal) = Shutdown::new();
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    tokio::spawn(publication.run(signal.clone()));
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    tokio::spawn(Box::new(trigger).run(sender, signal));
+    let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
+    timeout(LONG, subscribed)
+        .await
+        .expect("subscribed in time")
+        .expect("it runs");
+
+    // When a CBOR envelope comes
+    let payload = Payload::Bytes("{}".into());
+    let envelope = MessageEnvelope::new("corr-1".to_owned(), payload, "application/json".to_owned());
+    let mut publisher = MqttPublisher::connect(broker.port()).await.unwrap();
+    publisher
+        .publish(TOPIC, envelope.to_cbor().unwrap(), PublishQos::AtLeastOnce)
+        .await
+        .unwrap();
+    let delivery = timeout(LONG, deliveries.recv())
+        .await
+        .expect("a delivery in time")
+        .expect("it runs");
+    let Received::Message {
+        payload,
+        correlation_id,
+        ..
+    } = delivery.received
+    else {
+        panic!("{:?} is a message", delivery.received);
+    };
+    assert_eq!(payload, "{}");
+
+    // And is answered, then the answer is a CBOR envelope too
+    let mut ctx = Context::new(
+        ServiceKey::try_new("app-test").unwrap(),
+        PipelineId::default_pipeline(),
+        correlation_id,
+        Generation::V4,
+        Arc::new(NoSecrets),
+    );
+    ctx.add_value(Context::RECEIVED_TOPIC, delivery.topic);
+    ctx.set_response_data("[1]".into());
+    response.respond(&ctx).await.unwrap();
+    let messages = responses.wait_for(1, LONG).await;
+    assert_eq!(messages[0].topic, format!("edgex/out/{TOPIC}"));
+    let answer = MessageEnvelope::from_cbor(&messages[0].payload).unwrap();
+    assert_eq!(answer.payload, Payload::Bytes("[1]".into()));
+    assert_eq!(answer.correlation_id, "corr-1");
+    assert_eq!(answer.content_type, "application/json");
 }
