@@ -71,7 +71,7 @@ const ONLY_NAMED_BY: &[(&str, &[&str])] = &[
     ("rumqttc", &["mqtt"]),
     ("sqlx", &["store-sqlite", "store-postgres"]),
     ("consulrs", &["consul"]),
-    ("reqwest", &["export", "consul"]),
+    ("reqwest", &["export", "consul", "clients"]),
     ("axum", &["api"]),
     ("rumqttd", &["app"]),
 ];

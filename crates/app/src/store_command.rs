@@ -30,7 +30,12 @@ const PAGE: usize = 256;
 
 /// Runs a command and says how it ended.
 pub(crate) fn run(invocation: &Invocation, command: StoreCommand) -> ExitCode {
-    LogControl::init("edgehold", LogLevel::Warn, LogOutput::Stderr);
+    LogControl::init(
+        "edgehold",
+        LogLevel::Warn,
+        LogOutput::Stderr,
+        invocation.flags.log_format,
+    );
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -101,6 +101,8 @@ pub struct Flags {
     pub base64_payload: bool,
     /// The major version of EdgeX as `EDGEHOLD_GENERATION` says it: 3 or 4. See [`Flags::generation`].
     pub generation_override: Option<u8>,
+    /// The form of log lines (`EDGEHOLD_LOG_FORMAT`).
+    pub log_format: LogFormat,
     /// What was ignored and why, for warnings.
     pub warnings: Vec<String>,
     /// Flags and variables that were given and are accepted, but have no effect yet, for warnings.
@@ -116,6 +118,16 @@ pub struct RemoteServiceHosts {
     pub core: String,
     /// What to listen at.
     pub bind: String,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `key=value` pairs, as EdgeX services write them.
+    #[default]
+    Logfmt,
+    /// A JSON object for each line.
+    Json,
 }
 
 /// What a flag takes.
@@ -148,12 +160,7 @@ const FLAGS: [Flag; 12] = [
 ];
 
 /// What is accepted and has no effect yet. Whoever gives one its effect takes it off this list.
-const NOT_IN_EFFECT: [&str; 4] = [
-    "-s",
-    "EDGEX_DISABLE_JWT_VALIDATION",
-    "EDGEX_FILE_URI_TIMEOUT",
-    "EDGEX_MSG_BASE64_PAYLOAD",
-];
+const NOT_IN_EFFECT: [&str; 2] = ["EDGEX_DISABLE_JWT_VALIDATION", "EDGEX_MSG_BASE64_PAYLOAD"];
 
 const NONE: &str = "none";
 const STARTUP_DURATION: Duration = Duration::from_secs(60);
@@ -225,6 +232,7 @@ impl Flags {
             db_name: from.variable("EDGEX_DBNAME").unwrap_or("edgex_db").to_owned(),
             base64_payload: from.switch("EDGEX_MSG_BASE64_PAYLOAD").unwrap_or(false),
             generation_override,
+            log_format: log_format(from.variable("EDGEHOLD_LOG_FORMAT"))?,
             not_in_effect: NOT_IN_EFFECT
                 .into_iter()
                 .filter(|name| from.is_given(name))
@@ -412,6 +420,18 @@ fn generation(text: Option<&str>) -> Result<Option<u8>, FlagError> {
         Some("3") => Ok(Some(3)),
         Some("4") => Ok(Some(4)),
         Some(other) => Err(invalid("EDGEHOLD_GENERATION", other, "it is neither 3 nor 4")),
+    }
+}
+
+fn log_format(text: Option<&str>) -> Result<LogFormat, FlagError> {
+    match text {
+        None | Some("logfmt") => Ok(LogFormat::Logfmt),
+        Some("json") => Ok(LogFormat::Json),
+        Some(other) => Err(invalid(
+            "EDGEHOLD_LOG_FORMAT",
+            other,
+            "it is neither logfmt nor json",
+        )),
     }
 }
 

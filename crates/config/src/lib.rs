@@ -40,7 +40,7 @@ pub use configuration::{
 pub use effective::{Adjustment, Change, Effective, Rejection, UnknownKey, diff, resolve};
 pub use environment::{EnvironmentError, differing_overrides};
 pub use file::FileError;
-pub use flags::{FlagError, Flags, Parsed, ProviderKind, ProviderUrl, RemoteServiceHosts, usage};
+pub use flags::{FlagError, Flags, LogFormat, Parsed, ProviderKind, ProviderUrl, RemoteServiceHosts, usage};
 pub use layer::Layer;
 pub use layers::{Layers, VanishedSection};
 pub use leaves::{Leaf, Leaves, Origin};

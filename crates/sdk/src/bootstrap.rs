@@ -6,16 +6,21 @@
 
 use std::{future::Future, net::UdpSocket, sync::Arc};
 
+use edgehold_clients::{CoreMetadata, FetchError, VersionCheck};
 use edgehold_config::{
-    ConfigurationProvider, Effective, EnvironmentError, FileError, Layer, Layers, ProviderError,
-    ProviderKind, ProviderUrl, differing_overrides, environment, file, resolve,
+    Configuration, ConfigurationProvider, Effective, EnvironmentError, FileError, Layer, Layers,
+    ProviderError, ProviderKind, ProviderUrl, differing_overrides, environment, resolve,
 };
 use edgehold_consul::{ConsulAddress, ConsulProvider};
 use edgehold_contracts::Generation;
-use edgehold_core::ServiceKey;
+use edgehold_core::{SecretError, ServiceKey};
 use tokio::time::Instant;
 
-use crate::invocation::{Invocation, Startup};
+use crate::{
+    files,
+    invocation::{Invocation, Startup},
+    logging::with_causes,
+};
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +29,20 @@ pub enum ConfigurationError {
     /// A file cannot be read or understood.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A file behind an address cannot be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The address of a file names a secret that is not there.
+    #[error(
+        "the address of configuration file {uri} names a secret (edgexSecretName) that cannot be had: it has to be under \
+         Writable/InsecureSecrets of the other configuration file, or of the configuration provider"
+    )]
+    FileSecret {
+        /// The address, without credentials.
+        uri: String,
+        /// What the lookup said.
+        source: SecretError,
+    },
     /// An environment override has a value that its setting cannot take.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
@@ -87,7 +106,7 @@ pub(crate) async fn load(
     }
     let mut loaded = match &invocation.flags.config_provider {
         Some(address) => from_provider(invocation, service_key, address, access).await?,
-        None => from_files(invocation)?,
+        None => from_files(invocation).await?,
     };
     if let Some(hosts) = &invocation.flags.remote_service_hosts {
         loaded.layers.set_remote_hosts(hosts);
@@ -108,21 +127,45 @@ pub(crate) async fn load(
     })
 }
 
+/// The comparison of versions with core-metadata; none when it is not wanted or cannot be made.
+pub(crate) fn version_check(invocation: &Invocation, configuration: &Configuration) -> Option<VersionCheck> {
+    if invocation.flags.skip_version_check {
+        tracing::info!("Skipping version compatibility check");
+        return None;
+    }
+    let client = configuration.clients.get("core-metadata");
+    let Some(client) = client.filter(|client| !client.host.is_empty() && client.port > 0) else {
+        tracing::info!("Skipping version compatibility check: Clients/core-metadata is not configured");
+        return None;
+    };
+    match CoreMetadata::new(client) {
+        Ok(core_metadata) => Some(VersionCheck::new(core_metadata, generation(invocation))),
+        Err(error) => {
+            tracing::warn!("Skipping version compatibility check: {error}");
+            None
+        }
+    }
+}
+
 /// The layers, before the command line has its say.
 struct Layered {
     layers: Layers,
     provider: Option<Arc<dyn ConfigurationProvider>>,
 }
 
-fn from_files(invocation: &Invocation) -> Result<Layered, ConfigurationError> {
+async fn from_files(invocation: &Invocation) -> Result<Layered, ConfigurationError> {
     let mut layers = Layers::default();
-    if let Some(path) = &invocation.flags.common_config {
-        let common = file::read_common(path)?;
+    let private_comes_first = files::private_comes_first(invocation)?;
+    if private_comes_first {
+        layers.private = files::read_private(invocation, &layers).await?;
+    }
+    if let Some(common) = files::read_common(invocation, &layers).await? {
         layers.all_services = common.all_services;
         layers.app_services = common.app_services;
-        tracing::info!("Common configuration loaded from file");
     }
-    layers.private = read_private(invocation)?;
+    if !private_comes_first {
+        layers.private = files::read_private(invocation, &layers).await?;
+    }
     let environment = overrides(invocation, &layers)?;
     tracing::info!(
         "Private configuration loaded from file with {} overrides applied",
@@ -133,12 +176,6 @@ fn from_files(invocation: &Invocation) -> Result<Layered, ConfigurationError> {
         layers,
         provider: None,
     })
-}
-
-fn read_private(invocation: &Invocation) -> Result<Layer, FileError> {
-    let path = invocation.flags.private_config_file();
-    tracing::info!("Loading configuration file from {}", path.display());
-    file::read_private(path)
 }
 
 /// What the environment overrides, with a log line for each.
@@ -236,13 +273,14 @@ async fn seed(
     found: Layers,
 ) -> Result<Layers, ConfigurationError> {
     let overwrite = invocation.flags.overwrite;
-    let private = match read_private(invocation) {
+    let private = match files::read_private(invocation, &found).await {
         Ok(leaves) => leaves,
         Err(error) if !found.private.is_empty() && !overwrite => {
+            let error = with_causes(&error);
             tracing::warn!("going on with the private configuration of the provider alone: {error}");
             Layer::default()
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     let environment = overrides(
         invocation,

@@ -25,6 +25,7 @@
 //! what surrounds a service: flags, the order of start and end, log lines.
 
 mod bootstrap;
+mod files;
 mod inspect;
 mod invocation;
 mod live;
@@ -35,7 +36,9 @@ mod sources;
 mod store;
 mod trigger;
 
-pub use edgehold_config::{Configuration, Flags, configuration::LogLevel, schema::settings_table_markdown};
+pub use edgehold_config::{
+    Configuration, Flags, LogFormat, configuration::LogLevel, schema::settings_table_markdown,
+};
 pub use edgehold_contracts::{
     AddEventRequest, Event, Generation, MessageEnvelope, Metric, Payload, Reading, ReadingValue,
 };

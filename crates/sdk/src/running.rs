@@ -11,6 +11,7 @@
 use std::{sync::Arc, time::Duration};
 
 use edgehold_api::Api;
+use edgehold_clients::VersionCheck;
 use edgehold_config::{ConfigurationProvider, Registration, Registry};
 use edgehold_core::{Shutdown, Trigger};
 use edgehold_mqtt::Publication;
@@ -48,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) opener: StoreOpener,
     pub(crate) opened: Option<Opened>,
     pub(crate) registration: Option<Membership>,
+    pub(crate) version_check: Option<VersionCheck>,
     pub(crate) listener: TcpListener,
     pub(crate) store_state: watch::Sender<StoreState>,
     pub(crate) queue: QueueHandle,
@@ -107,6 +109,9 @@ impl Running {
                 support_signal.clone(),
             ),
         );
+        if let Some(check) = parts.version_check {
+            support.spawn("version check", check.run(support_signal.clone()));
+        }
         let rest = parts.api.serve(parts.listener, support_signal.clone());
         support.spawn("REST interface", async move {
             if let Err(error) = rest.await {

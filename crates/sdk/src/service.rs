@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use edgehold_api::Api;
+use edgehold_clients::{VersionCheck, VersionMismatch};
 use edgehold_config::{
     Configuration, Registration, configuration::LogLevel, secrets::InsecureSecretProvider, usage,
 };
@@ -26,7 +27,7 @@ use crate::{
     bootstrap::{self, Access, ConfigurationError, Loaded},
     invocation::{Invocation, InvocationError},
     live::{LiveSettings, LiveView},
-    logging::{LogControl, LogOutput},
+    logging::{LogControl, LogOutput, with_causes},
     running::{Membership, Parts, Running},
     sources,
     store::{Opened, StoreOpener},
@@ -55,6 +56,9 @@ pub enum StartError {
     /// A pipeline cannot be built.
     #[error("the pipelines cannot be built: {0}")]
     Pipelines(String),
+    /// The stack around the service is of another EdgeX generation.
+    #[error(transparent)]
+    Version(#[from] VersionMismatch),
     /// The store cannot be opened.
     #[error("Store and Forward is enabled, but its store cannot be opened: {0}")]
     Store(#[from] StoreError),
@@ -193,7 +197,12 @@ impl AppService {
         // TLS clients take the process's provider; a second installation changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let service_key = ServiceKey::try_new(&invocation.flags.service_key(&self.service_key))?;
-        let log = LogControl::init(service_key.as_str(), LogLevel::Info, LogOutput::Stdout);
+        let log = LogControl::init(
+            service_key.as_str(),
+            LogLevel::Info,
+            LogOutput::Stdout,
+            invocation.flags.log_format,
+        );
         log.set_app(service_key.as_str());
         let generation = bootstrap::generation(invocation);
         tracing::info!("Starting {service_key} {}", version(generation));
@@ -221,6 +230,11 @@ impl AppService {
         }
         let (live, view) = LiveSettings::new(layers, effective, pipelines, log)
             .map_err(|rejections| StartError::Pipelines(list(&rejections)))?;
+
+        let mut version_check = bootstrap::version_check(invocation, &configuration);
+        if let Some(check) = &mut version_check {
+            check.at_start().await?;
+        }
 
         let secrets: Arc<dyn SecretProvider> = Arc::new(InsecureSecretProvider::new(view.writable.clone()));
         let budget = ByteBudget::new(configuration.limits.max_in_flight_bytes);
@@ -259,6 +273,7 @@ impl AppService {
             opener,
             opened,
             registration,
+            version_check,
             listener,
         })
     }
@@ -275,6 +290,7 @@ pub struct Built {
     opener: StoreOpener,
     opened: Option<Opened>,
     registration: Option<Membership>,
+    version_check: Option<VersionCheck>,
     listener: TcpListener,
 }
 
@@ -326,6 +342,7 @@ impl Built {
             opener: self.opener,
             opened: self.opened,
             registration: self.registration,
+            version_check: self.version_check,
             listener: self.listener,
             store_state,
             queue,
@@ -433,7 +450,7 @@ pub fn exit(result: Result<(), StartError>) -> ExitCode {
                 StartError::Invocation(_) | StartError::UnknownCommand(_) => {
                     eprintln!("{error}\n\n{}", usage());
                 }
-                error => tracing::error!("{error}"),
+                error => tracing::error!("{}", with_causes(error)),
             }
             ExitCode::from(error.exit_code())
         }

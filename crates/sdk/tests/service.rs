@@ -12,11 +12,11 @@ use std::{
 };
 
 use edgehold::{
-    AppFunction, AppService, BoxFuture, BuiltFunction, Context, CustomStoreFactory, Data, DeliverySender,
-    Flow, FunctionError, Invocation, Parameters, Running, ServiceKey, ShutdownSignal, StartError,
-    StoreClient, StoreError, StoredObject, StoredObjectId, Trigger, TriggerError,
+    AppFunction, AppService, BoxFuture, Built, BuiltFunction, Context, CustomStoreFactory, Data,
+    DeliverySender, Flow, FunctionError, Invocation, Parameters, Running, ServiceKey, ShutdownSignal,
+    StartError, StoreClient, StoreError, StoredObject, StoredObjectId, Trigger, TriggerError,
 };
-use edgehold_test_support::{http, wait};
+use edgehold_test_support::{Answer, Behaviour, HttpSink, http, wait};
 use tempfile::TempDir;
 
 const CONFIGURATION: &str = "
@@ -175,9 +175,30 @@ impl Bench {
     }
 
     fn invocation(&self) -> Invocation {
-        let args = [format!("-cd={}", self.folder.path().display())].map(OsString::from);
-        let environment = [("EDGEX_SECURITY_SECRET_STORE", "false")].map(|(k, v)| (k.into(), v.into()));
-        Invocation::new(args, environment).unwrap()
+        self.invocation_with(&[], &[])
+    }
+
+    fn invocation_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Invocation {
+        let folder = format!("-cd={}", self.folder.path().display());
+        let args = [folder.as_str()].into_iter().chain(args.iter().copied());
+        let insecure = ("EDGEX_SECURITY_SECRET_STORE", "false");
+        let environment = environment.iter().copied().chain([insecure]);
+        Invocation::new(
+            args.map(OsString::from),
+            environment.map(|(name, value)| (name.into(), value.into())),
+        )
+        .unwrap()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    async fn build(&self, args: &[&str], environment: &[(&str, &str)]) -> Result<Built, StartError> {
+        let invocation = self.invocation_with(args, environment);
+        self.service().with_trigger(Idle).build(&invocation).await
     }
 
     fn service(&self) -> AppService {
@@ -310,4 +331,150 @@ async fn an_unknown_store_is_named_with_what_to_do() {
             .contains("Database/Type 'redisdb' is not built in; use 'sqlite'"),
         "{error}"
     );
+}
+
+const COMMON: &str = "
+all-services:
+  Service:
+    StartupMsg: from afar
+app-services:
+  Writable:
+    LogLevel: INFO
+";
+
+const FILES_SECRET: &str = "
+  InsecureSecrets:
+    Files:
+      SecretName: files
+      SecretData:
+        type: httpheader
+        headername: X-Key
+        headercontents: let-me-in
+";
+
+/// Serves both files, to those who know the header when the address names the secret.
+async fn file_server() -> HttpSink {
+    let sink = HttpSink::start().await.unwrap();
+    sink.script(|request| {
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        let text = match path {
+            "/common.yaml" => COMMON,
+            "/private.yaml" => CONFIGURATION,
+            _ => return Behaviour::status(404),
+        };
+        match query.is_empty() || request.header("X-Key") == Some("let-me-in") {
+            true => Answer::new(200).body(text).into(),
+            false => Behaviour::status(401),
+        }
+    });
+    sink
+}
+
+/// What a service shows of the two files.
+async fn shown(built: Built) -> (String, String) {
+    let port = built.rest_address().unwrap().port();
+    let running = built.spawn();
+    let answer: serde_json::Value = http::get(port, "/api/v3/config").await.unwrap().json().unwrap();
+    running.drain(Duration::from_secs(5)).await;
+    let config = &answer["config"];
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    (
+        text(&config["Service"]["StartupMsg"]),
+        text(&config["Writable"]["Pipeline"]["Functions"]["Deliver"]["Parameters"]["Greeting"]),
+    )
+}
+
+#[tokio::test]
+async fn both_configuration_files_may_lie_behind_an_address() {
+    let (bench, files) = (Bench::new(), file_server().await);
+    let (common, private) = (files.url("/common.yaml"), files.url("/private.yaml"));
+
+    let built = bench.build(&["-cc", &common, "-cf", &private], &[]).await;
+
+    let expected = ("from afar".to_owned(), "hello".to_owned());
+    assert_eq!(shown(built.unwrap()).await, expected);
+}
+
+#[tokio::test]
+async fn an_address_may_name_a_secret_of_the_other_file() {
+    // Given a secret in one file, and the other file behind an address that asks for it
+    let (bench, files) = (Bench::new(), file_server().await);
+    let uri = |path| files.url(&format!("{path}?edgexSecretName=files"));
+    let private = CONFIGURATION.replacen("Writable:", &format!("Writable:{}", FILES_SECRET.trim_end()), 1);
+    let private = bench.write("with-secret.yaml", &private);
+    let common = COMMON.replace(
+        "  Writable:",
+        &format!("  Writable:{}", FILES_SECRET.replace('\n', "\n  ").trim_end()),
+    );
+    let common = bench.write("common.yaml", &common);
+    let expected = ("from afar".to_owned(), "hello".to_owned());
+
+    // Then it is sent along, whichever file is which
+    let built = bench
+        .build(&["-cc", &uri("/common.yaml"), "-cf", "with-secret.yaml"], &[])
+        .await;
+    assert_eq!(shown(built.unwrap()).await, expected, "{private}");
+    let built = bench
+        .build(&["-cc", &common, "-cf", &uri("/private.yaml")], &[])
+        .await;
+    assert_eq!(shown(built.unwrap()).await, expected);
+
+    // And a secret that is nowhere else is named with where it should be
+    let error = bench
+        .build(&["-cf", &uri("/private.yaml")], &[])
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        error.to_string().contains("of the other configuration file"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_fetched_ends_the_start_and_is_named_without_its_password() {
+    let (bench, files) = (Bench::new(), file_server().await);
+    let uri = format!("http://user:pass@127.0.0.1:{}/absent.yaml?token=x", files.port());
+    let error = bench.build(&["-cf", &uri], &[]).await.err().unwrap();
+    assert_eq!(error.exit_code(), 1);
+    let told = error.to_string();
+    let expected = format!("http://127.0.0.1:{}/absent.yaml cannot be fetched", files.port());
+    assert!(told.contains(&expected), "{told}");
+    assert!(!told.contains("pass") && !told.contains("token"), "{told}");
+
+    files.behave(Behaviour::Hang);
+    let limit = [("EDGEX_FILE_URI_TIMEOUT", "50ms")];
+    let error = bench.build(&["-cf", &files.url("/private.yaml")], &limit).await;
+    assert!(matches!(error, Err(StartError::Configuration(_))));
+}
+
+#[tokio::test]
+async fn a_stack_of_another_generation_ends_the_start_unless_the_check_is_skipped() {
+    // Given an EdgeX 3.1 stack
+    let bench = Bench::new();
+    let core_metadata = HttpSink::start().await.unwrap();
+    core_metadata.behave(
+        Answer::new(200)
+            .body(r#"{"apiVersion":"v3","version":"3.1.0"}"#)
+            .into(),
+    );
+    let clients = format!(
+        "Clients:\n  core-metadata:\n    Protocol: http\n    Host: 127.0.0.1\n    Port: {}\n",
+        core_metadata.port()
+    );
+    bench.write("configuration.yaml", &format!("{CONFIGURATION}{clients}"));
+
+    // When a service for EdgeX 4 is started, it does not start
+    let error = bench.build(&[], &[]).await.err().unwrap();
+    assert!(matches!(error, StartError::Version(_)), "{error}");
+    assert_eq!(error.exit_code(), 255);
+    assert!(error.to_string().contains("EdgeX 3.1.0"), "{error}");
+
+    // Then one for EdgeX 3 does, and one that does not ask, and one that gets no answer
+    bench.build(&[], &[("EDGEHOLD_GENERATION", "3")]).await.unwrap();
+    assert_eq!(core_metadata.take().len(), 2);
+    bench.build(&["-s"], &[]).await.unwrap();
+    assert_eq!(core_metadata.count(), 0, "-s asks nothing");
+    core_metadata.behave(Behaviour::status(503));
+    bench.build(&[], &[]).await.unwrap();
 }

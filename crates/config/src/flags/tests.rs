@@ -219,6 +219,10 @@ fn mistakes_are_errors_that_name_the_flag() {
         message(&[], &[("EDGEHOLD_GENERATION", "5")]),
         "EDGEHOLD_GENERATION='5' cannot be used: it is neither 3 nor 4"
     );
+    assert_eq!(
+        message(&[], &[("EDGEHOLD_LOG_FORMAT", "JSON")]),
+        "EDGEHOLD_LOG_FORMAT='JSON' cannot be used: it is neither logfmt nor json"
+    );
 }
 
 #[test]
@@ -232,6 +236,16 @@ fn help_is_asked_for_in_four_ways_and_names_every_flag() {
             "{long}"
         );
     }
+}
+
+#[test]
+fn log_lines_have_the_form_of_edgex_unless_asked_otherwise() {
+    let format = |text| parse(&[], &[("EDGEHOLD_LOG_FORMAT", text)]).0.log_format;
+    assert_eq!(parse(&[], &[]).0.log_format, LogFormat::Logfmt);
+    assert_eq!(
+        (format("logfmt"), format("json"), format("")),
+        (LogFormat::Logfmt, LogFormat::Json, LogFormat::Logfmt)
+    );
 }
 
 #[test]
@@ -255,5 +269,6 @@ fn a_bad_duration_is_ignored_with_a_warning() {
 #[test]
 fn what_has_no_effect_is_told_when_it_is_given() {
     assert_eq!(parse(&["-r"], &[]).0.not_in_effect, [""; 0]);
-    assert_eq!(parse(&["-s"], &[]).0.not_in_effect, ["-s"]);
+    let name = "EDGEX_DISABLE_JWT_VALIDATION";
+    assert_eq!(parse(&[], &[(name, "true")]).0.not_in_effect, [name]);
 }

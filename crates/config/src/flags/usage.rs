@@ -24,7 +24,7 @@ Flags (one or two dashes; -flag=value or -flag value; an environment variable in
   -rsh, --remoteServiceHosts L,R,B
                                  remote mode: local host, host of the core services, host to listen at
                                  [EDGEX_REMOTE_SERVICE_HOSTS]
-  -s,  --skipVersionCheck        do not compare versions with core-metadata
+  -s,  --skipVersionCheck        do not compare the EdgeX version with core-metadata's
   -sk, --serviceKey KEY          service key; may contain <profile> [EDGEX_SERVICE_KEY]
        --data-dir DIR            folder of the SQLite store and the spool; default ./data [EDGEHOLD_DATA_DIR]
   -h,  --help                    print this text
@@ -37,6 +37,11 @@ Other environment variables:
   EDGEX_DBNAME                   database of the PostgreSQL store; default edgex_db
   EDGEX_DISABLE_JWT_VALIDATION   true = inbound requests go unchecked in secure mode too
   EDGEX_MSG_BASE64_PAYLOAD       true = payloads on the message bus are base64 texts
+  EDGEX_MSG_CBOR_ENCODE          true = envelopes on the message bus are CBOR (EdgeX 4)
   EDGEHOLD_GENERATION            3 or 4: the EdgeX version to be compatible with; default by provider, else 4
+  EDGEHOLD_LOG_FORMAT            logfmt or json: the form of log lines; default logfmt
   SECTION_SETTING                overrides a setting, for example WRITABLE_STOREANDFORWARD_ENABLED=true
+
+Commands of the edgehold binary, behind the flags: store (what waits), dead (what was given up), settings (the table of
+all settings), demo (everything in one process, if built in); 'store --help' has their options.
 ";

@@ -1,0 +1,125 @@
+//! One GET request: limits, TLS, and the meaning of what comes back.
+
+use std::{error::Error, net::IpAddr, time::Duration};
+
+use reqwest::{
+    Client, Url,
+    header::{HeaderName, HeaderValue},
+    redirect::Policy,
+};
+use rustls::crypto::ring;
+
+/// The longest answer that is read. Configuration files are a few KiB.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+
+/// A request without a usable answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The address is none of an HTTP server.
+    #[error("the address cannot be used: {reason}")]
+    Address {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nobody answered, or the answer broke off.
+    #[error("no answer: {reason}")]
+    NoAnswer {
+        /// The innermost cause, as the system says it.
+        reason: String,
+    },
+    /// The whole answer did not come in time.
+    #[error("no answer within {after:?}")]
+    TimedOut {
+        /// The time limit.
+        after: Duration,
+    },
+    /// The answer is a refusal: status 300 or above.
+    #[error("the answer is status {status}")]
+    Refused {
+        /// The status.
+        status: u16,
+    },
+    /// The answer is longer than any that is expected.
+    #[error("the answer is longer than {limit} bytes")]
+    TooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The answer is not what was asked for.
+    #[error("the answer is not understood: {reason}")]
+    NotUnderstood {
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Gets what is at `url`, following redirects, all of it within `limit`. The header is a secret of this host: with one, a
+/// redirect to another host counts as a refusal.
+///
+/// A client is made for each call: calls are rare, and kept connections would only be found closed.
+pub(crate) async fn get(
+    url: &Url,
+    header: Option<(HeaderName, HeaderValue)>,
+    limit: Duration,
+) -> Result<Vec<u8>, CallError> {
+    // Without a TLS provider of the process no client can be built; one that is there already stays.
+    let _ = ring::default_provider().install_default();
+    let mut client = Client::builder();
+    if is_loopback(url) {
+        // As Go does, and so the original: proxies of the environment are for others than this machine.
+        client = client.no_proxy();
+    }
+    if header.is_some() {
+        client = client.redirect(Policy::custom(|redirect| {
+            let is_same = |before: &Url| before.host_str() == redirect.url().host_str();
+            if redirect.previous().iter().all(is_same) {
+                Policy::default().redirect(redirect)
+            } else {
+                redirect.stop()
+            }
+        }));
+    }
+    let mut request = client.build().map_err(no_answer)?.get(url.clone());
+    if let Some((name, value)) = header {
+        request = request.header(name, value);
+    }
+    tokio::time::timeout(limit, exchange(request))
+        .await
+        .unwrap_or(Err(CallError::TimedOut { after: limit }))
+}
+
+async fn exchange(request: reqwest::RequestBuilder) -> Result<Vec<u8>, CallError> {
+    let mut response = request.send().await.map_err(no_answer)?;
+    let status = response.status().as_u16();
+    if status >= 300 {
+        return Err(CallError::Refused { status });
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
+        if body.len() + chunk.len() > MAX_BODY_BYTES {
+            return Err(CallError::TooLong {
+                limit: MAX_BODY_BYTES,
+            });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The layers above the innermost cause say only that the request failed, and may hold the address with its credentials.
+fn no_answer(error: reqwest::Error) -> CallError {
+    let error = error.without_url();
+    let mut innermost: &dyn Error = &error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    CallError::NoAnswer {
+        reason: innermost.to_string(),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}

@@ -1,0 +1,22 @@
+//! Clients for core services, and for configuration files that lie behind an address.
+//!
+//! | module | asks | for |
+//! | --- | --- | --- |
+//! | [`CoreMetadata`] | `GET /api/v3/version` of core-metadata | the EdgeX release of the stack |
+//! | [`VersionCheck`] | the same, at start and in the background | whether the stack is of our generation |
+//! | [`FileUri`] | the address that `-cf` or `-cc` names | the text of a configuration file |
+//!
+//! Does not own what the answers are for: files are parsed by `config`, a start is refused by the composition root.
+//!
+//! Invariants: every call ends within a time limit and reads a bounded body; no message holds credentials, be they part
+//! of an address or of a secret; nothing spawns.
+
+mod core_metadata;
+mod file_uri;
+mod http;
+mod version_check;
+
+pub use core_metadata::CoreMetadata;
+pub use file_uri::{FetchError, FileUri, RequestHeader};
+pub use http::CallError;
+pub use version_check::{VersionCheck, VersionMismatch};
