@@ -1,12 +1,14 @@
 //! Measures the built `edgehold` from outside: real mosquitto, real Consul, a sink of our own, all on loopback.
 //!
-//! 1. memory of a service that has nothing to do;
-//! 2. events a second from broker to sink, beside what broker and HTTP give by themselves;
-//! 3. from a setting's write in Consul to its effect.
+//! 1. what a recorded event costs to decode;
+//! 2. memory of a service that has nothing to do;
+//! 3. events a second from broker to sink, beside what broker and HTTP give by themselves;
+//! 4. from a setting's write in Consul to its effect.
 //!
 //! One process after the other, so that no measurement shares the machine with another one. Prints a table and writes
 //! `bench.json` into the target folder.
 
+mod decode;
 mod effect;
 mod service;
 mod throughput;
@@ -42,6 +44,8 @@ async fn measure() -> Result<Report> {
     let bytes = messages.iter().map(Vec::len).sum::<usize>() / messages.len();
     let load_before = load_average()?;
 
+    say(&"recorded events, decoded")?;
+    report.rates.extend(decode::rates()?);
     for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
         say(&format_args!("{EVENTS} events at {}", throughput::name(qos)))?;
         report
