@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use crate::collected::{Collected, Writer, collected};
 use crate::http::{Headers, header, read_body, read_head};
 use crate::port::Port;
+use crate::wait;
 
 /// One request as it came.
 #[derive(Debug, Clone)]
@@ -213,9 +214,7 @@ impl HttpSink {
     /// When somebody outside the tests took the port meanwhile.
     pub async fn reopen(&mut self) -> Result<()> {
         if self.serving.is_none() {
-            let listener = TcpListener::bind(("127.0.0.1", self.port()))
-                .await
-                .context("opening the HTTP sink")?;
+            let listener = listen(self.port()).await.context("opening the HTTP sink")?;
             #[expect(clippy::disallowed_methods, reason = "the handle is kept and aborted on drop")]
             let serving = tokio::spawn(serve(listener, Arc::clone(&self.shared)));
             self.serving = Some(serving);
@@ -296,6 +295,20 @@ impl Drop for HttpSink {
 
 fn always(behaviour: Behaviour) -> Script {
     Box::new(move |_| behaviour.clone())
+}
+
+/// Listens on a port that is held. A process that another test is just starting has, until it runs its own program, a
+/// copy of every socket of this one, also of one that was closed a moment ago: the port may be taken for that long.
+async fn listen(port: u16) -> io::Result<TcpListener> {
+    let deadline = Instant::now() + wait::LONG;
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                sleep(Duration::from_millis(10)).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Accepts until aborted; the connections end with it, because the set that holds them is dropped.
