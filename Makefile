@@ -1,13 +1,14 @@
 # Every task of a developer and of CI. `make` alone lists them.
 
 CARGO_DENY_VERSION := 0.20.2
+CARGO_FUZZ_VERSION := 0.13.2
 
 # Tools of `make tools` live with the build's other products.
 TOOLS := $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt fmt-check doc deny bench settings-table clean servers prerequisites tools
+.PHONY: help run test lint fmt fmt-check doc deny bench fuzz settings-table clean servers prerequisites tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,20 @@ bench: prerequisites ## Measure throughput, latency and memory
 
 settings-table: prerequisites ## Print the table of all settings, for the README
 	@cargo run --quiet --locked -p edgehold-app -- settings
+
+# Each target of tests/fuzz in turn: what it finds is kept in target/fuzz/corpus, what breaks in tests/fuzz/artifacts.
+# What reads messages runs in dependencies with unsafe code, so under the address sanitizer, which costs two thirds of the speed.
+FUZZ_SECONDS ?= 600
+fuzz: prerequisites ## Fuzz what reads messages and settings, ten minutes each (FUZZ_SECONDS; needs a nightly compiler)
+	@cargo +nightly --version >/dev/null 2>&1 || { echo "missing: a nightly compiler (rustup toolchain install nightly)" >&2; exit 1; }
+	@"$(TOOLS)/bin/cargo-fuzz" --version 2>/dev/null | grep -qF "$(CARGO_FUZZ_VERSION)" || \
+		cargo install --locked --root "$(TOOLS)" cargo-fuzz@$(CARGO_FUZZ_VERSION)
+	@set -e; for target in envelope:address event:address cbor:address yaml:none kv_tree:none duration:none; do \
+		name=$${target%:*}; sanitizer=$${target#*:}; found=target/fuzz/corpus/$$name; \
+		mkdir -p $$found; \
+		cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz/$$sanitizer -s $$sanitizer $$name \
+			$$found tests/fuzz/corpus/$$name -- -max_total_time=$(FUZZ_SECONDS) -timeout=10; \
+	done
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -64,6 +64,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("test-support", &[]),
     ("bench", &["contracts", "mqtt"]),
     ("tests", &["sdk", "app", "test-support"]),
+    ("fuzz-targets", &["contracts", "config"]),
 ];
 
 /// A driver, and the only crates that may name it: so that replacing it is the work of one crate.
@@ -238,7 +239,7 @@ fn no_tracked_file_holds_a_path_of_somebodys_machine() -> Result<()> {
 }
 
 struct Member {
-    /// The folder below `crates`, or `tests`.
+    /// The folder below `crates` or `tests`, or `tests`.
     folder: String,
     manifest: PathBuf,
     dependencies: Vec<Dependency>,
