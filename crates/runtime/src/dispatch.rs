@@ -147,7 +147,7 @@ async fn deliver(dispatch: Arc<Dispatch>, delivery: Delivery, hurry: ShutdownSig
                 books.unmatched();
                 tracing::debug!(%topic, %correlation_id, "no pipeline runs for this topic");
             }
-            results.into_iter().all(|kept| kept != Kept::Abandoned)
+            results.into_iter().all(|done| done)
         }
     };
     if finished {
@@ -156,14 +156,15 @@ async fn deliver(dispatch: Arc<Dispatch>, delivery: Delivery, hurry: ShutdownSig
     drop(permit);
 }
 
-/// One first attempt. Anything but [`Kept::Abandoned`] means that this pipeline is done with the delivery.
+/// One first attempt. Answers whether this pipeline is done with the delivery: exported, filtered, dropped by name or
+/// stored it.
 async fn run_pipeline(
     dispatch: &Dispatch,
     pipeline: Arc<Pipeline>,
     ctx: Context,
     input: Data,
     mut hurry: ShutdownSignal,
-) -> Kept {
+) -> bool {
     let _in_flight = dispatch.books.start();
     let mut run = Run {
         pipeline,
@@ -181,15 +182,15 @@ async fn run_pipeline(
         Some(Outcome::Completed) => {
             respond(dispatch, &run.ctx, hurry).await;
             dispatch.books.completed();
-            Kept::Dropped
+            true
         }
         Some(Outcome::Filtered) => {
             respond(dispatch, &run.ctx, hurry).await;
             dispatch.books.filtered();
-            Kept::Dropped
+            true
         }
-        Some(Outcome::Failed(failed)) => dispatch.keeper.keep_failed(&run, failed).await,
-        None => dispatch.keeper.keep_interrupted(&run).await,
+        Some(Outcome::Failed(failed)) => dispatch.keeper.keep_failed(&run, failed).await != Kept::Abandoned,
+        None => dispatch.keeper.keep_interrupted(&run).await != Kept::Abandoned,
     }
 }
 
