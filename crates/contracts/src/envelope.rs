@@ -158,7 +158,7 @@ impl MessageEnvelope {
     /// # Errors
     /// [`EnvelopeError::Decode`]: no JSON, trailing bytes, or a field of another type (such as an `errorCode` that is a string).
     pub fn from_json(message: &[u8]) -> Result<Self, EnvelopeError> {
-        json::from_text::<FromJson>(&String::from_utf8_lossy(message))
+        json::from_slice::<FromJson>(message)
             .map(|FromJson(envelope)| envelope)
             .map_err(EnvelopeError::Decode)
     }

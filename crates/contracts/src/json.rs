@@ -92,7 +92,7 @@ fn escaped_unit(text: &str) -> Option<u16> {
 }
 
 /// As [`from_slice`], for values that borrow from `text`.
-pub(crate) fn from_text<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, DecodeError> {
+fn from_text<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, DecodeError> {
     serde_json::from_str(text).map_err(|error| {
         if error.classify() == Category::Data {
             // Go checks the syntax of the whole input before it looks at types.

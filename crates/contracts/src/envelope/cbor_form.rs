@@ -70,7 +70,7 @@ pub(super) fn to_cbor(envelope: &MessageEnvelope) -> Result<Vec<u8>, EnvelopeErr
     // JSON becomes CBOR before anything is written, so that what follows cannot fail.
     let nested = match &envelope.payload {
         Payload::Json(raw) => {
-            let value = json::from_text(raw.get()).map_err(|_| EnvelopeError::PayloadNotCbor)?;
+            let value = json::from_slice(raw.get().as_bytes()).map_err(|_| EnvelopeError::PayloadNotCbor)?;
             Some(cbor::to_vec(&Sorted(&value)).map_err(|_| EnvelopeError::PayloadNotCbor)?)
         }
         _ => None,

@@ -155,3 +155,11 @@ fn broken_cbor_is_an_error() {
     assert!(MessageEnvelope::from_cbor(&[0x9b, 0x40, 0, 0, 0, 0, 0, 0, 0]).is_err());
     assert!(MessageEnvelope::from_cbor(&[0xa1; 100_000]).is_err());
 }
+
+#[test]
+fn halves_of_surrogate_pairs_are_replaced_in_envelopes() {
+    let envelope = read(r#"{"correlationID":"\ud83d","payload":"\ud83d x"}"#);
+    assert_eq!(envelope.correlation_id, "\u{fffd}");
+    assert_eq!(envelope.payload, Payload::Text("\u{fffd} x".into()));
+    assert!(read(r#"{"payload":{"a":"\ud83d"}}"#).to_cbor().is_ok());
+}
