@@ -19,6 +19,7 @@ mod publication;
 mod settings;
 mod subscription;
 mod tls;
+mod wire;
 
 pub use publication::{Publication, PublishError, Publisher};
 pub use settings::{ConnectionSettings, Credentials, InvalidConnectionSettings, Qos};

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edgehold_core::{ErrorClass, ShutdownSignal};
-use rumqttc::{ConnectionError, Event, EventLoop, Packet, Publish, QoS, Request, StateError};
+use rumqttc::{ConnectionError, Event, EventLoop, Packet, Publish, QoS, Request};
 use tokio::{
     select,
     sync::{mpsc, oneshot},
@@ -27,7 +27,9 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use crate::{ConnectionSettings, InvalidConnectionSettings, Qos, outage::Outage, settings::MAX_PACKET_BYTES};
+use crate::{
+    ConnectionSettings, InvalidConnectionSettings, Qos, outage::Outage, settings::MAX_PACKET_BYTES, wire,
+};
 
 /// Messages on their way that the broker has not confirmed yet.
 const WINDOW: u16 = 64;
@@ -310,19 +312,7 @@ impl Publication {
         &mut self,
         packets: impl IntoIterator<Item = Packet>,
     ) -> Result<(), ConnectionError> {
-        let Some(network) = self.event_loop.network.as_mut() else {
-            return Err(StateError::ConnectionAborted.into());
-        };
-        let written = async {
-            for packet in packets {
-                network.write(packet).await?;
-            }
-            network.flush().await
-        };
-        match timeout(self.write_timeout, written).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(ConnectionError::FlushTimeout),
-        }
+        wire::write(&mut self.event_loop, self.write_timeout, packets).await
     }
 
     /// Says goodbye, and waits a moment until the broker has closed the connection.

@@ -51,6 +51,7 @@ use crate::{
     hand_over::HandOver,
     outage::Outage,
     settings::MAX_PACKET_BYTES,
+    wire,
 };
 
 /// How long to wait at the end for the broker to close the connection, which shows that it has read everything.
@@ -433,19 +434,7 @@ impl Subscription {
 
     /// Writes packets with one flush.
     async fn write(&mut self, packets: impl IntoIterator<Item = Packet>) -> Result<(), ConnectionError> {
-        let Some(network) = self.event_loop.network.as_mut() else {
-            return Err(StateError::ConnectionAborted.into());
-        };
-        let written = async {
-            for packet in packets {
-                network.write(packet).await?;
-            }
-            network.flush().await
-        };
-        match timeout(self.write_timeout, written).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(ConnectionError::FlushTimeout),
-        }
+        wire::write(&mut self.event_loop, self.write_timeout, packets).await
     }
 
     /// A connection, or an attempt to make one, has failed. Answers when the next attempt may begin.
