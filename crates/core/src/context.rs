@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use bytes::Bytes;
 use edgehold_contracts::Generation;
 
-use crate::{CorrelationId, Data, DataKind, Destination, PipelineId, SecretProvider, ServiceKey};
+use crate::{
+    CorrelationId, Data, DataKind, Destination, FunctionError, Gate, PipelineId, SecretProvider, ServiceKey,
+    Unsent,
+};
 
 /// What a failing function wants to be called with at its next attempt.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +35,7 @@ pub struct Context {
     secrets: Arc<dyn SecretProvider>,
     retry_data: Option<RetryData>,
     destination: Option<Destination>,
+    gate: Option<Arc<dyn Gate>>,
     response_data: Option<Bytes>,
     response_content_type: String,
 }
@@ -67,6 +71,7 @@ impl Context {
             secrets,
             retry_data: None,
             destination: None,
+            gate: None,
             response_data: None,
             response_content_type: String::new(),
         }
@@ -179,7 +184,26 @@ impl Context {
         self.retry_data.take()
     }
 
-    /// Says where this function sends to. Cleared before each function.
+    /// Puts a gate before the destinations of this run.
+    pub fn set_gate(&mut self, gate: Arc<dyn Gate>) {
+        self.gate = Some(gate);
+    }
+
+    /// To be called by a function before it sends: says where to, as [`Context::set_destination`], and returns when it
+    /// may. `unsent` is what becomes of the data if it may not. Without a gate it always may.
+    ///
+    /// # Errors
+    /// As [`Gate::enter`]. It is to be returned like the failure of a send, with the data to keep.
+    pub async fn approach(&mut self, destination: Destination, unsent: Unsent) -> Result<(), FunctionError> {
+        let result = match &self.gate {
+            Some(gate) => gate.enter(&destination, unsent).await,
+            None => Ok(()),
+        };
+        self.destination = Some(destination);
+        result
+    }
+
+    /// Says where this function sends to, for one that sends without asking. Cleared before each function.
     pub fn set_destination(&mut self, destination: Destination) {
         self.destination = Some(destination);
     }

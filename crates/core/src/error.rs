@@ -9,6 +9,20 @@ pub enum ErrorClass {
     Transient,
     /// The same attempt cannot succeed: a placeholder without a value, an impossible option, a wrong input type.
     Permanent,
+    /// Nothing was tried: the destination may not be visited now. Not a failed attempt, and not counted as one.
+    NotAttempted,
+}
+
+/// Whom a failure says something about. Only failures that are the destination's fault count against it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    /// The destination: no connection, no answer in time, or one that says it cannot serve anybody now.
+    Destination,
+    /// What was sent: the destination answered, and declined it.
+    Request,
 }
 
 /// The failure of one app function for one piece of data.
@@ -16,6 +30,7 @@ pub enum ErrorClass {
 pub struct FunctionError {
     class: ErrorClass,
     message: String,
+    fault: Fault,
     retry_after: Option<Duration>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -31,11 +46,17 @@ impl FunctionError {
         Self::new(ErrorClass::Permanent, message)
     }
 
+    /// Nothing was tried.
+    pub fn not_attempted(message: impl Into<String>) -> Self {
+        Self::new(ErrorClass::NotAttempted, message)
+    }
+
     /// A failure of the given class.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
         Self {
             class,
             message: message.into(),
+            fault: Fault::Unknown,
             retry_after: None,
             source: None,
         }
@@ -48,7 +69,15 @@ impl FunctionError {
         self
     }
 
-    /// The destination asked to be left alone for this long (HTTP `Retry-After`).
+    /// Says whose fault it is.
+    #[must_use]
+    pub fn with_fault(mut self, fault: Fault) -> Self {
+        self.fault = fault;
+        self
+    }
+
+    /// The destination asked to be left alone for this long (HTTP `Retry-After`); when nothing was tried: how long that
+    /// will be so.
     #[must_use]
     pub fn with_retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
@@ -60,7 +89,12 @@ impl FunctionError {
         self.class
     }
 
-    /// How long the destination asked to be left alone, if it did.
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        self.fault
+    }
+
+    /// How long the destination asked to be left alone, if it did; when nothing was tried: how long that will be so.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }

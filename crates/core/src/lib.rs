@@ -1,8 +1,8 @@
 //! The pure heart of Edgehold: what an application service is made of, without any input or output.
 //!
 //! Owns the identifiers, topic matching, the [`Context`] and [`Data`] that travel through a pipeline, the
-//! [`AppFunction`] seam, the [`Pipeline`] and its [`PipelineVersion`], the [`StoredObject`] and the decisions of a
-//! retry. Owns the traits that the rim implements: [`Trigger`], [`ResponsePublisher`] and
+//! [`AppFunction`] seam, the [`Pipeline`] and its [`PipelineVersion`], the [`StoredObject`], the decisions of a retry and
+//! those about a [`destination`]. Owns the traits that the rim implements: [`Trigger`], [`ResponsePublisher`], [`Gate`] and
 //! [`SecretProvider`].
 //!
 //! Invariants: nothing in here spawns, sleeps, reads a clock, draws a random number or opens anything. Time is a
@@ -11,9 +11,11 @@
 mod context;
 mod data;
 mod delivery;
+pub mod destination;
 mod error;
 mod function;
 mod future;
+mod gate;
 mod id;
 mod parameter;
 mod pipeline;
@@ -30,9 +32,10 @@ pub use delivery::{
     Ack, ByteBudget, BytePermit, Deliveries, Delivery, DeliverySender, Disposition, PayloadForm, Received,
     ResponseError, ResponsePublisher, Trigger, TriggerError,
 };
-pub use error::{ErrorClass, FunctionError};
+pub use error::{ErrorClass, Fault, FunctionError};
 pub use function::{AppFunction, Flow, Transform};
 pub use future::BoxFuture;
+pub use gate::{Gate, Unsent};
 pub use id::{CorrelationId, Destination, InvalidId, PipelineId, ServiceKey, StoredObjectId};
 pub use parameter::{
     BuiltFunction, FunctionFactory, FunctionRegistry, InvalidFunction, Parameters, parse_go_bool,

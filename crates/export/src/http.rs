@@ -37,8 +37,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edgehold_core::{
-    AppFunction, BoxFuture, BuiltFunction, Context, Data, Destination, ErrorClass, Flow, FunctionError,
-    FunctionFactory, InvalidFunction, Parameters,
+    AppFunction, BoxFuture, BuiltFunction, Context, Data, Destination, ErrorClass, Fault, Flow,
+    FunctionError, FunctionFactory, InvalidFunction, Parameters, Unsent,
 };
 use reqwest::{
     Client, StatusCode, Url,
@@ -99,9 +99,10 @@ impl AppFunction for HttpExport {
         Box::pin(async move {
             let sent = match self.prepare(ctx, &data).await {
                 Ok(request) => {
-                    ctx.set_destination(destination(&request.url));
-                    match self.send(ctx, request).await {
+                    match self.approach_and_send(ctx, request).await {
                         Err(error) if self.options.continue_on_send_error => {
+                            // Nothing got there: the success of this call is not one of the destination.
+                            ctx.take_destination();
                             tracing::warn!(
                                 pipeline_id = %ctx.pipeline_id(),
                                 correlation_id = %ctx.correlation_id(),
@@ -195,6 +196,15 @@ impl HttpExport {
         Ok(headers)
     }
 
+    async fn approach_and_send(&self, ctx: &mut Context, request: Request) -> Result<Bytes, FunctionError> {
+        let unsent = match self.options.persist_on_error {
+            true => Unsent::Kept,
+            false => Unsent::Lost,
+        };
+        ctx.approach(destination(&request.url), unsent).await?;
+        self.send(ctx, request).await
+    }
+
     /// Sends the request and gives the body of a successful answer, as far as it could be read and somebody wants it.
     async fn send(&self, ctx: &Context, request: Request) -> Result<Bytes, FunctionError> {
         let pipeline = ctx.pipeline_id();
@@ -202,7 +212,14 @@ impl HttpExport {
         let response = request::send(&self.client, request, deadline)
             .await
             .map_err(|e| {
+                // What could not even be written as a request never got to the destination.
+                let fault = if e.is_builder() {
+                    Fault::Request
+                } else {
+                    Fault::Destination
+                };
                 FunctionError::transient(format!("export failed in pipeline '{pipeline}'"))
+                    .with_fault(fault)
                     .with_source(e.without_url())
             })?;
         let status = response.status();
@@ -239,11 +256,22 @@ impl HttpExport {
             status.as_u16(),
             ctx.pipeline_id()
         );
-        let error = FunctionError::new(class, message);
+        let error = FunctionError::new(class, message).with_fault(fault(class, status));
         match delay {
             Some(delay) => error.with_retry_after(delay),
             None => error,
         }
+    }
+}
+
+/// 429 and 5xx say that the destination cannot serve anybody now, unless the configuration says that they mean this one
+/// request. Any other answer shows that it is there.
+fn fault(class: ErrorClass, status: StatusCode) -> Fault {
+    let overwhelmed = status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error();
+    if overwhelmed && class == ErrorClass::Transient {
+        Fault::Destination
+    } else {
+        Fault::Request
     }
 }
 

@@ -2,16 +2,17 @@
 //!
 //! Owns everything between the data a pipeline hands over and the answer of a destination. Does not own what happens to
 //! data that could not be sent: an export says which bytes to keep ([`Context::set_retry_data`]), where they were to go
-//! ([`Context::set_destination`]) and whether trying again can help ([`ErrorClass`]); storing, waiting and trying again
-//! belong to the runtime.
+//! ([`Context::approach`]), whether trying again can help ([`ErrorClass`]) and whose fault it was ([`Fault`]); letting
+//! it pass, storing, waiting and trying again belong to the runtime.
 //!
 //! Invariants: the only crate that names an HTTP client for export. Nothing in here spawns: a request lives and ends
 //! with the future of the function that makes it, so a pipeline that is dropped sends nothing more. Every wait ends.
 //! No credentials appear in an error, a log line or a destination.
 //!
 //! [`Context::set_retry_data`]: edgehold_core::Context::set_retry_data
-//! [`Context::set_destination`]: edgehold_core::Context::set_destination
+//! [`Context::approach`]: edgehold_core::Context::approach
 //! [`ErrorClass`]: edgehold_core::ErrorClass
+//! [`Fault`]: edgehold_core::Fault
 
 mod duration;
 pub mod http;

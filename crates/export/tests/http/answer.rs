@@ -1,9 +1,12 @@
 //! What becomes of an answer, and of every way to get none.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use edgehold_contracts::Event;
-use edgehold_core::{Data, DataKind, ErrorClass};
+use edgehold_core::{Data, DataKind, ErrorClass, Fault};
 use edgehold_test_support::{Answer, Behaviour, HttpSink};
 
 use super::{CONTINUE, Given, PERSIST, RETURN_INPUT, bytes, call, context, continued, export};
@@ -72,6 +75,7 @@ async fn every_way_a_send_can_break_is_worth_another_attempt() {
 
         // then
         assert_eq!(error.class(), ErrorClass::Transient, "{behaviour:?}");
+        assert_eq!(error.fault(), Fault::Destination, "{behaviour:?}");
         assert_eq!(error.to_string(), "export failed in pipeline 'default-pipeline'");
         let hung = matches!(behaviour, Some(Behaviour::Hang));
         assert_eq!(
@@ -113,15 +117,18 @@ async fn an_endless_answer_is_cut() {
 async fn statuses_listed_as_permanent_are_not_worth_another_attempt() {
     let sink = HttpSink::start().await.unwrap();
     let function = export(&sink.url("/"), &[PERSIST, ("PermanentStatus", "400, 5xx")]);
-    for (status, class) in [
-        (400, ErrorClass::Permanent),
-        (404, ErrorClass::Transient),
-        (503, ErrorClass::Permanent),
+    for (status, class, fault) in [
+        (400, ErrorClass::Permanent, Fault::Request),
+        (404, ErrorClass::Transient, Fault::Request),
+        (408, ErrorClass::Transient, Fault::Request),
+        (429, ErrorClass::Transient, Fault::Destination),
+        (503, ErrorClass::Permanent, Fault::Request),
     ] {
         sink.behave(Behaviour::status(status));
         let mut ctx = context();
         let error = call(&function, &mut ctx, bytes("data")).await.unwrap_err();
         assert_eq!(error.class(), class, "{status}");
+        assert_eq!(error.fault(), fault, "{status}");
         assert!(ctx.take_retry_data().is_some(), "what is permanent is kept too");
     }
 }
@@ -130,26 +137,43 @@ async fn statuses_listed_as_permanent_are_not_worth_another_attempt() {
 async fn a_destination_may_ask_for_a_pause() {
     let sink = HttpSink::start().await.unwrap();
     let function = export(&sink.url("/"), &[]);
-    for (status, pause) in [(503, Some(Duration::from_secs(7))), (500, None)] {
+    for (status, pause) in [
+        (429, Some(Duration::from_secs(7))),
+        (503, Some(Duration::from_secs(7))),
+        (500, None),
+    ] {
         sink.behave(Answer::new(status).header("Retry-After", "7").into());
         let error = call(&function, &mut context(), bytes("data")).await.unwrap_err();
         assert_eq!(error.retry_after(), pause, "{status}");
+        assert_eq!(error.fault(), Fault::Destination, "{status}");
     }
+    let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(600));
+    sink.behave(Answer::new(429).header("Retry-After", &date).into());
+    let error = call(&function, &mut context(), bytes("data")).await.unwrap_err();
+    let pause = error.retry_after().expect("until that date");
+    assert!(
+        (Duration::from_secs(500)..=Duration::from_secs(600)).contains(&pause),
+        "{pause:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_slow_answer_in_time_is_a_success() {
+    let sink = HttpSink::start().await.unwrap();
+    sink.behave(Answer::new(200).after(Duration::from_millis(300)).into());
+    let function = export(&sink.url("/"), &[("ConnectTimeout", "100ms")]);
+    continued(call(&function, &mut context(), bytes("data")).await);
 }
 
 #[tokio::test]
 async fn continuing_after_an_error_is_for_sends_not_for_mistakes() {
     let sink = HttpSink::start().await.unwrap();
     sink.behave(Behaviour::status(500));
-    let data = continued(
-        call(
-            &export(&sink.url("/"), &[CONTINUE, RETURN_INPUT]),
-            &mut context(),
-            bytes("data"),
-        )
-        .await,
-    );
+    let mut ctx = context();
+    let continuing = export(&sink.url("/"), &[CONTINUE, RETURN_INPUT]);
+    let data = continued(call(&continuing, &mut ctx, bytes("data")).await);
     assert_eq!(data, bytes("data"));
+    assert_eq!(ctx.take_destination(), None, "nothing got there");
 
     let nowhere = export("http://{nosuch}/", &[CONTINUE, RETURN_INPUT]);
     assert!(call(&nowhere, &mut context(), bytes("data")).await.is_err());

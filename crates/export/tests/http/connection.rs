@@ -5,11 +5,12 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use edgehold_core::FunctionRegistry;
+use edgehold_core::{Fault, FunctionRegistry};
 use edgehold_test_support::{Answer, Behaviour, HttpSink, wait};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{Given, RETURN_INPUT, built, bytes, call, context, continued, export};
@@ -102,6 +103,52 @@ async fn connections_are_used_again_whatever_the_answer() {
             relay.opened()
         );
     }
+}
+
+#[tokio::test]
+async fn ten_thousand_refusals_with_bodies_leak_no_connection() {
+    // given as many callers as there are connections to keep
+    let sink = HttpSink::start().await.unwrap();
+    sink.behave(Answer::new(400).body(vec![b'x'; 2_000]).into());
+    let relay = Relay::start(sink.port()).await;
+    let function = export(&relay.url(), &[]);
+
+    // when
+    let mut callers = JoinSet::new();
+    for _ in 0..16 {
+        let function = function.clone();
+        callers.spawn(async move {
+            for _ in 0..625 {
+                assert!(call(&function, &mut context(), bytes("data")).await.is_err());
+            }
+        });
+    }
+    callers.join_all().await;
+
+    // then
+    assert_eq!(sink.count(), 10_000);
+    assert!(relay.open() <= 16, "{} connections are open", relay.open());
+    assert!(
+        relay.opened() <= 500,
+        "{} connections were opened",
+        relay.opened()
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_made_in_time_is_given_up() {
+    // given a server that never takes part in the TLS handshake
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    let function = export(&url, &[("ConnectTimeout", "200ms"), ("RequestTimeout", "1h")]);
+
+    // when
+    let called = timeout(wait::LONG, call(&function, &mut context(), bytes("data"))).await;
+
+    // then
+    let error = called.expect("the call must end").unwrap_err();
+    assert_eq!(error.fault(), Fault::Destination);
+    assert!(error.chain().contains("timed out"), "{}", error.chain());
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod answer;
 mod connection;
+mod gate;
 mod recorded;
 mod request;
 
