@@ -12,17 +12,19 @@
 //!   the packet ids are given here, each the lowest that is free: nothing waits in the library, none of its ids can
 //!   collide, and the waiting publisher is found by the id alone.
 //! - Whoever polls waits for no publisher. Publishers wait, for room and for the answer, no longer than their time.
+//! - A broker that refuses this client is not one that is away: its answer is there, and waiting will not change it soon.
+//!   So publishers fail at once as long as the last answer was a refusal; connecting is tried again all the same.
 //! - Nothing is sent twice. After a lost connection the publisher decides: only it knows whether twice is better than
 //!   not at all.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edgehold_core::{ErrorClass, ShutdownSignal};
 use rumqttc::{ConnectionError, Event, EventLoop, Packet, Publish, QoS, Request};
 use tokio::{
     select,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{debug, info, warn};
@@ -63,6 +65,15 @@ pub enum PublishError {
         /// How long was waited.
         after: Duration,
     },
+    /// The broker did not accept the connection when it was tried last: a wrong password, or no right for this client id.
+    /// Nothing was sent.
+    #[error("the MQTT broker refuses the connection of client '{client_id}' ({reason})")]
+    Refused {
+        /// The client that was refused.
+        client_id: Arc<str>,
+        /// The broker's answer.
+        reason: Arc<str>,
+    },
     /// The connection broke before the broker had confirmed the message, which may have arrived or not.
     #[error("the connection to the MQTT broker was lost before the message was confirmed")]
     ConnectionLost,
@@ -76,7 +87,9 @@ impl PublishError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::InvalidTopic { .. } | Self::TooLarge { .. } => ErrorClass::Permanent,
-            Self::TimedOut { .. } | Self::ConnectionLost | Self::Ended => ErrorClass::Transient,
+            Self::TimedOut { .. } | Self::Refused { .. } | Self::ConnectionLost | Self::Ended => {
+                ErrorClass::Transient
+            }
         }
     }
 }
@@ -93,12 +106,18 @@ struct Order {
 pub struct Publisher {
     orders: mpsc::Sender<Order>,
     timeout: Duration,
+    client_id: Arc<str>,
+    refusal: watch::Receiver<Refusal>,
 }
+
+/// The broker's answer when the last attempt to connect was refused; none when it succeeded or got no answer.
+type Refusal = Option<Arc<str>>;
 
 impl Publisher {
     /// Publishes one message, and returns when it has been written (QoS 0), or when the broker has confirmed it (QoS
     /// 1: PUBACK, QoS 2: PUBCOMP). Waits for a connection, for room and for that at most
-    /// [`ConnectionSettings::connect_timeout`] in all (EdgeX: `MessageBus.Optional.ConnectTimeout`).
+    /// [`ConnectionSettings::connect_timeout`] in all (EdgeX: `MessageBus.Optional.ConnectTimeout`), and not at all while
+    /// the broker refuses the connection.
     ///
     /// Cancel-safe in that a message which is dropped before it was written is not sent.
     ///
@@ -130,10 +149,29 @@ impl Publisher {
             sent.map_err(|_| PublishError::Ended)?;
             confirmed.await.map_err(|_| PublishError::ConnectionLost)
         };
-        timeout(self.timeout, arrived)
-            .await
-            .unwrap_or(Err(PublishError::TimedOut { after: self.timeout }))
+        let mut refusal = self.refusal.clone();
+        select! {
+            biased;
+            reason = refused(&mut refusal) => Err(PublishError::Refused {
+                client_id: self.client_id.clone(),
+                reason,
+            }),
+            result = timeout(self.timeout, arrived) => {
+                result.unwrap_or(Err(PublishError::TimedOut { after: self.timeout }))
+            }
+        }
     }
+}
+
+/// Waits until the broker refuses the connection, if it does not already.
+async fn refused(refusal: &mut watch::Receiver<Refusal>) -> Arc<str> {
+    if let Ok(refusal) = refusal.wait_for(Option::is_some).await
+        && let Some(reason) = &*refusal
+    {
+        return reason.clone();
+    }
+    // The connection has ended, which the publisher learns otherwise.
+    std::future::pending().await
 }
 
 /// A connection that publishes. Made by [`Publication::try_new`], lives in [`Publication::run`].
@@ -147,6 +185,7 @@ pub struct Publication {
     client_id: String,
     write_timeout: Duration,
     outage: Outage,
+    refusal: watch::Sender<Refusal>,
     connected: bool,
     /// When the connection came to stand, or the attempt to make one began.
     since: Instant,
@@ -172,9 +211,12 @@ impl Publication {
         event_loop.set_network_options(settings.network_options());
         let timeout = Duration::from_secs(settings.connect_timeout_secs());
         let (sender, orders) = mpsc::channel(CHANNEL_CAPACITY);
+        let (refusal, refusals) = watch::channel(None);
         let publisher = Publisher {
             orders: sender,
             timeout,
+            client_id: settings.client_id.as_str().into(),
+            refusal: refusals,
         };
         let publication = Self {
             event_loop,
@@ -184,6 +226,7 @@ impl Publication {
             client_id: settings.client_id,
             write_timeout: timeout,
             outage: Outage::default(),
+            refusal,
             connected: false,
             since: Instant::now(),
         };
@@ -229,6 +272,7 @@ impl Publication {
     /// Everything between a connection that stands and its end.
     async fn serve(&mut self, shutdown: &mut ShutdownSignal) -> Result<(), ConnectionError> {
         self.connected = true;
+        self.refusal.send_replace(None);
         self.since = Instant::now();
         if self.outage.ends() {
             info!(broker = %self.broker, client_id = %self.client_id, "connected to the MQTT broker to publish");
@@ -332,6 +376,10 @@ impl Publication {
             self.take(&event);
         }
         self.event_loop.clean();
+        self.refusal.send_replace(match error {
+            ConnectionError::ConnectionRefused(answer) => Some(format!("{answer:?}").into()),
+            _ => None,
+        });
         // The library would send these again, but nobody waits for them any more.
         self.event_loop.pending.clear();
         for slot in &mut self.on_the_way {

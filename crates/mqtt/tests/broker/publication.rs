@@ -82,6 +82,13 @@ impl Scripted {
         self.0.local_addr().unwrap().port()
     }
 
+    /// Answers the next connection that it is not authorized.
+    async fn refuse(&self) {
+        let (mut stream, _) = timeout(LONG, self.0.accept()).await.expect("in time").unwrap();
+        assert_eq!(packet(&mut stream).await.0, CONNECT);
+        stream.write_all(&[0x20, 2, 0, 5]).await.unwrap();
+    }
+
     /// The next connection, accepted, and what its CONNECT said.
     async fn accept(&self) -> (TcpStream, Vec<u8>) {
         let (mut stream, _) = timeout(LONG, self.0.accept()).await.expect("in time").unwrap();
@@ -246,6 +253,44 @@ async fn who_waited_in_vain_is_told_and_the_message_is_not_sent_later() {
     assert_eq!(payload, "next");
     stream.write_all(&[0x40, 2, 0, id]).await.unwrap();
     result(next).await.unwrap();
+}
+
+#[tokio::test]
+async fn while_the_broker_refuses_the_connection_messages_fail_at_once() {
+    // Given a message that waits for a connection, with all the time there is
+    let broker = Scripted::start().await;
+    let running = Running::start(&patient(broker.port()));
+    let early = running.publish("early");
+    let again = running.publish("again");
+
+    // When the broker answers that this client may not connect
+    broker.refuse().await;
+
+    // Then who waited is told, and who comes later does not wait
+    for publishing in [early, again] {
+        let error = result(publishing).await.unwrap_err();
+        assert!(matches!(error, PublishError::Refused { .. }), "{error}");
+        assert!(
+            error.to_string().ends_with("-pub' (NotAuthorized)"),
+            "{error}: the client and the answer are named"
+        );
+        assert_eq!(error.class(), ErrorClass::Transient);
+    }
+    let error = result(running.publish("later")).await.unwrap_err();
+    assert!(matches!(error, PublishError::Refused { .. }), "{error}");
+
+    // And as soon as it may connect, messages go out, and none of those before
+    let (mut stream, _) = broker.accept().await;
+    until("messages to go out", LONG, async || {
+        let next = running
+            .publisher
+            .publish(TOPIC, Bytes::from("next"), Qos::AtMostOnce, false);
+        next.await
+    })
+    .await;
+    let (kind, body) = packet(&mut stream).await;
+    assert_eq!(kind, PUBLISH);
+    assert_eq!(body[2 + TOPIC.len()..], b"next"[..]);
 }
 
 #[tokio::test]
