@@ -48,6 +48,16 @@ impl From<Qos> for QoS {
     }
 }
 
+impl From<QoS> for Qos {
+    fn from(qos: QoS) -> Self {
+        match qos {
+            QoS::AtMostOnce => Self::AtMostOnce,
+            QoS::AtLeastOnce => Self::AtLeastOnce,
+            QoS::ExactlyOnce => Self::ExactlyOnce,
+        }
+    }
+}
+
 /// User name and password of a connection.
 #[derive(Clone, Debug)]
 pub struct Credentials {

@@ -6,7 +6,7 @@
 //! ```text
 //!            ┌──────── connect ◄── wait (backoff) ◄── lost ─┐
 //!            ▼                                              │
-//!  subscribe (new session, or first connection) ──► serve ──┤
+//!  subscribe, unsubscribe (until it is answered) ─► serve ──┤
 //!                                                           └── told to end: last acknowledgements, DISCONNECT
 //! ```
 //!
@@ -21,6 +21,8 @@
 //!   dead broker, is told not to.
 //! - Everything read before a connection broke stays in the library's event list across the reconnect. It is taken
 //!   out before, or it would be counted to the next connection.
+//! - A session that the broker kept has the filters of an earlier start too, and nothing in MQTT tells which. So whoever
+//!   remembers them says so ([`Subscription::with_former_filters`]), and those no longer wanted are unsubscribed.
 //! - The library fails the connection for a packet over its limit, and the broker then sends the same packet again,
 //!   for ever. The limit therefore is the largest message allowed, and when a larger one comes the limit is raised to
 //!   let it through once more, without its payload: see [`Body::SetAside`].
@@ -36,7 +38,7 @@ use bytes::Bytes;
 use edgehold_core::{Ack, ByteBudget, BytePermit, ShutdownSignal, TopicFilter};
 use rumqttc::{
     ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, PubAck, PubComp, PubRec, Publish, QoS,
-    Request, StateError, SubAck, SubscribeFilter, SubscribeReasonCode, mqttbytes,
+    Request, StateError, SubAck, Subscribe, SubscribeFilter, SubscribeReasonCode, Unsubscribe, mqttbytes,
 };
 use tokio::{
     select,
@@ -104,9 +106,10 @@ pub struct Incoming {
 pub enum ConnectionState {
     /// There is no connection; it is being tried again.
     Disconnected,
-    /// Connected; the broker has not answered the subscription of this session yet.
+    /// Connected; the broker has not answered the subscription of this session yet, or still has to unsubscribe what an
+    /// earlier start had subscribed.
     Connected,
-    /// Connected, and the session has its subscriptions (refused ones are logged).
+    /// Connected, and the session has its subscriptions and no former ones (refused ones are logged).
     Subscribed,
 }
 
@@ -114,6 +117,8 @@ pub enum ConnectionState {
 pub struct Subscription {
     event_loop: EventLoop,
     filters: Vec<TopicFilter>,
+    /// What a kept session may still have subscribed beyond `filters`; empty once the broker has answered.
+    former: Vec<TopicFilter>,
     qos: Qos,
     /// `host:port` and client id, for the log.
     broker: String,
@@ -125,13 +130,15 @@ pub struct Subscription {
     hand_over: HandOver,
     fingerprint: RandomState,
     outage: Outage,
-    ever_connected: bool,
+    /// Whether the broker has answered the subscription of the current session.
+    answered: bool,
     /// When the connection came to stand, or the attempt to make one began.
     since: Instant,
     next_ping: Instant,
     /// QoS 2 ids the broker wants to complete and the library does not know (see [`Subscription::lost`]).
     to_complete: Vec<u16>,
     state: watch::Sender<ConnectionState>,
+    granted: watch::Sender<Option<Qos>>,
 }
 
 impl Subscription {
@@ -150,10 +157,6 @@ impl Subscription {
             return Err(InvalidConnectionSettings::NoFilter);
         }
         let options = connection.mqtt_options()?;
-        let broker = format!("{}:{}", connection.host, connection.port);
-        if qos == Qos::ExactlyOnce {
-            warn!(%broker, "subscribing with QoS 1 instead of 2: what comes twice is told apart by its id");
-        }
         // Nothing is ever put into the request queue.
         let mut event_loop = EventLoop::new(options, 1);
         event_loop.set_network_options(connection.network_options());
@@ -161,8 +164,9 @@ impl Subscription {
         let subscription = Self {
             event_loop,
             filters,
+            former: Vec::new(),
             qos: qos.min(Qos::AtLeastOnce),
-            broker,
+            broker: format!("{}:{}", connection.host, connection.port),
             client_id: connection.client_id.clone(),
             max_message_bytes: connection.max_message_bytes,
             write_timeout: Duration::from_secs(connection.connect_timeout_secs()),
@@ -171,18 +175,35 @@ impl Subscription {
             hand_over,
             fingerprint: RandomState::new(),
             outage: Outage::default(),
-            ever_connected: false,
+            answered: false,
             since: Instant::now(),
             next_ping: Instant::now(),
             to_complete: Vec::new(),
             state: watch::Sender::new(ConnectionState::Disconnected),
+            granted: watch::Sender::new(None),
         };
         Ok((subscription, incoming))
+    }
+
+    /// Says what earlier starts with this client id have subscribed to. Where the broker kept their session, those that
+    /// are not among the filters any more are unsubscribed (MQTT 3.1.1 §3.10); [`ConnectionState::Subscribed`] comes after
+    /// that. What the broker had queued for them before may still come.
+    #[must_use]
+    pub fn with_former_filters(mut self, former: Vec<TopicFilter>) -> Self {
+        self.former = former;
+        self.former.retain(|filter| !self.filters.contains(filter));
+        self
     }
 
     /// Follows how the connection stands.
     pub fn state(&self) -> watch::Receiver<ConnectionState> {
         self.state.subscribe()
+    }
+
+    /// Follows the lowest quality of service the broker has granted to one of the filters; none before it has answered,
+    /// and when it refused all of them. At most what was asked for.
+    pub fn granted(&self) -> watch::Receiver<Option<Qos>> {
+        self.granted.subscribe()
     }
 
     /// Connects, and receives until told to end or until the receiver of messages is dropped. A broker that is away,
@@ -264,14 +285,12 @@ impl Subscription {
             } = &*self;
             info!(%broker, %client_id, session_present, "connected to the MQTT broker");
         }
-        let subscribe = !session_present || !self.ever_connected;
-        self.ever_connected = true;
-        if subscribe {
-            self.state.send_replace(ConnectionState::Connected);
-            self.subscribe().await?;
-        } else {
-            self.state.send_replace(ConnectionState::Subscribed);
+        if !session_present {
+            self.answered = false;
+            self.former.clear();
         }
+        self.tell_state();
+        self.subscribe().await?;
         for packet_id in std::mem::take(&mut self.to_complete) {
             self.write([Packet::PubComp(PubComp::new(packet_id))]).await?;
         }
@@ -319,6 +338,7 @@ impl Subscription {
                     Packet::Publish(_) if ending => {}
                     Packet::Publish(publish) => self.receive(publish),
                     Packet::SubAck(answer) => self.subscribed(&answer),
+                    Packet::UnsubAck(_) => self.unsubscribed(),
                     _ => {}
                 }
             }
@@ -374,31 +394,65 @@ impl Subscription {
         });
     }
 
+    /// Asks for what this session lacks and gives back what it has too much: a connection may have broken before the
+    /// answer, so what is not answered is asked again, also in a session that was kept.
     async fn subscribe(&mut self) -> Result<(), ConnectionError> {
-        let filters = self.filters.iter().map(|filter| SubscribeFilter {
-            path: filter.as_str().to_owned(),
-            qos: self.qos.into(),
+        let subscribe = (!self.answered).then(|| {
+            let filters = self.filters.iter().map(|filter| SubscribeFilter {
+                path: filter.as_str().to_owned(),
+                qos: self.qos.into(),
+            });
+            Request::Subscribe(Subscribe::new_many(filters))
         });
-        let request = Request::Subscribe(rumqttc::Subscribe::new_many(filters));
-        let packet = self.event_loop.state.handle_outgoing_packet(request)?;
-        self.write(packet).await
+        let unsubscribe = (!self.former.is_empty()).then(|| {
+            let topics = self.former.iter().map(|filter| filter.as_str().to_owned());
+            Request::Unsubscribe(Unsubscribe {
+                pkid: 0,
+                topics: topics.collect(),
+            })
+        });
+        let mut packets = Vec::new();
+        for request in [subscribe, unsubscribe].into_iter().flatten() {
+            packets.extend(self.event_loop.state.handle_outgoing_packet(request)?);
+        }
+        self.write(packets).await
     }
 
     /// The broker's answer, one code for each filter in the order of asking.
     fn subscribed(&mut self, answer: &SubAck) {
         let broker = &self.broker;
+        let mut lowest = None;
         for (filter, code) in self.filters.iter().zip(&answer.return_codes) {
             match code {
                 SubscribeReasonCode::Failure => {
                     warn!(%broker, %filter, "the broker refused the subscription: nothing will come by it");
                 }
-                SubscribeReasonCode::Success(granted) if *granted < QoS::from(self.qos) => {
-                    warn!(%broker, %filter, ?granted, "the broker granted a lower quality of service than asked for");
+                SubscribeReasonCode::Success(granted) => {
+                    debug!(%broker, %filter, ?granted, "subscribed");
+                    let granted = Qos::from(*granted).min(self.qos);
+                    lowest = Some(lowest.map_or(granted, |lowest: Qos| lowest.min(granted)));
                 }
-                SubscribeReasonCode::Success(_) => debug!(%broker, %filter, "subscribed"),
             }
         }
-        self.state.send_replace(ConnectionState::Subscribed);
+        self.granted.send_replace(lowest);
+        self.answered = true;
+        self.tell_state();
+    }
+
+    /// The broker's answer says nothing of single filters: there is no way in which it can refuse.
+    fn unsubscribed(&mut self) {
+        for filter in self.former.drain(..) {
+            info!(broker = %self.broker, %filter, "unsubscribed from what is no longer in the settings");
+        }
+        self.tell_state();
+    }
+
+    fn tell_state(&self) {
+        self.state
+            .send_replace(match self.answered && self.former.is_empty() {
+                true => ConnectionState::Subscribed,
+                false => ConnectionState::Connected,
+            });
     }
 
     /// Sends the acknowledgements that may go out now.

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::broker::proxy::{DISCONNECT, PINGREQ, PUBACK, PUBCOMP, PUBREC, Proxy};
+use crate::broker::proxy::{DISCONNECT, PINGREQ, PUBACK, PUBCOMP, PUBREC, Proxy, SUBSCRIBE, UNSUBSCRIBE};
 
 const TOPIC: &str = "edgex/events/device/x";
 
@@ -32,6 +32,7 @@ const TOPIC: &str = "edgex/events/device/x";
 struct Running {
     incoming: mpsc::Receiver<Incoming>,
     state: watch::Receiver<ConnectionState>,
+    granted: watch::Receiver<Option<Qos>>,
     shutdown: Shutdown,
     task: JoinHandle<()>,
     budget: ByteBudget,
@@ -75,17 +76,26 @@ impl Options {
     }
 
     fn run(&self, settings: &ConnectionSettings) -> Running {
-        let filters = vec![TopicFilter::try_new("edgex/#").unwrap()];
+        self.run_for(settings, &["edgex/#"], &[])
+    }
+
+    fn run_for(&self, settings: &ConnectionSettings, filters: &[&str], former: &[&str]) -> Running {
+        let parsed = |filters: &[&str]| {
+            let filters = filters.iter().map(|filter| TopicFilter::try_new(filter).unwrap());
+            filters.collect::<Vec<_>>()
+        };
         let budget = ByteBudget::new(self.budget);
         let (subscription, incoming) =
-            Subscription::try_new(settings, filters, self.qos, budget.clone()).unwrap();
-        let state = subscription.state();
+            Subscription::try_new(settings, parsed(filters), self.qos, budget.clone()).unwrap();
+        let subscription = subscription.with_former_filters(parsed(former));
+        let (state, granted) = (subscription.state(), subscription.granted());
         let (shutdown, signal) = Shutdown::new();
         #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
         let task = tokio::spawn(subscription.run(signal));
         Running {
             incoming,
             state,
+            granted,
             shutdown,
             task,
             budget,
@@ -507,6 +517,103 @@ async fn told_to_end_it_waits_for_what_is_in_hand_and_acknowledges_it() {
     let messages = next.wait_for(2, LONG).await;
     let payloads: Vec<_> = messages.iter().map(|message| &message.payload[..]).collect();
     assert_eq!(payloads, [b"2", b"3"]);
+}
+
+async fn publish_to(broker: &Mosquitto, messages: &[(&str, &str)]) {
+    let mut publisher = MqttPublisher::connect(broker.port()).await.unwrap();
+    let messages = messages.iter().copied();
+    publisher
+        .publish_all(messages, PublishQos::AtLeastOnce)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn filters_of_an_earlier_start_are_unsubscribed_from_a_kept_session() {
+    // Given a session that was subscribed to two filters, and messages to both while nobody is connected
+    let (wanted, dropped) = ("edgex/a", "edgex/b");
+    let broker = Mosquitto::start().await.unwrap();
+    let options = Options::default();
+    let settings = options.settings(broker.port(), &unique_name("subscription"));
+    let end = async |mut running: Running| {
+        running.subscribed().await;
+        running.shutdown.trigger();
+        until("the end", LONG, async || running.task.is_finished()).await;
+    };
+    end(options.run_for(&settings, &[wanted, dropped], &[])).await;
+    publish_to(&broker, &[(wanted, "1"), (dropped, "queued before")]).await;
+
+    // When the next start wants one of them
+    let mut running = options.run_for(&settings, &[wanted], &[wanted, dropped]);
+    running.subscribed().await;
+
+    // Then what had been queued for the other comes and is acknowledged, and nothing published to it from now on
+    running.expect("1").await.ack.done();
+    running.expect("queued before").await.ack.done();
+    publish_to(&broker, &[(dropped, "while it runs"), (wanted, "2")]).await;
+    running.expect("2").await.ack.done();
+    end(running).await;
+    publish_to(&broker, &[(dropped, "while it is down"), (wanted, "3")]).await;
+    let mut running = options.run_for(&settings, &[wanted], &[]);
+    running.expect("3").await.ack.done();
+}
+
+#[tokio::test]
+async fn a_new_session_has_nothing_to_unsubscribe_from() {
+    let broker = Mosquitto::start().await.unwrap();
+    let proxy = Proxy::start(broker.port()).await;
+    let options = Options::default();
+    let settings = options.settings(proxy.port(), &unique_name("subscription"));
+
+    let mut running = options.run_for(&settings, &["edgex/a"], &["edgex/b"]);
+
+    running.subscribed().await;
+    assert_eq!(proxy.said(UNSUBSCRIBE), []);
+}
+
+#[tokio::test]
+async fn what_the_broker_has_not_answered_is_asked_again_also_in_a_session_that_was_kept() {
+    // Given a kept session, and connections that break before the broker has heard the subscription
+    let broker = Mosquitto::start().await.unwrap();
+    let proxy = Proxy::start(broker.port()).await;
+    let client_id = unique_name("subscription");
+    let before = MqttSubscriber::resume(broker.port(), &client_id, "edgex/b", PublishQos::AtLeastOnce);
+    drop(before.await.unwrap());
+    proxy.cut_instead_of(SUBSCRIBE);
+
+    // When it connects again, then it subscribes and unsubscribes over the second connection
+    let options = Options::default();
+    let mut running = options.run_for(
+        &options.settings(proxy.port(), &client_id),
+        &["edgex/a"],
+        &["edgex/b"],
+    );
+    running.subscribed().await;
+    let connections = |kind| -> Vec<_> { proxy.said(kind).iter().map(|said| said.connection).collect() };
+    assert_eq!(connections(SUBSCRIBE), [2]);
+    assert_eq!(connections(UNSUBSCRIBE), [2]);
+    publish_to(&broker, &[("edgex/b", "unwanted"), ("edgex/a", "wanted")]).await;
+    running.expect("wanted").await.ack.done();
+    acknowledged(&proxy, 2, 1).await;
+
+    // And what was answered once is not asked again in the same session
+    proxy.cut();
+    until("the next connection", LONG, async || proxy.connections() == 3).await;
+    running.subscribed().await;
+    publish_to(&broker, &[("edgex/a", "after")]).await;
+    running.expect("after").await.ack.done();
+    assert_eq!(connections(SUBSCRIBE), [2]);
+}
+
+#[tokio::test]
+async fn a_quality_of_service_lower_than_asked_for_is_known() {
+    let broker = Mosquitto::builder().config("max_qos 0").start().await.unwrap();
+    let running = Options::default().start(broker.port()).await;
+    assert_eq!(*running.granted.borrow(), Some(Qos::AtMostOnce));
+
+    let broker = Mosquitto::start().await.unwrap();
+    let running = Options::default().start(broker.port()).await;
+    assert_eq!(*running.granted.borrow(), Some(Qos::AtLeastOnce));
 }
 
 #[tokio::test]

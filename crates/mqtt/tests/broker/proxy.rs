@@ -23,6 +23,8 @@ pub(crate) struct Said {
 pub(crate) const PUBACK: u8 = 4;
 pub(crate) const PUBREC: u8 = 5;
 pub(crate) const PUBCOMP: u8 = 7;
+pub(crate) const SUBSCRIBE: u8 = 8;
+pub(crate) const UNSUBSCRIBE: u8 = 10;
 pub(crate) const PINGREQ: u8 = 12;
 pub(crate) const DISCONNECT: u8 = 14;
 
@@ -32,6 +34,7 @@ struct Seen {
     said: Vec<Said>,
     bytes_to_client: u64,
     cut_after: Option<u8>,
+    cut_instead_of: Option<u8>,
 }
 
 pub(crate) struct Proxy {
@@ -91,6 +94,11 @@ impl Proxy {
         self.seen.lock().unwrap().cut_after = Some(kind);
     }
 
+    /// Cuts the connection once, instead of passing on what the client says in the next packet of this type and behind it.
+    pub(crate) fn cut_instead_of(&self, kind: u8) {
+        self.seen.lock().unwrap().cut_instead_of = Some(kind);
+    }
+
     /// How many connections have been made or tried.
     pub(crate) fn connections(&self) -> usize {
         self.seen.lock().unwrap().connections
@@ -133,6 +141,14 @@ async fn relay(
         let mut unparsed = BytesMut::new();
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+            {
+                // Packets begin where reads do: the client flushes whole ones and then waits for an answer.
+                let mut seen = seen.lock().unwrap();
+                if seen.cut_instead_of.is_some_and(|kind| buffer[0] >> 4 == kind) {
+                    seen.cut_instead_of = None;
+                    return;
+                }
+            }
             if to_broker.write_all(&buffer[..count]).await.is_err() {
                 return;
             }
