@@ -8,6 +8,7 @@ mod faults;
 mod kill;
 mod main_job;
 mod pairs;
+mod sessions;
 mod settings;
 mod shell;
 mod store_and_forward;

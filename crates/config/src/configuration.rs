@@ -154,9 +154,9 @@ impl MessageBus {
             .filter(|id| !id.is_empty())
     }
 
-    /// The quality of service of subscriptions and publications, 0 to 2; 0 when not configured.
-    pub fn qos(&self) -> u8 {
-        self.optional_int("Qos").unwrap_or(0)
+    /// The quality of service of subscriptions and publications, 0 to 2; none when not configured.
+    pub fn qos(&self) -> Option<u8> {
+        self.optional_int("Qos")
     }
 
     /// The MQTT keep-alive in whole seconds, zero = off; 10 seconds when not configured, as the common configuration

@@ -23,6 +23,8 @@ pub struct MessageBusSettings {
     pub connection: ConnectionSettings,
     /// What to subscribe to, base prefix included: see [`subscribe_filters`](crate::subscribe_filters).
     pub filters: Vec<TopicFilter>,
+    /// What earlier starts with this client id have subscribed to: see [`Subscription::with_former_filters`].
+    pub former_filters: Vec<TopicFilter>,
     /// `MessageBus.Optional.Qos`; 2 is lowered to 1.
     pub qos: Qos,
     /// The bytes of all deliveries in hand (`MaxInFlightBytes`). Past it nothing more is read.
@@ -54,6 +56,7 @@ impl MessageBusTrigger {
         let MessageBusSettings {
             connection,
             filters,
+            former_filters,
             qos,
             budget,
             envelope_form,
@@ -61,7 +64,7 @@ impl MessageBusTrigger {
         let (subscription, incoming) = Subscription::try_new(&connection, filters, qos, budget)
             .map_err(|error| TriggerError::Configuration(with_sources(&error)))?;
         Ok(Self {
-            subscription,
+            subscription: subscription.with_former_filters(former_filters),
             incoming,
             envelope_form,
         })
@@ -70,6 +73,11 @@ impl MessageBusTrigger {
     /// Follows how the connection stands.
     pub fn connection_state(&self) -> watch::Receiver<ConnectionState> {
         self.subscription.state()
+    }
+
+    /// Follows the lowest quality of service the broker has granted: see [`Subscription::granted`].
+    pub fn granted(&self) -> watch::Receiver<Option<Qos>> {
+        self.subscription.granted()
     }
 }
 

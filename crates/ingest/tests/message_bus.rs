@@ -28,6 +28,7 @@ fn settings(broker: &Mosquitto, client_id: &str) -> MessageBusSettings {
     MessageBusSettings {
         connection,
         filters: subscribe_filters("edgex", "events/#").unwrap(),
+        former_filters: Vec::new(),
         qos: Qos::AtLeastOnce,
         budget: ByteBudget::new(1024 * 1024),
         envelope_form: EnvelopeForm::Json,

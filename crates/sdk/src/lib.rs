@@ -25,6 +25,7 @@
 //! what surrounds a service: flags, the order of start and end, log lines.
 
 mod bootstrap;
+mod durability;
 mod files;
 mod inspect;
 mod invocation;
@@ -34,6 +35,7 @@ mod running;
 mod service;
 mod sources;
 mod store;
+mod subscriptions;
 mod trigger;
 
 pub use edgehold_config::{

@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use crate::{
+    durability::Durability,
     live::LiveSettings,
     store::{Opened, StoreOpener},
 };
@@ -46,6 +47,7 @@ pub(crate) struct Parts {
     pub(crate) provider: Option<Arc<dyn ConfigurationProvider>>,
     pub(crate) trigger: Box<dyn Trigger>,
     pub(crate) publication: Option<Publication>,
+    pub(crate) durability: Durability,
     pub(crate) opener: StoreOpener,
     pub(crate) opened: Option<Opened>,
     pub(crate) registration: Option<Membership>,
@@ -108,6 +110,11 @@ impl Running {
                 parts.dispatch.books.clone(),
                 support_signal.clone(),
             ),
+        );
+        let durability = parts.durability;
+        support.spawn(
+            "durability",
+            durability.follow(parts.dispatch.settings.clone(), support_signal.clone()),
         );
         if let Some(check) = parts.version_check {
             support.spawn("version check", check.run(support_signal.clone()));

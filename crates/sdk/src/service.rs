@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     bootstrap::{self, Access, ConfigurationError, Loaded},
+    durability::Durability,
     invocation::{Invocation, InvocationError},
     live::{LiveSettings, LiveView},
     logging::{LogControl, LogOutput, with_causes},
@@ -101,6 +102,8 @@ pub struct AppService {
     stores: StoreFactories,
     pipelines: Vec<Pipeline>,
     trigger: Option<Box<dyn Trigger>>,
+    /// Whether a function or a pipeline was added.
+    own_functions: bool,
 }
 
 impl AppService {
@@ -116,6 +119,7 @@ impl AppService {
             stores: StoreFactories::default(),
             pipelines: Vec::new(),
             trigger: None,
+            own_functions: false,
         }
     }
 
@@ -123,6 +127,7 @@ impl AppService {
     #[must_use]
     pub fn with_function(mut self, name: &str, factory: impl FunctionFactory + 'static) -> Self {
         self.functions.register(name, factory);
+        self.own_functions = true;
         self
     }
 
@@ -143,6 +148,7 @@ impl AppService {
     #[must_use]
     pub fn with_pipeline(mut self, pipeline: Pipeline) -> Self {
         self.pipelines.push(pipeline);
+        self.own_functions = true;
         self
     }
 
@@ -242,7 +248,8 @@ impl AppService {
             Some(trigger) => Ingress::alone(trigger),
             None => {
                 let form = trigger::envelope_form(invocation, generation);
-                trigger::build(&configuration, &service_key, &*secrets, budget, form).await?
+                let data_dir = &invocation.flags.data_dir;
+                trigger::build(&configuration, &service_key, data_dir, &*secrets, budget, form).await?
             }
         };
         let opener = StoreOpener {
@@ -270,6 +277,7 @@ impl AppService {
             view,
             provider,
             ingress,
+            own_functions: self.own_functions,
             opener,
             opened,
             registration,
@@ -287,6 +295,7 @@ pub struct Built {
     view: LiveView,
     provider: Option<Arc<dyn edgehold_config::ConfigurationProvider>>,
     ingress: Ingress,
+    own_functions: bool,
     opener: StoreOpener,
     opened: Option<Opened>,
     registration: Option<Membership>,
@@ -339,6 +348,10 @@ impl Built {
             provider: self.provider,
             trigger: self.ingress.trigger,
             publication: self.ingress.publication,
+            durability: Durability {
+                bus: self.ingress.session,
+                own_functions: self.own_functions,
+            },
             opener: self.opener,
             opened: self.opened,
             registration: self.registration,

@@ -1,6 +1,6 @@
 //! From settings to the trigger they ask for, and to the way its responses go.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use edgehold_config::Configuration;
 use edgehold_contracts::Generation;
@@ -11,7 +11,11 @@ use edgehold_ingest::{
 };
 use edgehold_mqtt::{ConnectionSettings, Credentials, Publication, Qos};
 
-use crate::invocation::Invocation;
+use crate::{
+    durability::BusSession,
+    invocation::Invocation,
+    subscriptions::{RememberingTrigger, SubscriptionMemory},
+};
 
 /// The trigger types EdgeX knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub(crate) struct Ingress {
     pub(crate) response: Option<Arc<dyn ResponsePublisher>>,
     /// The connection `response` publishes by.
     pub(crate) publication: Option<Publication>,
+    /// How the session was asked for; none where the trigger is the developer's own.
+    pub(crate) session: Option<BusSession>,
 }
 
 impl Ingress {
@@ -48,6 +54,7 @@ impl Ingress {
             trigger,
             response: None,
             publication: None,
+            session: None,
         }
     }
 }
@@ -70,17 +77,26 @@ pub(crate) fn envelope_form(invocation: &Invocation, generation: Generation) -> 
     }
 }
 
-/// Makes the trigger of a service.
+/// Makes the trigger of a service. `data_dir` is where it remembers what it has subscribed to.
 pub(crate) async fn build(
     configuration: &Configuration,
     service_key: &ServiceKey,
+    data_dir: &Path,
     secrets: &dyn SecretProvider,
     budget: ByteBudget,
     envelope_form: EnvelopeForm,
 ) -> Result<Ingress, TriggerError> {
     match TriggerKind::from_setting(&configuration.trigger.kind)? {
         TriggerKind::MessageBus => {
-            message_bus(configuration, service_key, secrets, budget, envelope_form).await
+            message_bus(
+                configuration,
+                service_key,
+                data_dir,
+                secrets,
+                budget,
+                envelope_form,
+            )
+            .await
         }
     }
 }
@@ -88,6 +104,7 @@ pub(crate) async fn build(
 async fn message_bus(
     configuration: &Configuration,
     service_key: &ServiceKey,
+    data_dir: &Path,
     secrets: &dyn SecretProvider,
     budget: ByteBudget,
     envelope_form: EnvelopeForm,
@@ -138,14 +155,22 @@ async fn message_bus(
         tracing::info!("Subscribing to topic: {filter}");
     }
     let saf_enabled = configuration.writable.store_and_forward.enabled;
-    let mut connection = ConnectionSettings::new(&bus.host, bus.port, client_id(configuration, service_key));
+    let client_id = bus.client_id().unwrap_or(service_key.as_str());
+    let mut connection = ConnectionSettings::new(&bus.host, bus.port, client_id);
     connection.credentials = credentials;
     connection.keep_alive = bus.keep_alive();
     connection.connect_timeout = bus.connect_timeout();
     // Where nobody says otherwise, what arrives while we are away is worth waiting for as soon as we promise to keep it.
     connection.clean_session = bus.clean_session().unwrap_or(!saf_enabled);
     connection.max_message_bytes = configuration.limits.max_message_bytes;
-    let qos = Qos::try_from(bus.qos()).map_err(|error| TriggerError::Configuration(error.to_string()))?;
+    // And what is acknowledged before it is kept cannot be kept.
+    let level = bus.qos().unwrap_or(u8::from(saf_enabled));
+    let qos = Qos::try_from(level).map_err(|error| TriggerError::Configuration(error.to_string()))?;
+    if qos == Qos::ExactlyOnce {
+        tracing::warn!(
+            "MessageBus/Optional/Qos is 2: subscribing with 1, because what comes twice is told apart by its id"
+        );
+    }
     let (response, publication) =
         match response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic) {
             None => (None, None),
@@ -164,25 +189,39 @@ async fn message_bus(
                 (Some(response), Some(publication))
             }
         };
+    let clean_session = connection.clean_session;
+    // A broker forgets what a clean session has subscribed to.
+    let memory = (!clean_session).then(|| {
+        let broker = format!("{}:{}", bus.host, bus.port);
+        SubscriptionMemory::read(data_dir, service_key, broker, client_id)
+    });
     let trigger = MessageBusTrigger::try_new(MessageBusSettings {
         connection,
-        filters,
+        filters: filters.clone(),
+        former_filters: memory.as_ref().map_or_else(Vec::new, SubscriptionMemory::filters),
         qos,
         budget,
         envelope_form,
     })?;
+    let session = BusSession {
+        qos: qos.min(Qos::AtLeastOnce),
+        clean_session,
+        granted: trigger.granted(),
+    };
+    let trigger: Box<dyn Trigger> = match memory {
+        None => Box::new(trigger),
+        Some(memory) => Box::new(RememberingTrigger {
+            trigger,
+            memory,
+            filters,
+        }),
+    };
     Ok(Ingress {
-        trigger: Box::new(trigger),
+        trigger,
         response,
         publication,
+        session: Some(session),
     })
-}
-
-fn client_id<'a>(configuration: &'a Configuration, service_key: &'a ServiceKey) -> &'a str {
-    configuration
-        .message_bus
-        .client_id()
-        .unwrap_or(service_key.as_str())
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ fn a_profile_becomes_types() {
     assert_eq!(configuration.service.bind_host(), "localhost");
     assert_eq!(configuration.message_bus.kind, "redis");
     assert_eq!(configuration.message_bus.client_id(), Some("app-sample"));
-    assert_eq!(configuration.message_bus.qos(), 0);
+    assert_eq!(configuration.message_bus.qos(), Some(0));
     assert_eq!(configuration.message_bus.keep_alive(), Duration::from_secs(10));
     assert_eq!(configuration.message_bus.clean_session(), None);
     assert_eq!(configuration.message_bus.optional["Subject"], "edgex/#");

@@ -148,6 +148,7 @@ fn settings_that_cannot_work_are_refused_with_their_cause() {
     let mut connection = ConnectionSettings::new("localhost", 1883, "");
     connection.clean_session = false;
     let settings = MessageBusSettings {
+        former_filters: Vec::new(),
         connection,
         filters: vec![TopicFilter::all()],
         qos: Qos::AtLeastOnce,
