@@ -192,11 +192,13 @@ async fn a_message_beyond_the_limit_is_set_aside_and_acknowledged() -> Result<()
         .await?;
     stack.publish(2..=2).await?;
 
-    // Then it is counted and named with the limit, and the good event leaves.
+    // Then it is counted, set aside and named with the limit, and the good event leaves.
     wait_accepted(&stack.sink, 2..=2).await;
     stack
         .service
-        .wait_stats("it to be counted", |stats| stats.books("undecodable") == 1)
+        .wait_stats("it to be counted and set aside", |stats| {
+            (stats.books("undecodable"), stats.store("error")) == (1, 1)
+        })
         .await;
     let line = stack.service.process().wait_for_line(topic, LONG).await;
     assert!(

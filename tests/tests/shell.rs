@@ -6,8 +6,12 @@ use anyhow::{Context, Result, ensure};
 use edgehold_test_support::wait::{self, LONG};
 use edgehold_test_support::{Answer, Behaviour};
 use serde_json::Value;
+use tokio::time::Instant;
 
-use crate::support::{END, SERVICE_KEY, Service, Stack, accepted, each, wait_accepted};
+use crate::support::{END, SERVICE_KEY, Service, Stack, accepted, each, publish, refusing, wait_accepted};
+
+/// What the service allows itself for its end.
+const GRACE: Duration = Duration::from_secs(8);
 
 #[test]
 fn a_wrong_call_fails_and_shows_the_usage() -> Result<()> {
@@ -235,6 +239,49 @@ async fn an_export_in_flight_at_the_end_is_stored_and_leaves_after_the_next_star
         .await;
     assert_eq!(accepted(&stack.sink), each(1..=3, 1));
     assert_eq!(stack.service.stats().await?.books("received"), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn at_the_end_what_hangs_or_fails_under_load_is_stored_in_time_and_nothing_is_missing_afterwards()
+-> Result<()> {
+    // Given load, and a destination that hangs, fails and answers in turn, with several exports in flight.
+    let mut stack = Stack::start_storing(&[("StoreAndForward/RetryInterval", "1s")]).await?;
+    let mut count = 0;
+    stack.sink.script(move |_| {
+        count += 1;
+        match count % 3 {
+            0 => Behaviour::Hang,
+            1 => refusing(),
+            _ => Behaviour::status(200),
+        }
+    });
+    stack.publish(1..=100).await?;
+    stack.sink.wait_for(60, LONG).await;
+
+    // When the service is asked to end while more comes, then it does so within its grace time and in good order.
+    let told = Instant::now();
+    let (stopped, published) = tokio::join!(stack.service.stop(), publish(stack.broker.port(), 101..=200));
+    let took = told.elapsed();
+    stopped?;
+    published?;
+    assert!(took < GRACE, "it took {took:?}");
+
+    // And whatever it had acknowledged by then leaves after the next start, like everything else.
+    stack.sink.behave(Behaviour::status(200));
+    stack.start_service().await?;
+    wait_accepted(&stack.sink, 1..=200).await;
+    let stats = stack
+        .service
+        .wait_stats("nothing to be left", |stats| {
+            stats.store("waiting") == 0 && stats.books("inFlight") == 0
+        })
+        .await;
+    assert_eq!(
+        (stats.store("error"), stats.books("dropped")),
+        (0, 0),
+        "{stats:?}"
+    );
     Ok(())
 }
 

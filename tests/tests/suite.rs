@@ -4,6 +4,7 @@ mod architecture;
 
 // End to end: the real binary against the real servers.
 mod bad_input;
+mod bounce;
 mod faults;
 mod kill;
 mod main_job;
@@ -13,3 +14,4 @@ mod settings;
 mod shell;
 mod store_and_forward;
 mod support;
+mod tap;
