@@ -82,34 +82,64 @@ pub struct RecordedMessage {
 /// # Errors
 /// When a file is missing or not of the recorded shape.
 pub fn messages(generation: Generation) -> Result<Vec<RecordedMessage>> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Entry {
-        n: u32,
-        file: String,
-        topic: String,
-        qos: u8,
-        retained: bool,
-        encoding: String,
-        content_type: String,
-        payload_is: String,
-    }
     let folder = path(generation, "messages");
-    let entries: Vec<Entry> = read_json(&folder.join("index.json"))?;
-    let load = |entry: Entry| {
+    let entries = message_entries(&folder)?;
+    entries.into_iter().map(|entry| entry.load(&folder)).collect()
+}
+
+/// The message of a case of [`recorded_messages!`](crate::recorded_messages).
+///
+/// # Errors
+/// As [`messages`], and when there is no such case.
+pub fn message(generation: Generation, case: &str) -> Result<RecordedMessage> {
+    let folder = path(generation, "messages");
+    let entries = message_entries(&folder)?;
+    let entry = entries
+        .into_iter()
+        .find(|entry| message_case(&entry.file) == case);
+    entry
+        .with_context(|| format!("{generation} has no {case}"))?
+        .load(&folder)
+}
+
+/// The name of a test about a recorded message: that of its file without the ending, as an identifier, which cannot
+/// begin with a number.
+pub fn message_case(file: &str) -> String {
+    format!("message_{}", file.trim_end_matches(".payload").replace('-', "_"))
+}
+
+/// `messages/index.json` as it stands in the folder.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MessageEntry {
+    n: u32,
+    file: String,
+    topic: String,
+    qos: u8,
+    retained: bool,
+    encoding: String,
+    content_type: String,
+    payload_is: String,
+}
+
+impl MessageEntry {
+    fn load(self, folder: &Path) -> Result<RecordedMessage> {
         Ok(RecordedMessage {
-            number: entry.n,
-            payload: read_file(&folder.join(&entry.file))?,
-            file: entry.file,
-            topic: entry.topic,
-            qos: entry.qos,
-            retained: entry.retained,
-            encoding: entry.encoding,
-            content_type: entry.content_type,
-            payload_is: entry.payload_is,
+            number: self.n,
+            payload: read_file(&folder.join(&self.file))?,
+            file: self.file,
+            topic: self.topic,
+            qos: self.qos,
+            retained: self.retained,
+            encoding: self.encoding,
+            content_type: self.content_type,
+            payload_is: self.payload_is,
         })
-    };
-    entries.into_iter().map(load).collect()
+    }
+}
+
+fn message_entries(folder: &Path) -> Result<Vec<MessageEntry>> {
+    read_json(&folder.join("index.json"))
 }
 
 /// One configured service with the inputs it was given and everything it sent for them.

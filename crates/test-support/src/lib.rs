@@ -30,6 +30,7 @@ mod mosquitto;
 mod mqtt;
 mod port;
 mod process;
+mod recorded_messages;
 mod unique;
 pub mod wait;
 

@@ -345,6 +345,32 @@ fn every_fixture_can_be_loaded() -> Result<()> {
 }
 
 #[test]
+fn the_list_of_recorded_messages_is_that_of_the_folders() -> Result<()> {
+    macro_rules! names {
+        ($($module:ident $generation:ident: [$($case:ident)*])*) => {
+            [$((Generation::$generation, vec![$(stringify!($case).to_owned()),*])),*]
+        };
+    }
+    for (generation, listed) in edgehold_test_support::recorded_messages!(names) {
+        let files = std::fs::read_dir(fixtures::path(generation, "messages"))?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<Vec<_>>>()?;
+        let payloads = files.iter().filter(|file| file.ends_with(".payload"));
+        let mut lying: Vec<String> = payloads.map(|file| fixtures::message_case(file)).collect();
+        lying.sort();
+        assert_eq!(listed, lying, "{generation}");
+
+        let indexed = fixtures::messages(generation)?;
+        let indexed: Vec<String> = indexed
+            .iter()
+            .map(|message| fixtures::message_case(&message.file))
+            .collect();
+        assert_eq!(listed, indexed, "{generation}: index.json");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_pair_holds_inputs_outputs_and_what_was_encrypted() -> Result<()> {
     let pair = fixtures::pair(Generation::V3, "encrypt-aes256")?;
 
