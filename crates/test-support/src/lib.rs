@@ -11,6 +11,7 @@
 //! | [`HttpSink`] | an export destination that answers, fails, hangs or vanishes as told |
 //! | [`MqttPublisher`], [`MqttSubscriber`] | the devices before us and the cloud behind us |
 //! | [`Process`] | a built program, with its output and its signals |
+//! | [`aes256`] | the reader of what was encrypted |
 //! | [`fixtures`] | data recorded from EdgeX itself |
 //! | [`wait::until`] | the only way to wait: for a state, until a deadline |
 //!
@@ -21,6 +22,7 @@
 //!
 //! Never keep a server in a `static`: statics are not dropped, and the server would outlive the test run.
 
+pub mod aes256;
 mod collected;
 mod consul;
 pub mod fixtures;
