@@ -8,6 +8,7 @@ mod bounce;
 mod faults;
 mod kill;
 mod main_job;
+mod messages;
 mod pairs;
 mod sessions;
 mod settings;

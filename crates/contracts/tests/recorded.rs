@@ -20,7 +20,6 @@ fn text(bytes: &[u8]) -> &str {
 /// One test for each recorded message, by the name of its file: what is decoded and encoded again has the same bytes.
 macro_rules! a_test_each {
     ($($module:ident $generation:ident: [$($case:ident)*])*) => {$(
-        #[expect(non_snake_case, reason = "as the files are called")]
         mod $module {
             use super::{Generation, check_message, fixtures};
             $(

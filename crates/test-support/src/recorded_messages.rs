@@ -9,7 +9,6 @@
 /// # use edgehold_test_support::fixtures::{self, Generation};
 /// macro_rules! a_test_each {
 ///     ($($module:ident $generation:ident: [$($case:ident)*])*) => {$(
-///         #[expect(non_snake_case, reason = "as the files are called")]
 ///         mod $module {
 ///             $(#[test]
 ///             fn $case() {
