@@ -7,23 +7,15 @@
 ///
 /// ```
 /// # use edgehold_test_support::fixtures::{self, Generation};
-/// macro_rules! a_test_each {
-///     ($($module:ident $generation:ident: [$($case:ident)*])*) => {$(
-///         mod $module {
-///             $(#[test]
-///             fn $case() {
-///                 super::check(super::Generation::$generation, stringify!($case));
-///             })*
-///         }
-///     )*};
+/// macro_rules! cases {
+///     ($($module:ident $generation:ident: [$($case:ident)*])*) => {
+///         [$((Generation::$generation, vec![$(stringify!($case)),*])),*]
+///     };
 /// }
-/// edgehold_test_support::recorded_messages!(a_test_each);
-///
-/// fn check(generation: Generation, case: &str) {
-///     let message = fixtures::message(generation, case).unwrap();
-///     assert!(message.topic.starts_with("edgex/"));
+/// for (generation, cases) in edgehold_test_support::recorded_messages!(cases) {
+///     assert!(fixtures::message(generation, cases[0])?.topic.starts_with("edgex/"));
 /// }
-/// # check(Generation::V3, "message_003_events_device_json_Bool");
+/// # anyhow::Ok(())
 /// ```
 #[macro_export]
 macro_rules! recorded_messages {
