@@ -214,6 +214,72 @@ fn versions_lints_and_dependencies_are_stated_once() -> Result<()> {
     Ok(())
 }
 
+/// So that what is fuzzed is what is built, and `make fuzz` does not stop because a dependency was added.
+#[test]
+fn the_fuzz_project_locks_what_the_workspace_locks() -> Result<()> {
+    let lock = |path: &str| std::fs::read_to_string(workspace_root().join(path)).context(path.to_owned());
+    let (ours, fuzz) = (lock("Cargo.lock")?, lock("tests/fuzz/Cargo.lock")?);
+    let (ours, fuzz) = (locked(&ours), locked(&fuzz));
+    let mut wrong = Vec::new();
+    for (name, package) in &fuzz {
+        let others = ours.get(name).map(|package| &package.versions);
+        for version in &package.versions {
+            if others.is_some_and(|others| !others.contains(version)) {
+                wrong.push(format!("{name} {version} is {others:?} in the workspace"));
+            }
+        }
+    }
+    let mut compared = 0;
+    for member in members()? {
+        let Some(package) = fuzz.get(member.name.as_str()) else {
+            continue;
+        };
+        compared += 1;
+        let needed = member
+            .dependencies
+            .iter()
+            .filter(|dependency| !dependency.development);
+        let needed: BTreeSet<&str> = needed.map(|dependency| dependency.name.as_str()).collect();
+        if needed != package.dependencies {
+            wrong.push(format!("{} needs {needed:?}", member.name));
+        }
+    }
+    ensure!(compared > 3, "only {compared} crates of ours are fuzzed");
+    assert_eq!(
+        wrong,
+        Vec::<String>::new(),
+        "`cargo metadata --manifest-path tests/fuzz/Cargo.toml` brings the lock file up to date"
+    );
+    Ok(())
+}
+
+/// What a lock file says of the packages with a name.
+#[derive(Default)]
+struct Locked<'a> {
+    versions: BTreeSet<&'a str>,
+    dependencies: BTreeSet<&'a str>,
+}
+
+fn locked(lock: &str) -> BTreeMap<&str, Locked<'_>> {
+    let mut packages: BTreeMap<&str, Locked<'_>> = BTreeMap::new();
+    for package in lock.split("[[package]]").skip(1) {
+        let value = |key: &str| {
+            let mut lines = package.lines();
+            lines
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "))
+                .map(|text| text.trim_matches('"'))
+        };
+        let packages = packages.entry(value("name").unwrap_or_default()).or_default();
+        packages.versions.extend(value("version"));
+        // Indented: `"name"`, or `"name version"` where there are several.
+        let dependencies = package.lines().filter_map(|line| line.strip_prefix(" \""));
+        packages
+            .dependencies
+            .extend(dependencies.filter_map(|line| line.split([' ', '"']).next()));
+    }
+    packages
+}
+
 #[test]
 fn no_tracked_file_holds_a_path_of_somebodys_machine() -> Result<()> {
     // Folders in which people and build machines keep their work. Put together here, so that this file does not hold them.
@@ -239,6 +305,7 @@ fn no_tracked_file_holds_a_path_of_somebodys_machine() -> Result<()> {
 }
 
 struct Member {
+    name: String,
     /// The folder below `crates` or `tests`, or `tests`.
     folder: String,
     manifest: PathBuf,
@@ -289,6 +356,7 @@ fn member(package: &Value) -> Result<Member> {
         .as_array()
         .context("a package without dependencies")?;
     Ok(Member {
+        name: package["name"].as_str().unwrap_or_default().to_owned(),
         folder: folder_name(manifest.parent().context("a manifest in no folder")?),
         manifest: manifest.to_owned(),
         dependencies: dependencies.iter().map(dependency).collect(),
