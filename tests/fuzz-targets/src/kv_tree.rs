@@ -177,7 +177,11 @@ fn is_valid(configuration: &Configuration) {
     assert!(configuration.database.timeout > Duration::ZERO);
     assert!(!configuration.database.kind.is_empty());
     let bus = &configuration.message_bus;
-    assert!(!bus.base_topic_prefix.is_empty() && bus.qos() <= 2 && bus.connect_timeout() > Duration::ZERO);
+    assert!(
+        !bus.base_topic_prefix.is_empty()
+            && bus.qos().is_none_or(|qos| qos <= 2)
+            && bus.connect_timeout() > Duration::ZERO
+    );
     let _ = (
         bus.client_id(),
         bus.keep_alive(),
