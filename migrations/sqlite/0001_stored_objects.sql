@@ -18,7 +18,8 @@ CREATE TABLE object (
     correlation_id     TEXT    NOT NULL,
     -- A JSON object of texts.
     context_data       TEXT    NOT NULL,
-    -- 'delivery', or what the payload is turned back into: 'event', 'bytes', ...
+    -- 'delivery' with the form its payload had ('delivery', 'delivery-base64', 'delivery-text', 'delivery-json'), or
+    -- what the payload is turned back into: 'event', 'bytes', ...
     input_kind         TEXT    NOT NULL,
     -- Of a delivery only.
     input_content_type TEXT,
@@ -30,6 +31,9 @@ CREATE TABLE object (
     last_error         TEXT,
     reason             TEXT,
     destination        TEXT,
+    ended_at           INTEGER,
+    -- What context_data says it is about: by it objects are kept in order.
+    device             TEXT,
     payload_bytes      INTEGER NOT NULL
 ) STRICT;
 
@@ -43,21 +47,38 @@ CREATE UNIQUE INDEX object_id ON object (id);
 -- A state in order of seq: pages of a claim and of a list.
 CREATE INDEX object_queue ON object (app_service_key, state, seq, last_attempt_at, not_before);
 
--- What is due when: objects that only rest, and those that were asked to wait, by either time.
-CREATE INDEX object_rested ON object (app_service_key, last_attempt_at)
-    WHERE state = 2 AND not_before IS NULL;
-CREATE INDEX object_asked_to_wait ON object (app_service_key, not_before, last_attempt_at)
-    WHERE state = 2 AND not_before IS NOT NULL;
-CREATE INDEX object_asked_to_wait_rested ON object (app_service_key, last_attempt_at, not_before)
-    WHERE state = 2 AND not_before IS NOT NULL;
+-- What waits for a destination, in order of seq.
+CREATE INDEX object_lane ON object (app_service_key, destination, seq, last_attempt_at, not_before)
+    WHERE state = 2;
 
--- What waits for a destination.
-CREATE INDEX object_destination ON object (app_service_key, destination, seq, not_before)
-    WHERE state = 2 AND destination IS NOT NULL;
+-- What is due when at a destination: objects that only rest, and those that were asked to wait, by either time.
+CREATE INDEX object_rested ON object (app_service_key, destination, last_attempt_at)
+    WHERE state = 2 AND not_before IS NULL;
+CREATE INDEX object_asked_to_wait ON object (app_service_key, destination, not_before, last_attempt_at)
+    WHERE state = 2 AND not_before IS NOT NULL;
+CREATE INDEX object_asked_to_wait_rested ON object (app_service_key, destination, last_attempt_at, not_before)
+    WHERE state = 2 AND not_before IS NOT NULL;
 
 -- The oldest waiting object.
 CREATE INDEX object_oldest ON object (app_service_key, created_at)
     WHERE state IN (0, 2);
+
+-- What waits of a device.
+CREATE INDEX object_device ON object (app_service_key, pipeline_id, device, seq)
+    WHERE state IN (0, 2) AND device IS NOT NULL;
+
+-- What ended when: history and the error collection.
+CREATE INDEX object_ended ON object (app_service_key, state, ifnull(ended_at, created_at))
+    WHERE state IN (1, 3);
+
+-- What a process is busy with, and how many starts in a row have found it so. A row of an object that is handed out is
+-- written before the object is, and removed with its verdict: what a start finds here was in flight at a crash.
+CREATE TABLE crash_mark (
+    seq     INTEGER PRIMARY KEY REFERENCES object (seq) ON DELETE CASCADE,
+    -- 1 while it is handed out.
+    claimed INTEGER NOT NULL,
+    crashes INTEGER NOT NULL
+) STRICT;
 
 -- How many objects are in each state: counting a million rows would take too long to be asked often.
 CREATE TABLE counter (

@@ -7,8 +7,8 @@ use std::{
 };
 
 use edgehold::{
-    CorrelationId, DataKind, ErrorReason, ObjectState, PipelineId, PipelineVersion, RetryQueue, ServiceKey,
-    StoredInput, StoredObject, StoredObjectId, Timestamp,
+    CorrelationId, DataKind, ErrorReason, ObjectState, PipelineId, PipelineVersion, RetryQueue, Room,
+    ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
 };
 use edgehold_store_sqlite::{Options, SqliteQueue};
 use serde_json::Value;
@@ -102,7 +102,7 @@ async fn fill(path: &Path, objects: &[StoredObject], meanwhile: impl FnOnce()) {
     let service_key = ServiceKey::try_new(SERVICE_KEY).unwrap();
     let (queue, writer) = SqliteQueue::open(Options::new(path, service_key)).await.unwrap();
     let work = async {
-        for answer in queue.append(objects).await {
+        for answer in queue.append(objects, Room::default()).await {
             answer.unwrap();
         }
         meanwhile();
@@ -137,6 +137,8 @@ fn waiting(number: u64) -> StoredObject {
         last_error: None,
         reason: None,
         destination: None,
+        ended_at: None,
+        crashes: 0,
     }
 }
 

@@ -129,6 +129,31 @@ pub enum PayloadForm {
     Json,
 }
 
+impl PayloadForm {
+    const NAMES: [(Self, &'static str); 4] = [
+        (Self::Bytes, "bytes"),
+        (Self::Base64, "base64"),
+        (Self::Text, "text"),
+        (Self::Json, "json"),
+    ];
+
+    /// The name in a stored row.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES
+            .iter()
+            .find(|(form, _)| *form == self)
+            .map_or("bytes", |(_, name)| name)
+    }
+
+    /// The form with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(form, _)| *form)
+    }
+}
+
 /// What a trigger made of one message.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Received {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    DataKind, Destination, ErrorClass, ErrorReason, Pipeline, PipelineSet, StoredInput, StoredObject,
+    DataKind, Destination, ErrorClass, ErrorReason, Pipeline, PipelineSet, PipelineVersion, StoredObject,
     StoredObjectId, Timestamp,
 };
 
@@ -60,6 +60,8 @@ pub struct RetryPolicy {
     pub max_retries: MaxRetries,
     /// What becomes of an object whose pipeline no longer fits.
     pub on_pipeline_change: OnPipelineChange,
+    /// Whether what was delivered is kept as history.
+    pub keep_history: bool,
 }
 
 /// Whether an object may run now.
@@ -80,9 +82,8 @@ pub fn admit(object: &StoredObject, set: &PipelineSet, policy: &RetryPolicy, now
     let reason = match set.get(&object.pipeline_id) {
         None => ErrorReason::PipelineRemoved,
         Some(pipeline) => {
-            let whole_delivery = matches!(object.input, StoredInput::Delivery { .. });
             let position = usize::try_from(object.position).unwrap_or(usize::MAX);
-            let fits = whole_delivery || *pipeline.version() == object.version;
+            let fits = object.input.is_delivery() || *pipeline.version() == object.version;
             if fits && position < pipeline.steps().len() {
                 return Admission::Run(pipeline.clone());
             }
@@ -98,9 +99,11 @@ pub fn admit(object: &StoredObject, set: &PipelineSet, policy: &RetryPolicy, now
     }
 }
 
-/// What a later function that failed has to start from next time, because the ones before it have succeeded.
+/// What a later function has to start from next time, because the ones before it have succeeded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
+    /// The version of the pipeline that ran: a whole delivery is resumed by whatever pipeline there is.
+    pub version: PipelineVersion,
     /// The position of the function that failed.
     pub position: u32,
     /// What the payload is turned back into.
@@ -147,12 +150,22 @@ pub struct Verdict {
 pub enum Action {
     /// Delivered, or discarded by setting: remove it.
     Remove,
-    /// Give the claim back; nothing else changes but what is given.
+    /// Delivered: keep it as history.
+    Succeed {
+        /// When.
+        at: Timestamp,
+    },
+    /// Give the claim back without counting an attempt; nothing else changes but what is given. An object in state new
+    /// becomes a failed one: its first attempt did not end.
     Release {
         /// Not to be tried before this; none leaves it as it is.
         not_before: Option<Timestamp>,
         /// What went wrong, if something did; none leaves it as it is.
         last_error: Option<String>,
+        /// Where the next function sends to; none leaves it as it is, unless there is progress.
+        destination: Option<Destination>,
+        /// Where to start from next time, when that has moved on.
+        progress: Option<Progress>,
     },
     /// A counted failure: wait for the next attempt.
     RetryLater(Failure),
@@ -160,9 +173,21 @@ pub enum Action {
     GiveUp {
         /// Why.
         reason: ErrorReason,
+        /// When.
+        at: Timestamp,
         /// The last failure, when an attempt was the cause.
         failure: Option<Failure>,
     },
+}
+
+impl Action {
+    /// Gives the claim back and changes nothing else.
+    pub const RELEASE: Self = Self::Release {
+        not_before: None,
+        last_error: None,
+        destination: None,
+        progress: None,
+    };
 }
 
 /// A counted failure.
@@ -188,19 +213,20 @@ pub struct Failure {
 /// fail without using up one of its retries.
 pub fn settle(object: &StoredObject, attempt: Attempt, policy: &RetryPolicy, now: Timestamp) -> Verdict {
     let action = match attempt {
+        Attempt::Succeeded if policy.keep_history => Action::Succeed { at: now },
         Attempt::Succeeded => Action::Remove,
-        Attempt::Interrupted => Action::Release {
-            not_before: None,
-            last_error: None,
-        },
+        Attempt::Interrupted => Action::RELEASE,
         Attempt::Failed {
             error,
+            destination,
             progress: None,
             class: ErrorClass::Transient,
             ..
         } if !object.is_due(policy.interval, now) => Action::Release {
             not_before: None,
             last_error: Some(error),
+            destination,
+            progress: None,
         },
         Attempt::Failed {
             class,
@@ -223,11 +249,13 @@ pub fn settle(object: &StoredObject, attempt: Attempt, policy: &RetryPolicy, now
             if class == ErrorClass::Permanent {
                 Action::GiveUp {
                     reason: ErrorReason::PermanentError,
+                    at: now,
                     failure: Some(failure),
                 }
             } else if policy.max_retries.exceeded_by(attempts) {
                 Action::GiveUp {
                     reason: ErrorReason::RetriesExceeded,
+                    at: now,
                     failure: Some(failure),
                 }
             } else {

@@ -3,12 +3,13 @@
 //! ```text
 //!             success                         success
 //!   (0) new ───────────▶ (1) success ◀──────────────┐
-//!        │ failure            (removed, or kept as  │
-//!        ▼                     history)             │
+//!        │ failure,           (removed, or kept as  │
+//!        │ release,            history)             │
+//!        ▼ restart                                  │
 //!   (2) failed ──────────────────────────────────────
 //!        │  ▲ failure, retries left │
 //!        │  └────────────────────────
-//!        ▼ given up                    re-drive, with a fresh count
+//!        ▼ given up, too old           re-drive, with a fresh count
 //!   (3) error ───────────────────────▶ (2) failed
 //! ```
 
@@ -17,7 +18,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
-    CorrelationId, DataKind, Destination, PipelineId, PipelineVersion, ServiceKey, StoredObjectId, Timestamp,
+    CorrelationId, DataKind, Destination, PayloadForm, PipelineId, PipelineVersion, ServiceKey,
+    StoredObjectId, Timestamp,
 };
 
 /// A number or name in a stored row that stands for nothing.
@@ -94,6 +96,13 @@ pub enum ErrorReason {
     Corrupt,
 }
 
+impl StoredInput {
+    /// Whether the payload is a whole delivery, which any version of its pipeline can begin with.
+    pub fn is_delivery(&self) -> bool {
+        matches!(self, Self::Delivery { .. })
+    }
+}
+
 impl ErrorReason {
     const NAMES: [(Self, &'static str); 9] = [
         (Self::RetriesExceeded, "retries_exceeded"),
@@ -140,6 +149,8 @@ pub enum StoredInput {
         content_type: String,
         /// Where it came from.
         topic: String,
+        /// How the payload stood in its message.
+        form: PayloadForm,
     },
     /// What the function at the saved position received.
     Bytes {
@@ -187,6 +198,11 @@ pub struct StoredObject {
     pub reason: Option<ErrorReason>,
     /// Where the function at the saved position sends to, when it said so.
     pub destination: Option<Destination>,
+    /// When it was delivered or given up; only with [`ObjectState::Success`] and [`ObjectState::Error`].
+    pub ended_at: Option<Timestamp>,
+    /// The starts in a row that found it in flight: journaled and its first attempt not ended, or handed out for an
+    /// attempt. Given by the store, as far as it can tell; whatever is appended has 0.
+    pub crashes: u32,
 }
 
 impl StoredObject {

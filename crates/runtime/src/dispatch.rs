@@ -10,8 +10,8 @@ use std::sync::Arc;
 use edgehold_config::Writable;
 use edgehold_contracts::Generation;
 use edgehold_core::{
-    Context, CorrelationId, Data, Deliveries, Delivery, Pipeline, PipelineSet, Received, ResponsePublisher,
-    SecretProvider, ServiceKey, ShutdownSignal,
+    Context, CorrelationId, Data, Deliveries, Delivery, PayloadForm, Pipeline, PipelineSet, Received,
+    ResponsePublisher, SecretProvider, ServiceKey, ShutdownSignal, StoredInput,
 };
 use futures_util::future::join_all;
 use tokio::{
@@ -112,7 +112,7 @@ async fn deliver(dispatch: Arc<Dispatch>, delivery: Delivery, hurry: ShutdownSig
     let books = &dispatch.books;
     books.received();
     let set = dispatch.pipelines.borrow().clone();
-    let (payload, content_type, correlation_id, decoded) = match received {
+    let (payload, form, content_type, correlation_id, decoded) = match received {
         Received::Message {
             payload,
             form,
@@ -121,17 +121,28 @@ async fn deliver(dispatch: Arc<Dispatch>, delivery: Delivery, hurry: ShutdownSig
         } => {
             let generation = dispatch.identity.generation;
             let decoded = decode(set.target_type, generation, &payload, form, &content_type);
-            (payload, content_type, correlation_id, decoded)
+            (payload, form, content_type, correlation_id, decoded)
         }
-        Received::Undecodable { raw, reason } => (raw, String::new(), CorrelationId::new(""), Err(reason)),
+        Received::Undecodable { raw, reason } => (
+            raw,
+            PayloadForm::Bytes,
+            String::new(),
+            CorrelationId::new(""),
+            Err(reason),
+        ),
     };
     let finished = match decoded {
         Err(reason) => {
             books.undecodable();
             tracing::error!(%topic, %correlation_id, "unable to decode message: {reason}");
+            let input = StoredInput::Delivery {
+                content_type,
+                topic,
+                form,
+            };
             dispatch
                 .keeper
-                .keep_undecodable(payload, content_type, topic, correlation_id, &reason)
+                .keep_undecodable(payload, input, correlation_id, &reason)
                 .await
                 != Kept::Abandoned
         }

@@ -11,7 +11,7 @@ use edgehold_core::{
     CorrelationId, ErrorClass, ErrorReason, ObjectState, PipelineId, PipelineVersion, RetryData, ServiceKey,
     StoredInput, StoredObject, StoredObjectId,
 };
-use edgehold_store::{RetryQueue, StoreError};
+use edgehold_store::{RetryQueue, Room, StoreError};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -116,6 +116,7 @@ impl Keeper {
         if failed.error.class() == ErrorClass::Permanent {
             object.state = ObjectState::Error;
             object.reason = Some(ErrorReason::PermanentError);
+            object.ended_at = Some(at);
         }
         self.keep(object).await
     }
@@ -140,8 +141,7 @@ impl Keeper {
     pub(crate) async fn keep_undecodable(
         &self,
         raw: Bytes,
-        content_type: String,
-        topic: String,
+        input: StoredInput,
         correlation_id: CorrelationId,
         reason: &str,
     ) -> Kept {
@@ -155,7 +155,7 @@ impl Keeper {
             version: PipelineVersion::from_stored(""),
             correlation_id,
             context: Default::default(),
-            input: StoredInput::Delivery { content_type, topic },
+            input,
             payload: raw,
             attempts: 0,
             state: ObjectState::Error,
@@ -165,6 +165,8 @@ impl Keeper {
             last_error: Some(reason.to_owned()),
             reason: Some(ErrorReason::Undecodable),
             destination: None,
+            ended_at: Some(at),
+            crashes: 0,
         };
         // Not a run: the books count it as undecodable, whether it is kept or not.
         match self.append(&object).await {
@@ -222,7 +224,11 @@ impl Keeper {
             }
             let current = queue.borrow_and_update().clone();
             let error = match current {
-                StoreState::Open(queue) => match queue.append(std::slice::from_ref(object)).await.pop() {
+                StoreState::Open(queue) => match queue
+                    .append(std::slice::from_ref(object), Room::default())
+                    .await
+                    .pop()
+                {
                     Some(Ok(_)) => return Ok(()),
                     Some(Err(StoreError::Closed)) => return Err(NotKept::Closed),
                     Some(Err(error)) if error.class() == ErrorClass::Permanent => {
@@ -270,6 +276,8 @@ impl Keeper {
             last_error: None,
             reason: None,
             destination: None,
+            ended_at: None,
+            crashes: 0,
         }
     }
 }

@@ -8,11 +8,10 @@
 use std::{collections::VecDeque, time::Duration};
 
 use edgehold_core::{
-    Context, Data, ErrorReason, PayloadForm, PipelineSet, ShutdownSignal, StoredInput, StoredObject,
-    Timestamp,
+    Context, Data, ErrorReason, PipelineSet, ShutdownSignal, StoredInput, StoredObject, Timestamp,
     retry::{Action, Admission, Attempt, OnPipelineChange, Progress, RetryPolicy, Verdict, admit, settle},
 };
-use edgehold_store::{Claim, RetryQueue, Selection, StoreError};
+use edgehold_store::{Claim, Lane, RetryQueue, Selection, StoreError, Suspects};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 
 use crate::{
@@ -97,20 +96,34 @@ impl RetryLoop {
         hurry: &ShutdownSignal,
     ) -> Result<Option<Timestamp>, StoreError> {
         let policy = self.policy();
-        let tried = self
-            .pass(queue, Selection::Due(policy.interval), shutdown, hurry)
+        let due = Selection {
+            lane: Lane::Any,
+            due: Some(policy.interval),
+        };
+        // What was in flight at a crash goes first and alone.
+        let suspects = self
+            .pass(queue, due.clone(), Suspects::Only, shutdown, hurry)
             .await?;
+        let mut tried = self.pass(queue, due, Suspects::Exclude, shutdown, hurry).await?;
+        tried.any |= suspects.any;
         for destination in self.dispatch.wake.take_succeeded() {
             self.dispatch.wake.begin_pass(&destination);
-            let there = Selection::At(destination.clone());
-            if !self.pass(queue, there, shutdown, hurry).await?.all_settled {
+            let there = Selection {
+                lane: Lane::To(destination.clone()),
+                due: None,
+            };
+            let passed = self
+                .pass(queue, there, Suspects::Exclude, shutdown, hurry)
+                .await?;
+            if !passed.all_settled {
                 self.dispatch.wake.still_waiting(&destination);
             }
         }
         // Before looking: an object kept between the look and the sleep must wake the loop.
         self.dispatch.wake.set_idle(true);
         let interval = self.policy().interval;
-        let next_due = queue.next_due(interval).await?;
+        let lanes = queue.lanes(interval, now()).await?;
+        let next_due = lanes.into_iter().map(|lane| lane.next_due).min();
         let earliest = if tried.any {
             now()
         } else {
@@ -126,10 +139,11 @@ impl RetryLoop {
         &self,
         queue: &dyn RetryQueue,
         selection: Selection,
+        suspects: Suspects,
         shutdown: &ShutdownSignal,
         hurry: &ShutdownSignal,
     ) -> Result<Tried, StoreError> {
-        let ends_at_failure = matches!(selection, Selection::At(_));
+        let ends_at_failure = selection.due.is_none();
         let mut tried = Tried {
             any: false,
             all_settled: true,
@@ -151,13 +165,24 @@ impl RetryLoop {
                 )
             };
             let go_on = enabled && !shutdown.is_triggered() && (tried.all_settled || !ends_at_failure);
-            while go_on && running.len() < concurrency.get() {
+            let concurrency = match suspects {
+                Suspects::Only => 1,
+                Suspects::Exclude => concurrency.get(),
+            };
+            while go_on && running.len() < concurrency {
                 if page.is_empty() && !exhausted {
                     let claim = Claim {
                         selection: selection.clone(),
+                        suspects,
+                        ordered: false,
                         after_seq,
                         now: now(),
-                        limit: limit.get(),
+                        // A suspect is marked when it is handed out, so each is claimed by itself.
+                        limit: if suspects == Suspects::Only {
+                            1
+                        } else {
+                            limit.get()
+                        },
                         max_bytes,
                     };
                     page = VecDeque::from(queue.claim(claim).await?);
@@ -183,14 +208,10 @@ impl RetryLoop {
         }
         // Claimed but not attempted, because the pass ended early.
         let unused = page.into_iter().map(|object| {
-            let action = Action::Release {
-                not_before: None,
-                last_error: None,
-            };
             (
                 Verdict {
                     id: object.id,
-                    action,
+                    action: Action::RELEASE,
                 },
                 Entry::Nothing,
             )
@@ -242,6 +263,7 @@ impl RetryLoop {
             interval: saf.retry_interval,
             max_retries: saf.max_retries,
             on_pipeline_change: saf.on_pipeline_change,
+            keep_history: saf.history_retention.is_some(),
         }
     }
 
@@ -273,6 +295,8 @@ impl RetryLoop {
                 let action = Action::Release {
                     not_before: Some(until),
                     last_error: None,
+                    destination: None,
+                    progress: None,
                 };
                 return (verdict(action), Entry::Nothing);
             }
@@ -299,8 +323,7 @@ impl RetryLoop {
             Some(Outcome::Filtered) => (Attempt::Succeeded, Entry::Filtered),
             Some(Outcome::Failed(failed)) => {
                 self.dispatch.books.failed_attempt();
-                let moved = run.position != object.position as usize
-                    || matches!(object.input, StoredInput::Delivery { .. });
+                let moved = run.position != object.position as usize || object.input.is_delivery();
                 let progress = moved.then(|| progress(&run, failed.retry_data.as_ref()));
                 let attempt = Attempt::Failed {
                     class: failed.error.class(),
@@ -315,14 +338,14 @@ impl RetryLoop {
         // The settings may have changed during the attempt: the current ones count.
         let verdict = settle(&object, attempt, &self.policy(), now());
         match &verdict.action {
-            Action::Remove => {
+            Action::Remove | Action::Succeed { .. } => {
                 tracing::debug!(
                     pipeline_id = %object.pipeline_id, correlation_id = %object.correlation_id,
                     stored_object_id = %object.id, "retry successful"
                 );
                 (verdict, entry)
             }
-            Action::GiveUp { reason, failure } => {
+            Action::GiveUp { reason, failure, .. } => {
                 let error = failure.as_ref().map_or("", |failure| failure.error.as_str());
                 let attempts = failure
                     .as_ref()
@@ -357,6 +380,7 @@ impl RetryLoop {
                 id: object.id,
                 action: Action::GiveUp {
                     reason,
+                    at: now(),
                     failure: None,
                 },
             },
@@ -382,15 +406,13 @@ fn restore(object: &StoredObject, set: &PipelineSet, ctx: &mut Context) -> Resul
             Ok(Data::restore(*kind, object.payload.clone())
                 .unwrap_or_else(|_| Data::Bytes(object.payload.clone())))
         }
-        StoredInput::Delivery { content_type, topic } => {
+        StoredInput::Delivery {
+            content_type,
+            topic,
+            form,
+        } => {
             let generation = ctx.generation();
-            let data = decode(
-                set.target_type,
-                generation,
-                &object.payload,
-                PayloadForm::Bytes,
-                content_type,
-            )?;
+            let data = decode(set.target_type, generation, &object.payload, *form, content_type)?;
             describe(ctx, &data, topic, content_type);
             Ok(data)
         }
@@ -404,6 +426,7 @@ fn progress(run: &Run, retry_data: Option<&edgehold_core::RetryData>) -> Progres
         None => (run.input.kind(), run.input.to_bytes(run.ctx.generation())),
     };
     Progress {
+        version: run.pipeline.version().clone(),
         position: u32::try_from(run.position).unwrap_or(u32::MAX),
         kind,
         payload,

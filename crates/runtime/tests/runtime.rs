@@ -14,13 +14,13 @@ use edgehold_contracts::Generation;
 use edgehold_core::{
     Ack, AppFunction, BoxFuture, BytePermit, Context, CorrelationId, Data, Delivery, Destination,
     Disposition, Flow, FunctionError, ObjectState, PayloadForm, Pipeline, PipelineId, PipelineSet,
-    PipelineStep, Received, ResponseError, ResponsePublisher, Secret, SecretError, SecretProvider,
-    ServiceKey, Shutdown, TopicFilter, Transform,
+    PipelineStep, PipelineVersion, Received, ResponseError, ResponsePublisher, Secret, SecretError,
+    SecretProvider, ServiceKey, Shutdown, StoredInput, StoredObject, TopicFilter, Transform,
 };
 use edgehold_runtime::{
     Books, BooksSnapshot, Dispatch, Keeper, RetryLoop, ServiceIdentity, StoreState, Tasks, Wake,
 };
-use edgehold_store::{ListRequest, RetryQueue, memory::MemoryQueue};
+use edgehold_store::{ListRequest, RetryQueue, Room, conformance::object, memory::MemoryQueue};
 use edgehold_test_support::wait;
 use tokio::sync::{mpsc, watch};
 
@@ -581,6 +581,45 @@ async fn a_changed_pipeline_sets_its_backlog_aside_only_one_interval_later() {
         "the other function must not have been called with it"
     );
     service.check_books().await;
+}
+
+#[tokio::test]
+async fn a_journaled_delivery_waits_in_the_version_of_the_pipeline_that_ran_it() {
+    // given a whole delivery that a pipeline of other functions left behind, and a destination that refuses
+    let export = Export::new("a", Answer::Refuse);
+    let service = Harness::start(
+        ENABLED,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    let journaled = StoredObject {
+        service_key: ServiceKey::try_new("app-test").unwrap(),
+        pipeline_id: PipelineId::try_new("p").unwrap(),
+        position: 0,
+        version: PipelineVersion::from_stored("the version before"),
+        input: StoredInput::Delivery {
+            content_type: "application/json".to_owned(),
+            topic: "t".to_owned(),
+            form: PayloadForm::Json,
+        },
+        payload: Bytes::from_static(EVENT.as_bytes()),
+        attempts: 0,
+        ..object(1)
+    };
+    service
+        .queue
+        .append(&[journaled], Room::default())
+        .await
+        .pop()
+        .unwrap()
+        .unwrap();
+    service.deliver(EVENT).await;
+    // then it is tried again as what the pipeline of today stored
+    service
+        .until("both are tried to the end", |service| {
+            service.books().given_up == 2
+        })
+        .await;
+    assert_eq!(export.calls(), 8, "four attempts of each");
 }
 
 #[tokio::test]

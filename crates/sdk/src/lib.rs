@@ -54,7 +54,7 @@ pub use edgehold_core::{
 };
 pub use edgehold_runtime::{Books, BooksSnapshot};
 pub use edgehold_store::{
-    Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, ListRequest, Page, RetryQueue,
+    Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, ListRequest, Page, RetryQueue, Room,
     StoreClient, StoreError, StoreStats,
 };
 

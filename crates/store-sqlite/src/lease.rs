@@ -1,38 +1,67 @@
-//! Which objects are claimed. In memory: a crash ends every claim, so there is nothing to expire.
+//! Which objects are claimed, and which were at a crash. In memory: a crash ends every claim, so there is nothing to
+//! expire. What a crash must not end (that an object was claimed, how many crashes it has seen) is in the file.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use edgehold_core::StoredObjectId;
+use edgehold_store::Suspects;
 
 /// The claimed objects of a store, shared by the queue and its writer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leases {
-    ids: Arc<Mutex<HashSet<StoredObjectId>>>,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    claimed: HashSet<StoredObjectId>,
+    /// The objects that were in flight at a crash, and their places.
+    suspects: HashMap<StoredObjectId, i64>,
 }
 
 impl Leases {
-    fn ids(&self) -> MutexGuard<'_, HashSet<StoredObjectId>> {
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn contains(&self, id: StoredObjectId) -> bool {
-        self.ids().contains(&id)
+        self.known().claimed.contains(&id)
     }
 
     pub(crate) fn release<'a>(&self, released: impl IntoIterator<Item = &'a StoredObjectId>) {
-        let mut ids = self.ids();
+        let mut known = self.known();
         for id in released {
-            ids.remove(id);
+            known.claimed.remove(id);
         }
     }
 
-    /// Begins a page that holds nothing.
-    pub(crate) fn page(&self, limit: usize, max_bytes: usize) -> LeasedPage {
+    /// A verdict for these is on the disk: it ends their claims, and they are as good as any other.
+    pub(crate) fn settled<'a>(&self, settled: impl IntoIterator<Item = &'a StoredObjectId>) {
+        let mut known = self.known();
+        for id in settled {
+            known.claimed.remove(id);
+            known.suspects.remove(id);
+        }
+    }
+
+    /// These were in flight at a crash.
+    pub(crate) fn suspect(&self, found: impl IntoIterator<Item = (StoredObjectId, i64)>) {
+        self.known().suspects.extend(found);
+    }
+
+    /// The places of those that were in flight at a crash.
+    pub(crate) fn suspects(&self) -> Vec<i64> {
+        self.known().suspects.values().copied().collect()
+    }
+
+    /// Begins a page that holds nothing; `suspects` says which objects it takes, none means all.
+    pub(crate) fn page(&self, suspects: Option<Suspects>, limit: usize, max_bytes: usize) -> LeasedPage {
         LeasedPage {
             leases: self.clone(),
+            suspects,
             taken: Vec::new(),
             bytes: 0,
             limit: limit.max(1),
@@ -45,6 +74,7 @@ impl Leases {
 #[derive(Debug)]
 pub(crate) struct LeasedPage {
     leases: Leases,
+    suspects: Option<Suspects>,
     taken: Vec<(i64, StoredObjectId)>,
     bytes: usize,
     limit: usize,
@@ -57,23 +87,30 @@ impl LeasedPage {
         if self.taken.len() >= self.limit {
             return false;
         }
-        let mut ids = self.leases.ids();
-        if ids.contains(&id) {
+        let mut known = self.leases.known();
+        let other_kind = |wanted| known.suspects.contains_key(&id) != (wanted == Suspects::Only);
+        if known.claimed.contains(&id) || self.suspects.is_some_and(other_kind) {
             return true;
         }
         let bytes = self.bytes.saturating_add(payload_bytes);
         if bytes > self.max_bytes && !self.taken.is_empty() {
             return false;
         }
-        ids.insert(id);
+        known.claimed.insert(id);
         self.bytes = bytes;
         self.taken.push((seq, id));
         true
     }
 
-    /// The places of the objects, ascending.
+    /// The places of the objects, in the order in which they were offered.
     pub(crate) fn seqs(&self) -> Vec<i64> {
         self.taken.iter().map(|(seq, _)| *seq).collect()
+    }
+
+    /// How many objects it holds, and the bytes of their payloads.
+    pub(crate) fn weight(&self) -> (u64, u64) {
+        let unsigned = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        (unsigned(self.taken.len()), unsigned(self.bytes))
     }
 
     /// Keeps the claims of these objects, which are handed out, and gives the others back.

@@ -7,8 +7,13 @@ use std::{
     time::Duration,
 };
 
-use edgehold_core::{BoxFuture, ServiceKey, StoredObject, StoredObjectId, Timestamp, retry::Verdict};
-use edgehold_store::{Claim, ListRequest, Page, RetryQueue, Selection, StoreError, StoreStats, semantics};
+use edgehold_core::{
+    BoxFuture, ObjectState, PipelineId, ServiceKey, StoredObject, StoredObjectId, Timestamp, retry::Verdict,
+};
+use edgehold_store::{
+    Claim, Evicted, Eviction, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, StoreError,
+    StoreStats, Sweep, semantics,
+};
 use sqlx::{
     Sqlite, SqlitePool,
     pool::PoolConnection,
@@ -23,8 +28,7 @@ use crate::{
     reader,
     row::{NewRow, ReadRow},
     schema,
-    settlement::is_written,
-    writer::{Answer, Damage, QUEUED_REQUESTS, Request, Work, Writer, Writing},
+    writer::{Answer, Damage, Done, QUEUED_REQUESTS, Request, Work, Writer, Writing},
 };
 
 /// Connections that read at the same time: a claim, a list and the statistics.
@@ -109,16 +113,17 @@ impl SqliteQueue {
         let lock = Lock::take(&path)?;
         let name = path.display().to_string();
         schema::check(&name, connect_options(&path, timeout).read_only(true)).await?;
+        let (sender, requests) = mpsc::channel(QUEUED_REQUESTS);
+        let queue = Self::reading(&path, service_key, timeout, Some(sender));
         let writing = Writing::open(
             &path,
             connect_options(&path, timeout),
             max_bytes,
-            service_key.clone(),
+            queue.service_key.clone(),
             lock,
+            &queue.leases,
         )
         .await?;
-        let (sender, requests) = mpsc::channel(QUEUED_REQUESTS);
-        let queue = Self::reading(&path, service_key, timeout, Some(sender));
         let writer = Writer {
             requests,
             file: writing,
@@ -209,7 +214,11 @@ impl SqliteQueue {
         answered.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    async fn append_all(&self, objects: &[StoredObject]) -> Result<Vec<Result<i64, StoreError>>, StoreError> {
+    async fn append_all(
+        &self,
+        objects: &[StoredObject],
+        room: Room,
+    ) -> Result<Vec<Result<i64, StoreError>>, StoreError> {
         self.writer()?;
         let mut refused = Vec::new();
         let mut rows = Vec::with_capacity(objects.len());
@@ -219,11 +228,12 @@ impl SqliteQueue {
                 Err(error) => refused.push((place, error)),
             }
         }
-        let mut answers = if rows.is_empty() {
-            Vec::new()
-        } else {
-            self.write(Work::Append(rows)).await?
-        };
+        let mut answers = Vec::new();
+        if !rows.is_empty()
+            && let Done::Appended(appended) = self.write(Work::Append(rows, room)).await?
+        {
+            answers = appended;
+        }
         // Ascending, so that each answer finds its place when those before it are there.
         for (place, error) in refused {
             answers.insert(place.min(answers.len()), Err(error));
@@ -246,7 +256,7 @@ impl SqliteQueue {
                 .await
                 .map_err(|error| self.failed(error))?;
             drop(connection);
-            let objects = self.hand_out(page, rows, &claim).await;
+            let objects = self.hand_out(page, rows, &claim).await?;
             if !objects.is_empty() {
                 return Ok(objects);
             }
@@ -256,30 +266,91 @@ impl SqliteQueue {
     }
 
     /// Keeps of a page what is still to be claimed now that it is claimed: an object may have been settled after it
-    /// was chosen and before it was claimed.
-    async fn hand_out(&self, page: LeasedPage, rows: Vec<ReadRow>, claim: &Claim) -> Vec<StoredObject> {
+    /// was chosen and before it was claimed. It is noted in the file before it is handed out, so that a start knows what
+    /// was in flight.
+    async fn hand_out(
+        &self,
+        page: LeasedPage,
+        rows: Vec<ReadRow>,
+        claim: &Claim,
+    ) -> Result<Vec<StoredObject>, StoreError> {
+        let may_run = |object: &StoredObject| match claim.selection.due {
+            Some(interval) => {
+                semantics::is_due(object.last_attempt_at, object.not_before, interval, claim.now)
+            }
+            None => object.not_before.is_none_or(|at| at <= claim.now),
+        };
         let selected = |object: &StoredObject| {
-            object.state == edgehold_core::ObjectState::Failed
-                && match &claim.selection {
-                    Selection::Due(interval) => {
-                        semantics::is_due(object.last_attempt_at, object.not_before, *interval, claim.now)
-                    }
-                    Selection::At(destination) => {
-                        object.destination.as_ref() == Some(destination)
-                            && object.not_before.is_none_or(|at| at <= claim.now)
-                    }
-                }
+            object.state == ObjectState::Failed
+                && claim.selection.lane.has(object.destination.as_ref())
+                && may_run(object)
         };
         // While they are claimed nobody else meets the damaged ones.
         self.set_aside(&rows).await;
         let objects: Vec<_> = rows.into_iter().map(|row| row.object).filter(selected).collect();
+        if !objects.is_empty() {
+            let marked = self.write(Work::Mark(objects.iter().map(|object| object.seq).collect()));
+            match marked.await {
+                Ok(_) => {}
+                // What is handed out now makes room; that a crash would not be counted is the lesser evil.
+                Err(StoreError::Full { reason }) => {
+                    tracing::warn!(%reason, "objects are handed out without a note that they are in flight");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         page.hand_out(
             &objects
                 .iter()
                 .map(|object| object.id)
                 .collect::<HashSet<StoredObjectId>>(),
         );
-        objects
+        Ok(objects)
+    }
+
+    async fn evict_oldest(&self, eviction: Eviction) -> Result<Vec<Evicted>, StoreError> {
+        self.writer()?;
+        let mut connection = self.reader().await?;
+        let page = reader::choose_oldest(&mut connection, &self.service_key, &eviction, &self.leases)
+            .await
+            .map_err(|error| self.failed(error))?;
+        drop(connection);
+        let places = page.seqs();
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.write(Work::Evict(places)).await? {
+            Done::Evicted(evicted) => {
+                self.leases.settled(evicted.iter().map(|evicted| &evicted.id));
+                Ok(evicted)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    async fn sweep_page(&self, sweep: Sweep, limit: usize) -> Result<u64, StoreError> {
+        self.writer()?;
+        let Sweep::TooOld { before, at } = sweep else {
+            return self.count(Work::Sweep(sweep, limit)).await;
+        };
+        let mut connection = self.reader().await?;
+        let page = reader::choose_too_old(&mut connection, &self.service_key, before, limit, &self.leases)
+            .await
+            .map_err(|error| self.failed(error))?;
+        drop(connection);
+        let places = page.seqs();
+        if places.is_empty() {
+            return Ok(0);
+        }
+        self.count(Work::TooOld(places, at)).await
+    }
+
+    /// Has work done that answers how many objects it was done to.
+    async fn count(&self, work: Work) -> Result<u64, StoreError> {
+        match self.write(work).await? {
+            Done::Objects(objects) => Ok(objects),
+            _ => Ok(0),
+        }
     }
 
     /// Moves the damaged ones of these rows to the error collection. What fails is met again with the next page.
@@ -340,9 +411,13 @@ fn connect_options(path: &Path, timeout: Duration) -> SqliteConnectOptions {
 }
 
 impl RetryQueue for SqliteQueue {
-    fn append<'a>(&'a self, objects: &'a [StoredObject]) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
+    fn append<'a>(
+        &'a self,
+        objects: &'a [StoredObject],
+        room: Room,
+    ) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
         Box::pin(async move {
-            self.append_all(objects)
+            self.append_all(objects, room)
                 .await
                 .unwrap_or_else(|error| error.for_each(objects.len()))
         })
@@ -355,20 +430,51 @@ impl RetryQueue for SqliteQueue {
     fn settle<'a>(&'a self, verdicts: &'a [Verdict]) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             self.writer()?;
-            if verdicts.iter().any(is_written) {
-                return self.write(Work::Settle(verdicts.to_vec())).await.map(drop);
+            if verdicts.is_empty() {
+                return Ok(());
             }
-            self.leases.release(verdicts.iter().map(|verdict| &verdict.id));
-            Ok(())
+            self.write(Work::Settle(verdicts.to_vec())).await.map(drop)
         })
     }
 
-    fn next_due(&self, interval: Duration) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>> {
+    fn lanes(
+        &self,
+        interval: Duration,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Vec<LaneStatus>, StoreError>> {
         Box::pin(async move {
             let mut connection = self.reader().await?;
-            reader::next_due(&mut connection, &self.service_key, interval, &self.leases)
+            reader::lanes(&mut connection, &self.service_key, interval, now, &self.leases)
                 .await
                 .map_err(|error| self.failed(error))
+        })
+    }
+
+    fn is_waiting<'a>(
+        &'a self,
+        pipeline_id: &'a PipelineId,
+        device: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let mut connection = self.reader().await?;
+            reader::is_waiting(&mut connection, &self.service_key, pipeline_id, device)
+                .await
+                .map_err(|error| self.failed(error))
+        })
+    }
+
+    fn evict(&self, eviction: Eviction) -> BoxFuture<'_, Result<Vec<Evicted>, StoreError>> {
+        Box::pin(self.evict_oldest(eviction))
+    }
+
+    fn sweep(&self, sweep: Sweep, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(self.sweep_page(sweep, limit))
+    }
+
+    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            self.writer()?;
+            self.count(Work::Redrive(redrive, limit)).await
         })
     }
 

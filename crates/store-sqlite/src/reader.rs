@@ -7,10 +7,16 @@
 
 use std::time::Duration;
 
-use edgehold_core::{Destination, ObjectState, ServiceKey, StoredObjectId, Timestamp};
-use edgehold_store::{Claim, ListRequest, Selection, StateCount, StoreStats, semantics};
+use edgehold_core::{Destination, ObjectState, PipelineId, ServiceKey, StoredObjectId, Timestamp};
+use edgehold_store::{
+    Claim, Eviction, Lane, LaneStatus, ListRequest, StateCount, StoreStats, Suspects, semantics,
+};
 use futures_util::TryStreamExt;
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{
+    Row, Sqlite, SqliteConnection,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
 
 use crate::{
     lease::{LeasedPage, Leases},
@@ -22,56 +28,115 @@ const NEAR: i64 = 2_048;
 /// Due objects up to which they are all looked at.
 const FEW: usize = 512;
 
+/// What a [`Candidate`] is made of.
+macro_rules! candidate {
+    ($($rest:literal),*) => {
+        concat!("SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM object ", $($rest),*)
+    };
+}
+
+/// A part of the queue in order, as far as it may run: `?4` is the latest end of an attempt that has rested.
+macro_rules! walk {
+    ($index:literal, $lane:literal) => {
+        candidate!(
+            "INDEXED BY ",
+            $index,
+            " WHERE app_service_key = ?1 AND state = 2 AND seq > ?2 AND seq <= ?3",
+            " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
+            " AND (not_before IS NULL OR not_before <= ?5)",
+            $lane,
+            " ORDER BY seq"
+        )
+    };
+}
+
 /// The end of the first [`NEAR`] objects behind the cursor, if there are more.
 pub(crate) const NEAR_END: &str = "
     SELECT seq FROM object INDEXED BY object_queue
     WHERE app_service_key = ?1 AND state = 2 AND seq > ?2
     ORDER BY seq LIMIT 1 OFFSET ?3";
+pub(crate) const NEAR_END_IN_LANE: &str = "
+    SELECT seq FROM object INDEXED BY object_lane
+    WHERE app_service_key = ?1 AND state = 2 AND seq > ?2 AND destination IS ?4
+    ORDER BY seq LIMIT 1 OFFSET ?3";
 
-/// Due objects of a part of the queue, in order.
-pub(crate) const WALK: &str = "
-    SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM object INDEXED BY object_queue
-    WHERE app_service_key = ?1 AND state = 2 AND seq > ?2 AND seq <= ?3
-      AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)
-      AND (not_before IS NULL OR not_before <= ?5)
-    ORDER BY seq";
+pub(crate) const WALK: &str = walk!("object_queue", "");
+pub(crate) const WALK_IN_LANE: &str = walk!("object_lane", " AND destination IS ?6");
 
-/// Objects that may be due, in no order, at most `?5` of each kind: never attempted, attempted long ago, attempted in
-/// the future, asked to wait until a moment that has come.
+/// Objects of a lane that may run, in no order, at most `?5` of each kind: never attempted, attempted long ago,
+/// attempted in the future, asked to wait until a moment that has come.
 pub(crate) const DUE: &str = "
     SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM (
         SELECT * FROM object INDEXED BY object_rested
-        WHERE app_service_key = ?1 AND state = 2 AND not_before IS NULL AND last_attempt_at IS NULL LIMIT ?4)
+        WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2
+          AND not_before IS NULL AND last_attempt_at IS NULL LIMIT ?5)
     UNION ALL SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM (
         SELECT * FROM object INDEXED BY object_rested
-        WHERE app_service_key = ?1 AND state = 2 AND not_before IS NULL AND last_attempt_at <= ?2 LIMIT ?4)
+        WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2
+          AND not_before IS NULL AND last_attempt_at <= ?3 LIMIT ?5)
     UNION ALL SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM (
         SELECT * FROM object INDEXED BY object_rested
-        WHERE app_service_key = ?1 AND state = 2 AND not_before IS NULL AND last_attempt_at > ?3 LIMIT ?4)
+        WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2
+          AND not_before IS NULL AND last_attempt_at > max(?3, ?4) LIMIT ?5)
     UNION ALL SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM (
         SELECT * FROM object INDEXED BY object_asked_to_wait
-        WHERE app_service_key = ?1 AND state = 2 AND not_before IS NOT NULL AND not_before <= ?3 LIMIT ?4)";
+        WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2
+          AND not_before IS NOT NULL AND not_before <= ?4 LIMIT ?5)";
 
-pub(crate) const AT_DESTINATION: &str = "
-    SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM object INDEXED BY object_destination
-    WHERE app_service_key = ?1 AND state = 2 AND destination = ?2 AND seq > ?3
-      AND (not_before IS NULL OR not_before <= ?4)
-    ORDER BY seq";
+/// Of the objects at some places those that may run.
+pub(crate) const SUSPECTS: &str = candidate!(
+    "NOT INDEXED WHERE seq IN (SELECT value FROM json_each(?2)) AND app_service_key = ?1 AND state = 2 AND seq > ?3",
+    " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
+    " AND (not_before IS NULL OR not_before <= ?5) AND (?6 OR destination IS ?7) ORDER BY seq"
+);
 
-pub(crate) const FIRST_RESTED: &str = "
-    SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM object INDEXED BY object_rested
-    WHERE app_service_key = ?1 AND state = 2 AND not_before IS NULL
-    ORDER BY last_attempt_at";
+/// The destinations objects wait for, by jumping from each to the next.
+pub(crate) const DESTINATIONS: &str = "
+    WITH RECURSIVE lane (destination) AS (
+        SELECT (SELECT destination FROM object INDEXED BY object_lane
+                WHERE app_service_key = ?1 AND state = 2 AND destination IS NOT NULL
+                ORDER BY destination LIMIT 1)
+        UNION ALL
+        SELECT (SELECT destination FROM object INDEXED BY object_lane
+                WHERE app_service_key = ?1 AND state = 2 AND destination > lane.destination
+                ORDER BY destination LIMIT 1)
+        FROM lane WHERE lane.destination IS NOT NULL
+    )
+    SELECT destination FROM lane WHERE destination IS NOT NULL";
 
-pub(crate) const FIRST_ASKED_TO_WAIT: &str = "
-    SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM object INDEXED BY object_asked_to_wait
-    WHERE app_service_key = ?1 AND state = 2 AND not_before IS NOT NULL
-    ORDER BY not_before";
+pub(crate) const FIRST_RESTED: &str = candidate!(
+    "INDEXED BY object_rested WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2 AND not_before IS NULL",
+    " ORDER BY last_attempt_at"
+);
+pub(crate) const FIRST_RESTED_IN_FUTURE: &str = candidate!(
+    "INDEXED BY object_rested WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2 AND not_before IS NULL",
+    " AND last_attempt_at > ?3 ORDER BY last_attempt_at"
+);
+pub(crate) const FIRST_ASKED_TO_WAIT: &str = candidate!(
+    "INDEXED BY object_asked_to_wait WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2",
+    " AND not_before IS NOT NULL ORDER BY not_before"
+);
+pub(crate) const FIRST_ASKED_TO_WAIT_RESTED: &str = candidate!(
+    "INDEXED BY object_asked_to_wait_rested WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2",
+    " AND not_before IS NOT NULL ORDER BY last_attempt_at"
+);
+pub(crate) const FIRST_ASKED_TO_WAIT_IN_FUTURE: &str = candidate!(
+    "INDEXED BY object_asked_to_wait_rested WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2",
+    " AND not_before IS NOT NULL AND last_attempt_at > ?3 ORDER BY last_attempt_at"
+);
 
-pub(crate) const FIRST_ASKED_TO_WAIT_RESTED: &str = "
-    SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM object INDEXED BY object_asked_to_wait_rested
-    WHERE app_service_key = ?1 AND state = 2 AND not_before IS NOT NULL
-    ORDER BY last_attempt_at";
+pub(crate) const OLDEST: &str =
+    candidate!("INDEXED BY object_queue WHERE app_service_key = ?1 AND state = 2 ORDER BY seq");
+
+pub(crate) const TOO_OLD: &str = candidate!(
+    "INDEXED BY object_oldest WHERE app_service_key = ?1 AND state IN (0, 2) AND state = 2 AND created_at < ?2",
+    " ORDER BY created_at"
+);
+
+pub(crate) const IS_WAITING: &str = "
+    SELECT EXISTS (
+        SELECT 1 FROM object INDEXED BY object_device
+        WHERE app_service_key = ?1 AND pipeline_id = ?2 AND device = ?3 AND state IN (0, 2))";
 
 pub(crate) const LIST: &str = "
     SELECT seq, payload_bytes FROM object INDEXED BY object_queue
@@ -112,8 +177,8 @@ impl Candidate {
         })
     }
 
-    fn due_at(&self, interval: Duration) -> Timestamp {
-        semantics::due_at(self.last_attempt_at, self.not_before, interval)
+    fn due_at(&self, interval: Duration, now: Timestamp) -> Timestamp {
+        semantics::due_at(self.last_attempt_at, self.not_before, interval, now)
     }
 
     /// Puts it on the page; false when the page has ended.
@@ -122,10 +187,166 @@ impl Candidate {
     }
 }
 
-/// Before this moment an attempt must have ended for its object to have rested.
-fn rested_since(now: Timestamp, interval: Duration) -> i64 {
-    now.as_unix_millis()
-        .saturating_sub(i64::try_from(interval.as_millis()).unwrap_or(i64::MAX))
+/// A claim in the words of the statements.
+struct Wanted<'a> {
+    service_key: &'a ServiceKey,
+    after_seq: i64,
+    /// The latest end of an attempt whose object has rested.
+    rested_since: i64,
+    now: i64,
+    lane: &'a Lane,
+}
+
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+impl<'a> Wanted<'a> {
+    fn of(service_key: &'a ServiceKey, claim: &'a Claim) -> Self {
+        let now = claim.now.as_unix_millis();
+        let rested_since = claim.selection.due.map_or(i64::MAX, |interval| {
+            now.saturating_sub(i64::try_from(interval.as_millis()).unwrap_or(i64::MAX))
+        });
+        Self {
+            service_key,
+            after_seq: claim.after_seq,
+            rested_since,
+            now,
+            lane: &claim.selection.lane,
+        }
+    }
+
+    /// The column `destination` of its lane; none for any lane.
+    fn destination(&self) -> Option<Option<&'a str>> {
+        match self.lane {
+            Lane::Any => None,
+            Lane::To(destination) => Some(Some(destination.as_str())),
+            Lane::Unknown => Some(None),
+        }
+    }
+
+    async fn near_end(&self, connection: &mut SqliteConnection) -> Result<Option<i64>, sqlx::Error> {
+        let destination = self.destination();
+        let statement = match destination {
+            None => NEAR_END,
+            Some(_) => NEAR_END_IN_LANE,
+        };
+        let mut query = sqlx::query_scalar(statement)
+            .bind(self.service_key.as_str())
+            .bind(self.after_seq)
+            .bind(NEAR - 1);
+        if let Some(destination) = destination {
+            query = query.bind(destination);
+        }
+        query.fetch_optional(connection).await
+    }
+
+    /// Goes through a part of the queue in order; true when the page has not ended with it.
+    async fn walk(
+        &self,
+        connection: &mut SqliteConnection,
+        (after, end): (i64, i64),
+        page: &mut LeasedPage,
+    ) -> Result<bool, sqlx::Error> {
+        let destination = self.destination();
+        let statement = match destination {
+            None => WALK,
+            Some(_) => WALK_IN_LANE,
+        };
+        let mut query = sqlx::query(statement)
+            .bind(self.service_key.as_str())
+            .bind(after)
+            .bind(end)
+            .bind(self.rested_since)
+            .bind(self.now);
+        if let Some(destination) = destination {
+            query = query.bind(destination);
+        }
+        offer(connection, query, page).await
+    }
+
+    /// All that may run, in order, unless it is many.
+    async fn few(&self, connection: &mut SqliteConnection) -> Result<Option<Vec<Candidate>>, sqlx::Error> {
+        let lanes = match self.destination() {
+            Some(destination) => vec![destination.map(str::to_owned)],
+            None => destinations(connection, self.service_key).await?,
+        };
+        let mut found = Vec::new();
+        for destination in lanes {
+            let rows = sqlx::query(DUE)
+                .bind(self.service_key.as_str())
+                .bind(destination)
+                .bind(self.rested_since)
+                .bind(self.now)
+                .bind(i64::try_from(FEW).unwrap_or(i64::MAX))
+                .fetch_all(&mut *connection)
+                .await?;
+            for row in &rows {
+                found.push(Candidate::of(row)?);
+            }
+            // Any of the four kinds may have been cut at its limit.
+            if found.len() >= FEW {
+                return Ok(None);
+            }
+        }
+        found.retain(|candidate| {
+            let rested = |at: Timestamp| {
+                let at = at.as_unix_millis();
+                at <= self.rested_since || at > self.now
+            };
+            candidate.last_attempt_at.is_none_or(rested)
+        });
+        found.sort_by_key(|candidate| candidate.seq);
+        Ok(Some(found))
+    }
+
+    /// Looks through the objects that were in flight at a crash.
+    async fn suspects(
+        &self,
+        connection: &mut SqliteConnection,
+        places: &[i64],
+        page: &mut LeasedPage,
+    ) -> Result<(), sqlx::Error> {
+        let destination = self.destination();
+        let query = sqlx::query(SUSPECTS)
+            .bind(self.service_key.as_str())
+            .bind(places_json(places))
+            .bind(self.after_seq)
+            .bind(self.rested_since)
+            .bind(self.now)
+            .bind(destination.is_none())
+            .bind(destination.flatten());
+        offer(connection, query, page).await.map(drop)
+    }
+}
+
+/// Puts what a statement answers on a page; false when the page has ended.
+async fn offer(
+    connection: &mut SqliteConnection,
+    statement: Statement<'_>,
+    page: &mut LeasedPage,
+) -> Result<bool, sqlx::Error> {
+    let mut rows = statement.fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        if !Candidate::of(&row)?.join(page) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The lanes there are, the one without a destination first whether it has objects or not.
+async fn destinations(
+    connection: &mut SqliteConnection,
+    service_key: &ServiceKey,
+) -> Result<Vec<Option<String>>, sqlx::Error> {
+    let named: Vec<String> = sqlx::query_scalar(DESTINATIONS)
+        .bind(service_key.as_str())
+        .fetch_all(connection)
+        .await?;
+    Ok(std::iter::once(None).chain(named.into_iter().map(Some)).collect())
+}
+
+fn places_json(places: &[i64]) -> String {
+    serde_json::to_string(places).expect("numbers are always JSON")
 }
 
 /// Chooses the objects of a page and claims them.
@@ -135,26 +356,22 @@ pub(crate) async fn choose(
     claim: &Claim,
     leases: &Leases,
 ) -> Result<LeasedPage, sqlx::Error> {
-    let mut page = leases.page(claim.limit, claim.max_bytes);
-    let interval = match &claim.selection {
-        Selection::Due(interval) => *interval,
-        Selection::At(destination) => {
-            at_destination(connection, service_key, claim, destination, &mut page).await?;
-            return Ok(page);
+    let mut page = leases.page(Some(claim.suspects), claim.limit, claim.max_bytes);
+    let wanted = Wanted::of(service_key, claim);
+    if claim.suspects == Suspects::Only {
+        let places = leases.suspects();
+        if !places.is_empty() {
+            wanted.suspects(connection, &places, &mut page).await?;
         }
-    };
-    let near_end: Option<i64> = sqlx::query_scalar(NEAR_END)
-        .bind(service_key.as_str())
-        .bind(claim.after_seq)
-        .bind(NEAR - 1)
-        .fetch_optional(&mut *connection)
-        .await?;
+        return Ok(page);
+    }
+    let near_end = wanted.near_end(connection).await?;
     let part = (claim.after_seq, near_end.unwrap_or(i64::MAX));
-    let goes_on = walk(connection, service_key, claim, interval, part, &mut page).await?;
+    let goes_on = wanted.walk(connection, part, &mut page).await?;
     let Some(near_end) = near_end.filter(|_| goes_on) else {
         return Ok(page);
     };
-    match few_due(connection, service_key, claim, interval).await? {
+    match wanted.few(connection).await? {
         Some(candidates) => {
             candidates
                 .iter()
@@ -162,94 +379,63 @@ pub(crate) async fn choose(
                 .all(|candidate| candidate.join(&mut page));
         }
         None => {
-            walk(
-                connection,
-                service_key,
-                claim,
-                interval,
-                (near_end, i64::MAX),
-                &mut page,
-            )
-            .await?;
+            wanted.walk(connection, (near_end, i64::MAX), &mut page).await?;
         }
     }
     Ok(page)
 }
 
-/// Goes through a part of the queue in order; true when the page has not ended with it.
-async fn walk(
+/// Chooses what is to be removed to make room and claims it.
+pub(crate) async fn choose_oldest(
     connection: &mut SqliteConnection,
     service_key: &ServiceKey,
-    claim: &Claim,
-    interval: Duration,
-    (after, end): (i64, i64),
-    page: &mut LeasedPage,
-) -> Result<bool, sqlx::Error> {
-    let mut rows = sqlx::query(WALK)
-        .bind(service_key.as_str())
-        .bind(after)
-        .bind(end)
-        .bind(rested_since(claim.now, interval))
-        .bind(claim.now.as_unix_millis())
-        .fetch(connection);
-    while let Some(row) = rows.try_next().await? {
-        if !Candidate::of(&row)?.join(page) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// All that is due, in order, unless it is many.
-async fn few_due(
-    connection: &mut SqliteConnection,
-    service_key: &ServiceKey,
-    claim: &Claim,
-    interval: Duration,
-) -> Result<Option<Vec<Candidate>>, sqlx::Error> {
-    let rows = sqlx::query(DUE)
-        .bind(service_key.as_str())
-        .bind(rested_since(claim.now, interval))
-        .bind(claim.now.as_unix_millis())
-        .bind(i64::try_from(FEW).unwrap_or(i64::MAX))
-        .fetch_all(connection)
-        .await?;
-    // Any of the four kinds may have been cut at its limit.
-    if rows.len() >= FEW {
-        return Ok(None);
-    }
-    let mut candidates = rows.iter().map(Candidate::of).collect::<Result<Vec<_>, _>>()?;
-    candidates.retain(|candidate| {
-        semantics::is_due(
-            candidate.last_attempt_at,
-            candidate.not_before,
-            interval,
-            claim.now,
-        )
-    });
-    candidates.sort_by_key(|candidate| candidate.seq);
-    Ok(Some(candidates))
-}
-
-async fn at_destination(
-    connection: &mut SqliteConnection,
-    service_key: &ServiceKey,
-    claim: &Claim,
-    destination: &Destination,
-    page: &mut LeasedPage,
-) -> Result<(), sqlx::Error> {
-    let mut rows = sqlx::query(AT_DESTINATION)
-        .bind(service_key.as_str())
-        .bind(destination.as_str())
-        .bind(claim.after_seq)
-        .bind(claim.now.as_unix_millis())
-        .fetch(connection);
-    while let Some(row) = rows.try_next().await? {
-        if !Candidate::of(&row)?.join(page) {
+    eviction: &Eviction,
+    leases: &Leases,
+) -> Result<LeasedPage, sqlx::Error> {
+    let mut page = leases.page(None, Eviction::MAX_OBJECTS, usize::MAX);
+    let mut rows = sqlx::query(OLDEST).bind(service_key.as_str()).fetch(connection);
+    loop {
+        let (objects, bytes) = page.weight();
+        if objects >= eviction.objects && bytes >= eviction.bytes {
             break;
         }
+        match rows.try_next().await? {
+            Some(row) if Candidate::of(&row)?.join(&mut page) => {}
+            _ => break,
+        }
     }
-    Ok(())
+    drop(rows);
+    Ok(page)
+}
+
+/// Chooses what was created before a moment and claims it.
+pub(crate) async fn choose_too_old(
+    connection: &mut SqliteConnection,
+    service_key: &ServiceKey,
+    before: Timestamp,
+    limit: usize,
+    leases: &Leases,
+) -> Result<LeasedPage, sqlx::Error> {
+    let mut page = leases.page(None, limit, usize::MAX);
+    let query = sqlx::query(TOO_OLD)
+        .bind(service_key.as_str())
+        .bind(before.as_unix_millis());
+    offer(connection, query, &mut page).await?;
+    Ok(page)
+}
+
+pub(crate) async fn is_waiting(
+    connection: &mut SqliteConnection,
+    service_key: &ServiceKey,
+    pipeline_id: &PipelineId,
+    device: &str,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(IS_WAITING)
+        .bind(service_key.as_str())
+        .bind(pipeline_id.as_str())
+        .bind(device)
+        .fetch_one(connection)
+        .await
 }
 
 /// Reads objects by their places, in order. One that has left is left out.
@@ -258,9 +444,8 @@ pub(crate) async fn read(
     service_key: &ServiceKey,
     seqs: &[i64],
 ) -> Result<Vec<ReadRow>, sqlx::Error> {
-    let seqs = serde_json::to_string(seqs).expect("numbers are always JSON");
     let mut rows = sqlx::query(row::SELECT)
-        .bind(seqs)
+        .bind(places_json(seqs))
         .bind(service_key.as_str())
         .fetch(connection);
     let mut objects = Vec::new();
@@ -270,57 +455,134 @@ pub(crate) async fn read(
     Ok(objects)
 }
 
-/// The first object of a query that nobody has claimed.
-async fn first_unclaimed(
-    connection: &mut SqliteConnection,
-    service_key: &ServiceKey,
-    query: &'static str,
-    leases: &Leases,
-) -> Result<Option<Candidate>, sqlx::Error> {
-    let mut rows = sqlx::query(query).bind(service_key.as_str()).fetch(connection);
-    while let Some(row) = rows.try_next().await? {
-        let candidate = Candidate::of(&row)?;
-        if !leases.contains(candidate.id) {
-            return Ok(Some(candidate));
-        }
-    }
-    Ok(None)
+/// Looks for the first due object of one lane.
+struct LaneLook<'a> {
+    service_key: &'a ServiceKey,
+    destination: Option<&'a str>,
+    interval: Duration,
+    now: Timestamp,
+    leases: &'a Leases,
 }
 
-/// The earliest moment at which an unclaimed object is due.
-pub(crate) async fn next_due(
-    connection: &mut SqliteConnection,
-    service_key: &ServiceKey,
-    interval: Duration,
-    leases: &Leases,
-) -> Result<Option<Timestamp>, sqlx::Error> {
-    let rested = first_unclaimed(connection, service_key, FIRST_RESTED, leases).await?;
-    let mut earliest = rested.map(|candidate| candidate.due_at(interval));
+impl LaneLook<'_> {
+    fn query(&self, statement: &'static str) -> Statement<'_> {
+        let query = sqlx::query(statement)
+            .bind(self.service_key.as_str())
+            .bind(self.destination);
+        match statement {
+            FIRST_RESTED_IN_FUTURE | FIRST_ASKED_TO_WAIT_IN_FUTURE => query.bind(self.now.as_unix_millis()),
+            _ => query,
+        }
+    }
 
-    // Objects that were asked to wait are due at the later of two times, which no index has in order. The first by
-    // either time usually is the first by both; if not, those whose wait ends before the best one known decide.
-    let by_wait = first_unclaimed(connection, service_key, FIRST_ASKED_TO_WAIT, leases).await?;
-    let by_rest = first_unclaimed(connection, service_key, FIRST_ASKED_TO_WAIT_RESTED, leases).await?;
-    if let (Some(by_wait), Some(by_rest)) = (by_wait, by_rest) {
-        let mut best = by_wait.due_at(interval).min(by_rest.due_at(interval));
-        let bound = semantics::due_at(by_rest.last_attempt_at, by_wait.not_before, interval);
+    /// The first object of a query that nobody has claimed.
+    async fn first(
+        &self,
+        connection: &mut SqliteConnection,
+        statement: &'static str,
+    ) -> Result<Option<Candidate>, sqlx::Error> {
+        let mut rows = self.query(statement).fetch(connection);
+        while let Some(row) = rows.try_next().await? {
+            let candidate = Candidate::of(&row)?;
+            if !self.leases.contains(candidate.id) {
+                return Ok(Some(candidate));
+            }
+        }
+        Ok(None)
+    }
+
+    fn due_at(&self, candidate: &Candidate) -> Timestamp {
+        candidate.due_at(self.interval, self.now)
+    }
+
+    /// When the first one is due that only has to rest.
+    async fn rested(&self, connection: &mut SqliteConnection) -> Result<Option<Timestamp>, sqlx::Error> {
+        let Some(first) = self.first(connection, FIRST_RESTED).await? else {
+            return Ok(None);
+        };
+        let due = self.due_at(&first);
+        // An attempt in the future counts as long ago, and comes last in the index.
+        if due > Timestamp::default()
+            && let Some(future) = self.first(connection, FIRST_RESTED_IN_FUTURE).await?
+        {
+            return Ok(Some(due.min(self.due_at(&future))));
+        }
+        Ok(Some(due))
+    }
+
+    /// When the first one is due that was asked to wait: at the later of two times, which no index has in order. The
+    /// first by either time usually is the first by both; if not, those whose wait ends before the best one known
+    /// decide.
+    async fn asked_to_wait(
+        &self,
+        connection: &mut SqliteConnection,
+    ) -> Result<Option<Timestamp>, sqlx::Error> {
+        let Some(by_wait) = self.first(connection, FIRST_ASKED_TO_WAIT).await? else {
+            return Ok(None);
+        };
+        let mut best = self.due_at(&by_wait);
+        if Some(best) == by_wait.not_before {
+            return Ok(Some(best));
+        }
+        let by_rest = match self.first(connection, FIRST_ASKED_TO_WAIT_IN_FUTURE).await? {
+            None => self.first(connection, FIRST_ASKED_TO_WAIT_RESTED).await?,
+            future => future,
+        };
+        let Some(by_rest) = by_rest else {
+            return Ok(Some(best));
+        };
+        best = best.min(self.due_at(&by_rest));
+        let bound = semantics::due_at(
+            by_rest.last_attempt_at,
+            by_wait.not_before,
+            self.interval,
+            self.now,
+        );
         if best > bound {
-            let mut rows = sqlx::query(FIRST_ASKED_TO_WAIT)
-                .bind(service_key.as_str())
-                .fetch(connection);
+            let mut rows = self.query(FIRST_ASKED_TO_WAIT).fetch(connection);
             while let Some(row) = rows.try_next().await? {
                 let candidate = Candidate::of(&row)?;
                 if candidate.not_before >= Some(best) {
                     break;
                 }
-                if !leases.contains(candidate.id) {
-                    best = best.min(candidate.due_at(interval));
+                if !self.leases.contains(candidate.id) {
+                    best = best.min(self.due_at(&candidate));
                 }
             }
         }
-        earliest = Some(earliest.map_or(best, |earliest| earliest.min(best)));
+        Ok(Some(best))
     }
-    Ok(earliest)
+}
+
+/// The lanes that have unclaimed objects, and when the first of each is due.
+pub(crate) async fn lanes(
+    connection: &mut SqliteConnection,
+    service_key: &ServiceKey,
+    interval: Duration,
+    now: Timestamp,
+    leases: &Leases,
+) -> Result<Vec<LaneStatus>, sqlx::Error> {
+    let mut lanes = Vec::new();
+    for destination in destinations(connection, service_key).await? {
+        let look = LaneLook {
+            service_key,
+            destination: destination.as_deref(),
+            interval,
+            now,
+            leases,
+        };
+        let moments = [
+            look.rested(connection).await?,
+            look.asked_to_wait(connection).await?,
+        ];
+        if let Some(next_due) = moments.into_iter().flatten().min() {
+            lanes.push(LaneStatus {
+                destination: destination.as_deref().map(Destination::new),
+                next_due,
+            });
+        }
+    }
+    Ok(lanes)
 }
 
 /// The places of a listed page, and where the next one begins.

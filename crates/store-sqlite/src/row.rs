@@ -5,18 +5,33 @@
 
 use bytes::Bytes;
 use edgehold_core::{
-    CorrelationId, DataKind, Destination, ErrorReason, ObjectState, PipelineId, PipelineVersion, ServiceKey,
-    StoredInput, StoredObject, StoredObjectId, Timestamp,
+    CorrelationId, DataKind, Destination, ErrorReason, ObjectState, PayloadForm, PipelineId, PipelineVersion,
+    ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
 };
-use edgehold_store::StoreError;
+use edgehold_store::{StoreError, semantics};
 use sqlx::{Row as _, sqlite::SqliteRow};
 use uuid::Uuid;
 
 /// The largest payload SQLite keeps in one row with its default limits.
 const MAX_PAYLOAD_BYTES: usize = 999_000_000;
 
-/// The name a row has for a whole delivery; every other is that of a [`DataKind`].
-const DELIVERY: &str = "delivery";
+/// The names a row has for a whole delivery, by the form of its payload; every other is that of a [`DataKind`].
+const DELIVERIES: [(PayloadForm, &str); 4] = [
+    (PayloadForm::Bytes, "delivery"),
+    (PayloadForm::Base64, "delivery-base64"),
+    (PayloadForm::Text, "delivery-text"),
+    (PayloadForm::Json, "delivery-json"),
+];
+
+fn delivery_name(form: PayloadForm) -> &'static str {
+    let name = DELIVERIES.iter().find(|(known, _)| *known == form);
+    name.map_or("delivery", |(_, name)| name)
+}
+
+fn delivery_form(name: &str) -> Option<PayloadForm> {
+    let form = DELIVERIES.iter().find(|(_, known)| *known == name);
+    form.map(|(form, _)| *form)
+}
 
 /// An object ready to be written.
 #[derive(Clone, Debug)]
@@ -39,6 +54,8 @@ pub(crate) struct NewRow {
     pub(crate) last_error: Option<String>,
     pub(crate) reason: Option<&'static str>,
     pub(crate) destination: Option<Destination>,
+    pub(crate) ended_at: Option<i64>,
+    pub(crate) device: Option<String>,
     pub(crate) payload: Bytes,
 }
 
@@ -58,9 +75,15 @@ impl NewRow {
             });
         }
         let (input_kind, input_content_type, input_topic) = match &object.input {
-            StoredInput::Delivery { content_type, topic } => {
-                (DELIVERY, Some(content_type.clone()), Some(topic.clone()))
-            }
+            StoredInput::Delivery {
+                content_type,
+                topic,
+                form,
+            } => (
+                delivery_name(*form),
+                Some(content_type.clone()),
+                Some(topic.clone()),
+            ),
             StoredInput::Bytes { kind } => (kind.as_str(), None, None),
         };
         Ok(Self {
@@ -82,8 +105,20 @@ impl NewRow {
             last_error: object.last_error.clone(),
             reason: object.reason.map(ErrorReason::as_str),
             destination: object.destination.clone(),
+            ended_at: object.ended_at.map(Timestamp::as_unix_millis),
+            device: semantics::device(object).map(str::to_owned),
             payload: object.payload.clone(),
         })
+    }
+
+    /// Whether it counts as waiting.
+    pub(crate) fn waits(&self) -> bool {
+        self.state == ObjectState::New.code() || self.state == ObjectState::Failed.code()
+    }
+
+    /// The bytes of its payload.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::try_from(self.payload.len()).unwrap_or(u64::MAX)
     }
 
     /// The column `payload_bytes`.
@@ -127,8 +162,10 @@ pub(crate) struct ReadRow {
 pub(crate) const SELECT: &str = "
     SELECT object.seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
            input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
-           last_error, reason, destination, bytes
-    FROM object NOT INDEXED LEFT JOIN payload ON payload.seq = object.seq
+           last_error, reason, destination, ended_at, bytes, ifnull(crashes, 0) AS crashes
+    FROM object NOT INDEXED
+    LEFT JOIN payload ON payload.seq = object.seq
+    LEFT JOIN crash_mark ON crash_mark.seq = object.seq
     WHERE object.seq IN (SELECT value FROM json_each(?1)) AND app_service_key = ?2
     ORDER BY object.seq";
 
@@ -182,9 +219,10 @@ pub(crate) fn read(row: &SqliteRow, service_key: &ServiceKey) -> Result<ReadRow,
     let context = serde_json::from_str(problems.column(row, "context_data", "{}"));
     let context = problems.value("context_data", context, Default::default());
     let input = match problems.column(row, "input_kind", "bytes") {
-        DELIVERY => StoredInput::Delivery {
+        name if let Some(form) = delivery_form(name) => StoredInput::Delivery {
             content_type: problems.column(row, "input_content_type", String::new()),
             topic: problems.column(row, "input_topic", String::new()),
+            form,
         },
         name => {
             let kind = DataKind::from_name(name).ok_or_else(|| format!("{name:?} is not known"));
@@ -219,6 +257,8 @@ pub(crate) fn read(row: &SqliteRow, service_key: &ServiceKey) -> Result<ReadRow,
         destination: problems
             .column(row, "destination", None::<&str>)
             .map(Destination::new),
+        ended_at: problems.time(row, "ended_at"),
+        crashes: problems.number(row, "crashes"),
     };
     if problems.0.is_empty() {
         return Ok(ReadRow { object, damage: None });

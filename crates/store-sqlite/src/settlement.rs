@@ -1,15 +1,16 @@
 //! Verdicts as SQL: `edgehold_store::semantics::apply`, for a page of objects at once.
 //!
-//! A page becomes three statements however long it is: its lists go in as one JSON text each. Only payloads that are
+//! A page becomes a handful of statements however long it is: its lists go in as one JSON text each. Only payloads that are
 //! replaced are written one by one.
 
 use std::collections::HashSet;
 
 use bytes::Bytes;
 use edgehold_core::{
-    ObjectState, ServiceKey, StoredObjectId, Timestamp,
-    retry::{Action, Failure, Verdict},
+    Destination, ObjectState, ServiceKey, StoredObjectId, Timestamp,
+    retry::{Action, Verdict},
 };
+use edgehold_store::semantics;
 use serde_json::{Value, json};
 use sqlx::SqliteConnection;
 
@@ -19,6 +20,17 @@ pub(crate) const REPLACE_PAYLOAD: &str = "
     UPDATE payload SET bytes = ?1
     WHERE seq = (SELECT seq FROM object INDEXED BY object_id
                  WHERE id = ?2 AND app_service_key = ?3 AND state IN (0, 2))";
+
+/// What was journaled waits; the others among these do so already.
+pub(crate) const RELEASE: &str = "
+    UPDATE object INDEXED BY object_id SET state = 2
+    WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND app_service_key = ?2 AND state = 0";
+
+/// Any verdict ends a row of crashes.
+pub(crate) const UNMARK: &str = "
+    DELETE FROM crash_mark
+    WHERE seq IN (SELECT seq FROM object INDEXED BY object_id
+                  WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND app_service_key = ?2)";
 
 /// A failure replaces times and wait, a release adds to them; a destination stays unless there is another or another
 /// function comes next.
@@ -33,11 +45,14 @@ pub(crate) const CHANGE: &str = "
         destination = CASE WHEN change.moved THEN change.destination
                            ELSE ifnull(change.destination, object.destination) END,
         reason = ifnull(change.reason, object.reason),
+        ended_at = ifnull(change.ended_at, object.ended_at),
+        version = ifnull(change.version, object.version),
         pipeline_position = ifnull(change.position, object.pipeline_position),
         context_data = ifnull(change.context_data, object.context_data),
         input_kind = ifnull(change.input_kind, object.input_kind),
         input_content_type = CASE WHEN change.moved THEN NULL ELSE object.input_content_type END,
         input_topic = CASE WHEN change.moved THEN NULL ELSE object.input_topic END,
+        device = CASE WHEN change.moved THEN change.device ELSE object.device END,
         payload_bytes = ifnull(change.payload_bytes, object.payload_bytes)
     FROM (
         SELECT unhex(value ->> 'id') AS id, value ->> 'state' AS state, value ->> 'attempts' AS attempts,
@@ -45,7 +60,8 @@ pub(crate) const CHANGE: &str = "
                value ->> 'counted' AS counted, value ->> 'moved' AS moved,
                value ->> 'destination' AS destination, value ->> 'reason' AS reason,
                value ->> 'position' AS position, value ->> 'context_data' AS context_data,
-               value ->> 'input_kind' AS input_kind, value ->> 'payload_bytes' AS payload_bytes
+               value ->> 'input_kind' AS input_kind, value ->> 'payload_bytes' AS payload_bytes,
+               value ->> 'ended_at' AS ended_at, value ->> 'version' AS version, value ->> 'device' AS device
         FROM json_each(?1)
     ) AS change
     WHERE object.id = change.id AND object.app_service_key = ?2 AND object.state IN (0, 2)";
@@ -60,7 +76,10 @@ struct Step {
     ids: HashSet<StoredObjectId>,
     changes: Vec<Value>,
     payloads: Vec<(StoredObjectId, Bytes)>,
+    releases: Vec<String>,
     removals: Vec<String>,
+    /// Everything but the removals, whose marks leave with them.
+    unmarked: Vec<String>,
 }
 
 /// Verdicts to write, in order.
@@ -70,12 +89,9 @@ pub(crate) struct Settlement {
 }
 
 impl Settlement {
-    /// Adds verdicts behind those that are there. One that changes nothing is left out.
+    /// Adds verdicts behind those that are there.
     pub(crate) fn extend<'a>(&mut self, verdicts: impl IntoIterator<Item = &'a Verdict>) {
         for verdict in verdicts {
-            if !is_written(verdict) {
-                continue;
-            }
             if self
                 .steps
                 .last()
@@ -106,64 +122,71 @@ impl Settlement {
     }
 }
 
-/// Whether a verdict changes more than the claim.
-pub(crate) fn is_written(verdict: &Verdict) -> bool {
-    !matches!(
-        verdict.action,
-        Action::Release {
-            not_before: None,
-            last_error: None
-        }
-    )
-}
-
 impl Step {
     fn add(&mut self, verdict: &Verdict) {
         self.ids.insert(verdict.id);
         let id = hex(verdict.id);
-        match &verdict.action {
-            Action::Remove => self.removals.push(id),
+        if verdict.action == Action::Remove {
+            self.removals.push(id);
+            return;
+        }
+        self.unmarked.push(id.clone());
+        let (mut change, failure, moved) = match &verdict.action {
+            Action::Remove => return,
+            release if *release == Action::RELEASE => {
+                self.releases.push(id);
+                return;
+            }
+            Action::Succeed { at } => {
+                let change = json!({ "state": ObjectState::Success.code(), "ended_at": at.as_unix_millis() });
+                (change, None, None)
+            }
             Action::Release {
                 not_before,
                 last_error,
-            } => self.changes.push(json!({
-                "id": id, "error": last_error, "not_before": millis(*not_before),
-            })),
-            Action::RetryLater(failure) => {
-                self.fail(
-                    verdict.id,
-                    json!({ "id": id, "state": ObjectState::Failed.code() }),
-                    Some(failure),
-                );
+                destination,
+                progress,
+            } => {
+                let change = json!({
+                    "state": ObjectState::Failed.code(), "error": last_error, "not_before": millis(*not_before),
+                    "destination": text(destination.as_ref()),
+                });
+                (change, None, progress.as_ref())
             }
-            Action::GiveUp { reason, failure } => {
-                let change =
-                    json!({ "id": id, "state": ObjectState::Error.code(), "reason": reason.as_str() });
-                self.fail(verdict.id, change, failure.as_ref());
+            Action::RetryLater(failure) => (
+                json!({ "state": ObjectState::Failed.code() }),
+                Some(failure),
+                failure.progress.as_ref(),
+            ),
+            Action::GiveUp { reason, at, failure } => {
+                let change = json!({
+                    "state": ObjectState::Error.code(), "reason": reason.as_str(), "ended_at": at.as_unix_millis(),
+                });
+                (
+                    change,
+                    failure.as_ref(),
+                    failure.as_ref().and_then(|failure| failure.progress.as_ref()),
+                )
             }
-        }
-    }
-
-    fn fail(&mut self, id: StoredObjectId, mut change: Value, failure: Option<&Failure>) {
+        };
+        change["id"] = id.into();
         if let Some(failure) = failure {
             change["attempts"] = failure.attempts.into();
             change["at"] = failure.at.as_unix_millis().into();
             change["error"] = failure.error.as_str().into();
             change["not_before"] = millis(failure.not_before).into();
             change["counted"] = true.into();
-            change["destination"] = failure
-                .destination
-                .as_ref()
-                .map(|destination| destination.as_str())
-                .into();
-            if let Some(progress) = &failure.progress {
-                change["moved"] = true.into();
-                change["position"] = progress.position.into();
-                change["context_data"] = context_json(&progress.context).into();
-                change["input_kind"] = progress.kind.as_str().into();
-                change["payload_bytes"] = bytes_column(&progress.payload).into();
-                self.payloads.push((id, progress.payload.clone()));
-            }
+            change["destination"] = text(failure.destination.as_ref()).into();
+        }
+        if let Some(progress) = moved {
+            change["moved"] = true.into();
+            change["version"] = progress.version.as_str().into();
+            change["position"] = progress.position.into();
+            change["context_data"] = context_json(&progress.context).into();
+            change["device"] = semantics::device_in(&progress.context).into();
+            change["input_kind"] = progress.kind.as_str().into();
+            change["payload_bytes"] = bytes_column(&progress.payload).into();
+            self.payloads.push((verdict.id, progress.payload.clone()));
         }
         self.changes.push(change);
     }
@@ -188,6 +211,15 @@ impl Step {
                 .execute(&mut *connection)
                 .await?;
         }
+        for (statement, ids) in [(RELEASE, &self.releases), (UNMARK, &self.unmarked)] {
+            if !ids.is_empty() {
+                sqlx::query(statement)
+                    .bind(json!(ids).to_string())
+                    .bind(service_key.as_str())
+                    .execute(&mut *connection)
+                    .await?;
+            }
+        }
         if self.removals.is_empty() {
             return Ok(0);
         }
@@ -200,6 +232,10 @@ impl Step {
 
 fn hex(id: StoredObjectId) -> String {
     id.as_uuid().simple().to_string()
+}
+
+fn text(destination: Option<&Destination>) -> Option<&str> {
+    destination.map(Destination::as_str)
 }
 
 fn millis(at: Option<Timestamp>) -> Option<i64> {

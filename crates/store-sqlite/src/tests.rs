@@ -5,14 +5,17 @@ use edgehold_core::{
     retry::{Action, Failure, Verdict},
 };
 use edgehold_store::{
-    Claim, ListRequest, RetryQueue, Selection, StoreError,
+    Claim, Lane, ListRequest, RetryQueue, Room, Selection, StoreError, Suspects,
     conformance::{object, service_key},
 };
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::{Options, SqliteQueue, Writer, reader, row, settlement, writer::insert};
+use crate::{
+    Options, SqliteQueue, Writer, reader, row, settlement,
+    writer::{self, insert, maintain, recover},
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -45,7 +48,12 @@ async fn raw(folder: &TempDir) -> SqliteConnection {
 
 fn claim() -> Claim {
     Claim {
-        selection: Selection::Due(Duration::from_secs(1)),
+        selection: Selection {
+            lane: Lane::Any,
+            due: Some(Duration::from_secs(1)),
+        },
+        suspects: Suspects::Exclude,
+        ordered: false,
         after_seq: 0,
         now: Timestamp::from_unix_millis(1_800_000_000_000),
         limit: 10_000,
@@ -71,7 +79,7 @@ fn sized(number: u64, bytes: usize) -> StoredObject {
 }
 
 async fn append(queue: &SqliteQueue, objects: &[StoredObject]) {
-    for answer in queue.append(objects).await {
+    for answer in queue.append(objects, Room::default()).await {
         answer.unwrap();
     }
 }
@@ -198,7 +206,7 @@ async fn reading_works_beside_the_process_that_writes() {
     append(&queue, &[object(3)]).await;
     assert_eq!(beside.stats().await.unwrap().failed.objects, 3);
     assert!(matches!(
-        beside.append(&[object(4)]).await[..],
+        beside.append(&[object(4)], Room::default()).await[..],
         [Err(StoreError::Configuration(_))]
     ));
     assert!(matches!(
@@ -223,7 +231,7 @@ async fn what_was_answered_survives_a_writer_that_ends_in_the_middle() {
     assert!(running.await.unwrap_err().is_cancelled());
     // then writing says that it has ended, and nothing is lost
     assert!(matches!(
-        queue.append(&[object(3)]).await[..],
+        queue.append(&[object(3)], Room::default()).await[..],
         [Err(StoreError::Closed)]
     ));
     drop(queue);
@@ -281,7 +289,10 @@ async fn what_has_queued_up_is_committed_together_and_fails_alone() {
     queue.close().await;
     let (queue, writer) = SqliteQueue::open(options(&folder)).await.unwrap();
     let objects: Vec<_> = (1..=100).map(object).collect();
-    let mut appends: Vec<_> = objects.chunks(1).map(|object| queue.append(object)).collect();
+    let mut appends: Vec<_> = objects
+        .chunks(1)
+        .map(|object| queue.append(object, Room::default()))
+        .collect();
     for append in &mut appends {
         assert!(futures_util::poll!(append).is_pending());
     }
@@ -304,7 +315,10 @@ async fn a_group_is_one_commit() {
     let folder = folder();
     let (queue, writer) = SqliteQueue::open(options(&folder)).await.unwrap();
     let objects: Vec<_> = (1..=200).map(object).collect();
-    let mut appends: Vec<_> = objects.chunks(1).map(|object| queue.append(object)).collect();
+    let mut appends: Vec<_> = objects
+        .chunks(1)
+        .map(|object| queue.append(object, Room::default()))
+        .collect();
     for append in &mut appends {
         assert!(futures_util::poll!(append).is_pending());
     }
@@ -352,7 +366,12 @@ async fn a_full_store_refuses_appends_and_lets_objects_leave() {
     let mut kept = Vec::new();
     let full = loop {
         let object = sized(u64::try_from(kept.len()).unwrap(), 100 << 10);
-        match queue.append(std::slice::from_ref(&object)).await.pop().unwrap() {
+        match queue
+            .append(std::slice::from_ref(&object), Room::default())
+            .await
+            .pop()
+            .unwrap()
+        {
             Ok(_) => kept.push(object),
             Err(error) => break error,
         }
@@ -454,7 +473,12 @@ async fn damaged_rows_are_set_aside_with_their_payload_and_stop_nobody() {
         .await
         .unwrap();
     assert_eq!(queue.stats().await.unwrap().error.objects, 0);
-    assert_eq!(ids(&queue.claim(claim()).await.unwrap()), [objects[6].id]);
+    // and the sound one, which the process before had in flight, goes on
+    let suspects = Claim {
+        suspects: Suspects::Only,
+        ..claim()
+    };
+    assert_eq!(ids(&queue.claim(suspects).await.unwrap()), [objects[6].id]);
 }
 
 #[tokio::test]
@@ -470,37 +494,98 @@ async fn no_statement_goes_through_the_whole_table() {
             "object_queue (app_service_key=? AND state=? AND seq>?)",
         ),
         (
+            reader::NEAR_END_IN_LANE,
+            "object_lane (app_service_key=? AND destination=? AND seq>?)",
+        ),
+        (
             reader::WALK,
             "object_queue (app_service_key=? AND state=? AND seq>? AND seq<?)",
         ),
         (
-            reader::DUE,
-            "object_rested (app_service_key=? AND last_attempt_at<?)",
+            reader::WALK_IN_LANE,
+            "object_lane (app_service_key=? AND destination=? AND seq>? AND seq<?)",
         ),
         (
             reader::DUE,
-            "object_rested (app_service_key=? AND last_attempt_at>?)",
+            "object_rested (app_service_key=? AND destination=? AND last_attempt_at<?)",
         ),
         (
             reader::DUE,
-            "object_rested (app_service_key=? AND last_attempt_at=?)",
+            "object_rested (app_service_key=? AND destination=? AND last_attempt_at>?)",
         ),
         (
             reader::DUE,
-            "object_asked_to_wait (app_service_key=? AND not_before>? AND not_before<?)",
+            "object_rested (app_service_key=? AND destination=? AND last_attempt_at=?)",
         ),
         (
-            reader::AT_DESTINATION,
-            "object_destination (app_service_key=? AND destination=? AND seq>?)",
+            reader::DUE,
+            "object_asked_to_wait (app_service_key=? AND destination=? AND not_before>? AND not_before<?)",
         ),
-        (reader::FIRST_RESTED, "object_rested (app_service_key=?)"),
+        (reader::SUSPECTS, by_place),
+        (
+            reader::DESTINATIONS,
+            "object_lane (app_service_key=? AND destination>?)",
+        ),
+        (
+            reader::FIRST_RESTED,
+            "object_rested (app_service_key=? AND destination=?)",
+        ),
+        (
+            reader::FIRST_RESTED_IN_FUTURE,
+            "object_rested (app_service_key=? AND destination=? AND last_attempt_at>?)",
+        ),
         (
             reader::FIRST_ASKED_TO_WAIT,
-            "object_asked_to_wait (app_service_key=? AND not_before>?)",
+            "object_asked_to_wait (app_service_key=? AND destination=? AND not_before>?)",
         ),
         (
             reader::FIRST_ASKED_TO_WAIT_RESTED,
-            "object_asked_to_wait_rested (app_service_key=?)",
+            "object_asked_to_wait_rested (app_service_key=? AND destination=?)",
+        ),
+        (
+            reader::FIRST_ASKED_TO_WAIT_IN_FUTURE,
+            "object_asked_to_wait_rested (app_service_key=? AND destination=? AND last_attempt_at>?)",
+        ),
+        (reader::OLDEST, "object_queue (app_service_key=? AND state=?)"),
+        (
+            reader::TOO_OLD,
+            "object_oldest (app_service_key=? AND created_at<?)",
+        ),
+        (
+            reader::IS_WAITING,
+            "object_device (app_service_key=? AND pipeline_id=? AND device=?)",
+        ),
+        (maintain::EVICT, by_place),
+        (maintain::TOO_OLD, by_place),
+        (maintain::UNMARK, "crash_mark USING INTEGER PRIMARY KEY"),
+        (maintain::ENDED, by_place),
+        (
+            maintain::ENDED,
+            "object_ended (app_service_key=? AND state=? AND <expr><?)",
+        ),
+        (maintain::REDRIVE, by_place),
+        (
+            maintain::REDRIVE,
+            "object_queue (app_service_key=? AND state=? AND seq>?)",
+        ),
+        (recover::COUNT_NEW, "object_queue (app_service_key=? AND state=?)"),
+        (recover::NEW, "object_queue (app_service_key=? AND state=?)"),
+        (
+            recover::UNKNOWN_STATE,
+            "object_queue (app_service_key=? AND state=?)",
+        ),
+        (recover::CRASHED, by_place),
+        (recover::FORGET, by_place),
+        (recover::COUNT, by_place),
+        (recover::UNMARK_ENDED, by_place),
+        (recover::SUSPECTS, by_place),
+        (writer::MARK, by_place),
+        (writer::SET_ASIDE, by_place),
+        (settlement::RELEASE, by_id),
+        (settlement::UNMARK, by_id),
+        (
+            insert::WAITING,
+            "counter USING PRIMARY KEY (owner=? AND object_state=?)",
         ),
         (
             reader::LIST,

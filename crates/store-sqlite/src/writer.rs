@@ -5,11 +5,13 @@
 //! as a whole, each of its requests is tried in a transaction of its own, so that one cannot fail the others.
 
 pub(crate) mod insert;
+pub(crate) mod maintain;
+pub(crate) mod recover;
 
 use std::path::Path;
 
-use edgehold_core::{ErrorReason, ObjectState, ServiceKey, StoredObjectId, retry::Verdict};
-use edgehold_store::StoreError;
+use edgehold_core::{ErrorReason, ObjectState, ServiceKey, StoredObjectId, Timestamp, retry::Verdict};
+use edgehold_store::{Evicted, Redrive, Room, StateCount, StoreError, Sweep};
 use sqlx::{
     Connection, SqliteConnection,
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
@@ -17,7 +19,7 @@ use sqlx::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    error::{is_conflict, is_full, store_error},
+    error::{is_full, is_refusal, refusal, store_error},
     files::{Lock, Reserve},
     lease::Leases,
     row::{NewRow, id_column},
@@ -32,8 +34,20 @@ const GIVE_BACK_AFTER: u64 = 1_000;
 /// Unused pages that stay in the file, to be filled again without growing it.
 const UNUSED_PAGES_KEPT: i64 = 1_024;
 
-/// The outcome of a request: for an append one answer for each object, else nothing.
-pub(crate) type Answer = Result<Vec<Result<i64, StoreError>>, StoreError>;
+/// The outcome of a request.
+pub(crate) type Answer = Result<Done, StoreError>;
+
+/// What was done.
+pub(crate) enum Done {
+    /// It is written; there is nothing to tell.
+    Written,
+    /// One answer for each object.
+    Appended(Vec<Result<i64, StoreError>>),
+    /// What was removed, in order.
+    Evicted(Vec<Evicted>),
+    /// So many objects.
+    Objects(u64),
+}
 
 /// What the writer is asked for.
 pub(crate) enum Request {
@@ -45,9 +59,33 @@ pub(crate) enum Request {
 
 /// What is to be written.
 pub(crate) enum Work {
-    Append(Vec<NewRow>),
+    Append(Vec<NewRow>, Room),
     Settle(Vec<Verdict>),
     SetAside(Vec<Damage>),
+    /// Notes that the objects at these places are handed out.
+    Mark(Vec<i64>),
+    /// Removes the failed objects at these places, which are claimed for it.
+    Evict(Vec<i64>),
+    /// Gives up as too old the failed objects at these places, which are claimed for it.
+    TooOld(Vec<i64>, Timestamp),
+    /// Any other sweep, and how many objects at most.
+    Sweep(Sweep, usize),
+    Redrive(Redrive, usize),
+}
+
+impl Work {
+    /// Whether it is written together with others; what is rare and changes many objects has a transaction of its own.
+    fn joins_others(&self) -> bool {
+        matches!(
+            self,
+            Self::Append(..) | Self::Settle(_) | Self::SetAside(_) | Self::Mark(_)
+        )
+    }
+
+    /// Whether it is worth the reserve when the disk is full: it makes room, or has to come before what does.
+    fn makes_room(&self) -> bool {
+        !matches!(self, Self::Append(..) | Self::Redrive(..))
+    }
 }
 
 /// A row that could not be read.
@@ -111,7 +149,18 @@ impl Writer {
         }
     }
 
-    async fn commit(&mut self, group: Vec<(Work, oneshot::Sender<Answer>)>) {
+    async fn commit(&mut self, requests: Vec<(Work, oneshot::Sender<Answer>)>) {
+        // Whoever waits for one request to be done before the next one is asked for does not have both in here, so the
+        // order is free.
+        let (group, alone): (Vec<_>, Vec<_>) =
+            requests.into_iter().partition(|(work, _)| work.joins_others());
+        self.commit_group(group).await;
+        for request in alone {
+            self.commit_group(vec![request]).await;
+        }
+    }
+
+    async fn commit_group(&mut self, group: Vec<(Work, oneshot::Sender<Answer>)>) {
         let (works, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         let done = if works.len() > 1 {
             self.file.together(&works).await.ok()
@@ -121,22 +170,19 @@ impl Writer {
         let mut done = done.map(Vec::into_iter);
         for (work, answer) in works.iter().zip(answers) {
             let outcome = match &mut done {
-                Some(done) => Ok(done.next().unwrap_or_default()),
+                Some(done) => Ok(done.next().unwrap_or(Done::Written)),
                 None => self.file.alone(work).await,
             };
             if outcome.is_ok()
                 && let Work::Settle(verdicts) = work
             {
-                self.leases.release(verdicts.iter().map(|verdict| &verdict.id));
+                self.leases.settled(verdicts.iter().map(|verdict| &verdict.id));
             }
             // A caller that has gone is no reason not to have written.
             let _ = answer.send(outcome);
         }
     }
 }
-
-/// The answers of a group, one list for each request.
-type Answers = Vec<Vec<Result<i64, StoreError>>>;
 
 impl Writing {
     /// Opens a file, making it when it is not there.
@@ -146,6 +192,7 @@ impl Writing {
         max_bytes: Option<u64>,
         service_key: ServiceKey,
         lock: Lock,
+        leases: &Leases,
     ) -> Result<Self, StoreError> {
         let mut options = options
             .auto_vacuum(SqliteAutoVacuum::Incremental)
@@ -174,17 +221,11 @@ impl Writing {
             .await
             .map_err(|error| store_error(&file.name, error))?;
         crate::schema::migrate(&file.name, &mut connection).await?;
-        let recovered = file
-            .recover(&mut connection)
+        let recovered = recover::all(&mut connection, &file.service_key)
             .await
             .map_err(|error| store_error(&file.name, error))?;
-        if recovered > 0 {
-            tracing::info!(
-                service_key = %file.service_key,
-                objects = recovered,
-                "objects of an ended process wait for their next attempt"
-            );
-        }
+        recovered.report(&file.service_key);
+        leases.suspect(recovered.suspects);
         file.keep(connection)
             .await
             .map_err(|error| store_error(&file.name, error))?;
@@ -202,31 +243,6 @@ impl Writing {
             .await?;
         self.connection = Some(connection);
         Ok(())
-    }
-
-    /// Makes failed what a dead process left in state new, and sets aside what is in no state at all.
-    async fn recover(&self, connection: &mut SqliteConnection) -> Result<u64, sqlx::Error> {
-        let new = sqlx::query(
-            "UPDATE object INDEXED BY object_queue SET state = 2, last_attempt_at = NULL
-             WHERE app_service_key = ?1 AND state = 0",
-        );
-        let recovered = new
-            .bind(self.service_key.as_str())
-            .execute(&mut *connection)
-            .await?
-            .rows_affected();
-        let unknown = sqlx::query(
-            "UPDATE object INDEXED BY object_queue SET
-                 state = 3, reason = 'corrupt', last_error = 'state: ' || state || ' is not known'
-             WHERE app_service_key = ?1
-               AND state IN (SELECT object_state FROM counter
-                             WHERE owner = ?1 AND object_state NOT IN (0, 1, 2, 3) AND objects > 0)",
-        );
-        unknown
-            .bind(self.service_key.as_str())
-            .execute(connection)
-            .await?;
-        Ok(recovered)
     }
 
     async fn connection(&mut self) -> Result<SqliteConnection, sqlx::Error> {
@@ -248,7 +264,7 @@ impl Writing {
             let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
             match work(self, &mut transaction).await {
                 Ok(done) => transaction.commit().await.map(|()| Ok(done)),
-                Err(error) if is_conflict(&error) => transaction.rollback().await.map(|()| Err(error)),
+                Err(error) if is_refusal(&error) => transaction.rollback().await.map(|()| Err(error)),
                 Err(error) => Err(error),
             }
         };
@@ -266,7 +282,7 @@ impl Writing {
     }
 
     /// Writes a group in one transaction.
-    async fn together(&mut self, works: &[Work]) -> Result<Answers, sqlx::Error> {
+    async fn together(&mut self, works: &[Work]) -> Result<Vec<Done>, sqlx::Error> {
         let mut settlement = Settlement::default();
         for work in works {
             if let Work::Settle(verdicts) = work {
@@ -274,31 +290,44 @@ impl Writing {
             }
         }
         self.transaction(async |file, connection| {
-            let mut answers = Vec::with_capacity(works.len());
+            let mut done = Vec::with_capacity(works.len());
             let mut rows = Vec::new();
+            let mut waiting = Waiting::Unknown;
             for work in works {
-                answers.push(match work {
-                    Work::Append(appended) => {
+                done.push(match work {
+                    Work::Append(appended, room) => {
                         // In one transaction all appends come before all verdicts; where that is not the order they
                         // were asked for in, and could matter, they are not written together.
                         if appended.iter().any(|row| settlement.concerns(row.id)) {
-                            return Err(sqlx::Error::RowNotFound);
+                            return Err(refusal());
+                        }
+                        if *room != Room::default() {
+                            waiting.look(connection, &file.service_key, &rows).await?;
+                        }
+                        for row in appended {
+                            // What does not fit may be there already: that is found out one by one.
+                            waiting.admit(row, *room).map_err(|_| refusal())?;
                         }
                         let first = file.next_seq + i64::try_from(rows.len()).unwrap_or(i64::MAX);
                         rows.extend(appended);
-                        (first..).take(appended.len()).map(Ok).collect()
+                        Done::Appended((first..).take(appended.len()).map(Ok).collect())
                     }
-                    Work::Settle(_) => Vec::new(),
                     Work::SetAside(damaged) => {
                         set_aside(connection, damaged).await?;
-                        Vec::new()
+                        Done::Written
                     }
+                    Work::Mark(places) => {
+                        mark(connection, places).await?;
+                        Done::Written
+                    }
+                    // The others are not written together.
+                    _ => Done::Written,
                 });
             }
             insert::all(connection, file.next_seq, &rows).await?;
             file.next_seq += i64::try_from(rows.len()).unwrap_or(i64::MAX);
             file.removed += settlement.write(connection, &file.service_key).await?;
-            Ok(answers)
+            Ok(done)
         })
         .await
         .inspect(|_| self.reserve.refill())
@@ -307,69 +336,99 @@ impl Writing {
     /// Writes one request in a transaction of its own. On a full disk the reserve is given up for what makes room.
     async fn alone(&mut self, work: &Work) -> Answer {
         let mut outcome = self.try_alone(work).await;
-        let makes_room = matches!(work, Work::Settle(_) | Work::SetAside(_));
-        if matches!(&outcome, Err(error) if is_full(error)) && makes_room && self.reserve.give_up() {
+        if matches!(&outcome, Err(error) if is_full(error)) && work.makes_room() && self.reserve.give_up() {
             tracing::warn!(file = %self.name, "the disk is full: the reserve was given up so that objects can leave");
             outcome = self.try_alone(work).await;
         }
-        if outcome.is_ok() && !makes_room {
+        if outcome.is_ok() && !work.makes_room() {
             self.reserve.refill();
         }
         outcome.map_err(|error| store_error(&self.name, error))
     }
 
-    async fn try_alone(&mut self, work: &Work) -> Result<Vec<Result<i64, StoreError>>, sqlx::Error> {
-        match work {
-            Work::Append(rows) => {
-                let inserted = self.transaction(async |file, connection| {
-                    let first = file.next_seq;
-                    insert::all(connection, first, &rows.iter().collect::<Vec<_>>()).await?;
-                    file.next_seq += i64::try_from(rows.len()).unwrap_or(i64::MAX);
-                    Ok((first..).take(rows.len()).map(Ok).collect())
-                });
-                match inserted.await {
-                    Err(error) if is_conflict(&error) => self.append_one_by_one(rows).await,
-                    outcome => outcome,
+    async fn try_alone(&mut self, work: &Work) -> Result<Done, sqlx::Error> {
+        if let Work::Append(rows, room) = work {
+            let inserted = self.transaction(async |file, connection| {
+                let mut waiting = Waiting::Unknown;
+                if *room != Room::default() {
+                    waiting.look(connection, &file.service_key, &[]).await?;
                 }
-            }
-            Work::Settle(verdicts) => {
-                let mut settlement = Settlement::default();
-                settlement.extend(verdicts);
-                self.transaction(async |file, connection| {
-                    file.removed += settlement.write(connection, &file.service_key).await?;
-                    Ok(Vec::new())
-                })
-                .await
-            }
-            Work::SetAside(damaged) => {
-                self.transaction(async |_, connection| {
-                    set_aside(connection, damaged).await.map(|()| Vec::new())
-                })
-                .await
-            }
+                for row in rows {
+                    waiting.admit(row, *room).map_err(|_| refusal())?;
+                }
+                let first = file.next_seq;
+                insert::all(connection, first, &rows.iter().collect::<Vec<_>>()).await?;
+                file.next_seq += i64::try_from(rows.len()).unwrap_or(i64::MAX);
+                Ok(Done::Appended((first..).take(rows.len()).map(Ok).collect()))
+            });
+            return match inserted.await {
+                Err(error) if is_refusal(&error) => self.append_one_by_one(rows, *room).await,
+                outcome => outcome,
+            };
         }
+        self.transaction(async |file, connection| {
+            let service_key = &file.service_key;
+            let (done, removed) = match work {
+                Work::Append(..) => (Done::Written, 0),
+                Work::Settle(verdicts) => {
+                    let mut settlement = Settlement::default();
+                    settlement.extend(verdicts);
+                    (Done::Written, settlement.write(connection, service_key).await?)
+                }
+                Work::SetAside(damaged) => {
+                    set_aside(connection, damaged).await?;
+                    (Done::Written, 0)
+                }
+                Work::Mark(places) => {
+                    mark(connection, places).await?;
+                    (Done::Written, 0)
+                }
+                Work::Evict(places) => {
+                    let evicted = maintain::evict(connection, service_key, places).await?;
+                    let removed = u64::try_from(evicted.len()).unwrap_or(u64::MAX);
+                    (Done::Evicted(evicted), removed)
+                }
+                Work::TooOld(places, at) => {
+                    let given_up = maintain::too_old(connection, service_key, places, *at).await?;
+                    (Done::Objects(given_up), 0)
+                }
+                Work::Sweep(sweep, limit) => {
+                    let removed = maintain::sweep(connection, service_key, sweep, *limit).await?;
+                    (Done::Objects(removed), removed)
+                }
+                Work::Redrive(redrive, limit) => {
+                    let redriven = maintain::redrive(connection, service_key, redrive, *limit).await?;
+                    (Done::Objects(redriven), 0)
+                }
+            };
+            file.removed += removed;
+            Ok(done)
+        })
+        .await
     }
 
-    /// Appends rows of which some are there already.
-    async fn append_one_by_one(
-        &mut self,
-        rows: &[NewRow],
-    ) -> Result<Vec<Result<i64, StoreError>>, sqlx::Error> {
+    /// Appends rows of which some are there already or do not fit.
+    async fn append_one_by_one(&mut self, rows: &[NewRow], room: Room) -> Result<Done, sqlx::Error> {
         self.transaction(async |file, connection| {
+            let mut waiting = Waiting::Unknown;
+            waiting.look(connection, &file.service_key, &[]).await?;
             let mut answers = Vec::with_capacity(rows.len());
             for row in rows {
                 answers.push(match insert::find(connection, row).await? {
                     Some((seq, true)) => Ok(seq),
                     Some((_, false)) => Err(StoreError::Exists(row.id)),
-                    None => {
-                        let seq = file.next_seq;
-                        insert::all(connection, seq, &[row]).await?;
-                        file.next_seq += 1;
-                        Ok(seq)
-                    }
+                    None => match waiting.admit(row, room) {
+                        Err(full) => Err(full),
+                        Ok(()) => {
+                            let seq = file.next_seq;
+                            insert::all(connection, seq, &[row]).await?;
+                            file.next_seq += 1;
+                            Ok(seq)
+                        }
+                    },
                 });
             }
-            Ok(answers)
+            Ok(Done::Appended(answers))
         })
         .await
     }
@@ -422,9 +481,68 @@ impl Writing {
     }
 }
 
+/// What waits, as far as anybody in a transaction has asked: what the counters say and what is about to be inserted.
+enum Waiting {
+    Unknown,
+    Known(StateCount),
+}
+
+impl Waiting {
+    /// Reads the counters unless they have been read; `rows` are to be inserted.
+    async fn look(
+        &mut self,
+        connection: &mut SqliteConnection,
+        service_key: &ServiceKey,
+        rows: &[&NewRow],
+    ) -> Result<(), sqlx::Error> {
+        if matches!(self, Self::Unknown) {
+            *self = Self::Known(insert::waiting(connection, service_key).await?);
+            rows.iter().for_each(|row| self.add(row));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, row: &NewRow) {
+        if let Self::Known(waiting) = self
+            && row.waits()
+        {
+            waiting.objects += 1;
+            waiting.payload_bytes += row.bytes();
+        }
+    }
+
+    /// Takes one more row in, if there is room.
+    fn admit(&mut self, row: &NewRow, room: Room) -> Result<(), StoreError> {
+        if let Self::Known(waiting) = self
+            && row.waits()
+        {
+            room.admit(*waiting, row.bytes())?;
+        }
+        self.add(row);
+        Ok(())
+    }
+}
+
+async fn mark(connection: &mut SqliteConnection, places: &[i64]) -> Result<(), sqlx::Error> {
+    let places = serde_json::to_string(places).expect("numbers are always JSON");
+    sqlx::query(MARK).bind(places).execute(connection).await.map(drop)
+}
+
+/// An object that has left since it was chosen needs no mark, and could not have one.
+pub(crate) const MARK: &str = "
+    INSERT INTO crash_mark (seq, claimed, crashes)
+    SELECT seq, 1, 0 FROM object NOT INDEXED WHERE seq IN (SELECT value FROM json_each(?1))
+    ON CONFLICT DO UPDATE SET claimed = 1";
+
+/// With the time of the machine: nobody says what time it is when a row is found to be damaged.
+pub(crate) const SET_ASIDE: &str = "
+    UPDATE object SET state = ?1, reason = ?2, last_error = ?3, id = ?4,
+           ended_at = ifnull(ended_at, CAST(unixepoch('subsecond') * 1000 AS INTEGER))
+    WHERE seq = ?5";
+
 async fn set_aside(connection: &mut SqliteConnection, damaged: &[Damage]) -> Result<(), sqlx::Error> {
     for Damage { seq, id, problem } in damaged {
-        sqlx::query("UPDATE object SET state = ?1, reason = ?2, last_error = ?3, id = ?4 WHERE seq = ?5")
+        sqlx::query(SET_ASIDE)
             .bind(ObjectState::Error.code())
             .bind(ErrorReason::Corrupt.as_str())
             .bind(problem)

@@ -22,3 +22,4 @@ async fn make_store() -> TestStore {
 
 edgehold_store::queue_conformance!(make_store);
 edgehold_store::restart_conformance!(make_store);
+edgehold_store::crash_conformance!(make_store);

@@ -14,7 +14,7 @@ use crate::StoreError;
 ///
 /// Everything else (when an object is due, who attempts it, the error collection, counts) is made of them by
 /// [`StoreClientQueue`]. The limits that follow: one instance of the service at a time, claims are kept in memory, a
-/// summary of each object (about 150 bytes) is kept in memory, and the error collection is the objects in
+/// summary of each object (about 400 bytes) is kept in memory, and the error collection is the objects in
 /// state error.
 ///
 /// Contract:

@@ -2,7 +2,8 @@
 //!
 //! A case is a function over `&dyn RetryQueue` that answers what is wrong. [`queue_conformance!`](crate::queue_conformance)
 //! makes a test of each, [`restart_conformance!`](crate::restart_conformance) of those that need a store that keeps
-//! its objects, and [`client_conformance!`](crate::client_conformance) of those for a [`StoreClient`]. [`model`] compares
+//! its objects, [`crash_conformance!`](crate::crash_conformance) of those that need one which remembers claims over a
+//! crash, and [`client_conformance!`](crate::client_conformance) of those for a [`StoreClient`]. [`model`] compares
 //! a store with the memory store over random operations; the first macro includes it.
 //!
 //! A bug found in one store becomes a case here first. Each case must be able to fail: `tests/conformance.rs` runs all
@@ -25,6 +26,7 @@
 mod append;
 mod client;
 mod look;
+mod maintain;
 mod model;
 mod restart;
 mod settle;
@@ -40,7 +42,7 @@ use edgehold_core::{
 };
 use uuid::Uuid;
 
-use crate::{Claim, ListRequest, RetryQueue, Selection, StoreClient};
+use crate::{Claim, Lane, LaneStatus, ListRequest, RetryQueue, Room, Selection, StoreClient, Suspects};
 
 pub use model::model;
 
@@ -137,6 +139,8 @@ queue_cases! { $
     append::an_object_of_another_service_is_refused,
     append::a_thousand_objects_keep_their_order,
     append::concurrent_appends_are_all_kept,
+    append::what_has_no_room_is_refused_by_name,
+    append::concurrent_appends_never_exceed_the_room,
     take::claims_come_in_the_order_of_appending,
     take::a_page_ends_at_the_limit_and_the_cursor_goes_on,
     take::a_page_ends_at_its_bytes,
@@ -151,6 +155,9 @@ queue_cases! { $
     take::only_failed_objects_are_handed_out,
     take::few_due_objects_behind_many_are_found_in_order,
     take::a_destination_is_claimed_due_or_not,
+    take::a_lane_holds_only_its_own_objects,
+    take::few_due_objects_of_a_lane_are_found_behind_many,
+    take::nobody_is_a_suspect_without_a_crash,
     settle::a_removed_object_is_gone,
     settle::every_verdict_may_be_repeated,
     settle::a_verdict_for_an_unknown_object_is_no_error,
@@ -158,6 +165,8 @@ queue_cases! { $
     settle::progress_replaces_what_the_next_attempt_needs,
     settle::a_journaled_object_becomes_a_failed_one,
     settle::a_release_changes_only_what_it_names,
+    settle::a_release_may_move_on,
+    settle::a_success_is_kept_as_history,
     settle::giving_up_keeps_the_payload_whole,
     settle::giving_up_without_a_failure_keeps_the_last_one,
     settle::a_late_verdict_does_not_wake_a_given_up_object,
@@ -170,7 +179,19 @@ queue_cases! { $
     look::claimed_objects_are_listed,
     look::statistics_are_exact,
     look::the_oldest_waiting_object_is_known,
-    look::next_due_is_the_earliest_unclaimed_moment,
+    look::a_lane_is_due_at_its_earliest_unclaimed_moment,
+    look::every_destination_is_a_lane,
+    look::an_attempt_in_the_future_is_due_in_its_lane,
+    look::a_device_waits_until_its_last_object_has_ended,
+    maintain::eviction_takes_the_oldest_unclaimed_ones,
+    maintain::eviction_frees_as_many_bytes_as_were_asked_for,
+    maintain::eviction_spares_what_is_no_backlog,
+    maintain::what_is_evicted_while_claims_go_on_is_never_handed_out,
+    maintain::the_too_old_go_to_the_error_collection,
+    maintain::history_and_dead_letters_are_removed_when_their_time_has_come,
+    maintain::the_first_dead_letters_leave_when_there_are_too_many,
+    maintain::a_redriven_object_begins_anew,
+    maintain::a_redrive_takes_what_was_asked_for,
     look::a_closed_store_says_so,
 }
 
@@ -220,6 +241,42 @@ restart_cases! { $
     a_restart_ends_claims,
     a_journaled_object_is_due_after_a_restart,
     new_objects_come_behind_what_was_there,
+    a_journaled_object_is_a_suspect_after_a_restart,
+}
+
+macro_rules! crash_cases {
+    ($d:tt $($name:ident,)*) => {
+        /// Runs the crash case with this name on a fresh store.
+        ///
+        /// # Panics
+        /// When the store breaks the contract, saying how; for an unknown name.
+        pub async fn run_crash_case(name: &str, store: TestStore) {
+            let outcome = match name {
+                $(stringify!($name) => restart::$name(&store).await,)*
+                _ => Err("there is no such case".to_owned()),
+            };
+            assert_eq!(outcome, Ok(()), "{name}");
+        }
+
+        /// Makes a `#[tokio::test]` of every case for a store that remembers over a crash which objects were claimed.
+        /// Takes an `async fn() -> TestStore` that makes a fresh store.
+        #[macro_export]
+        macro_rules! crash_conformance {
+            ($d make_store:path) => {
+                $(
+                    #[tokio::test]
+                    async fn $name() {
+                        $crate::conformance::run_crash_case(stringify!($name), $d make_store().await).await;
+                    }
+                )*
+            };
+        }
+    };
+}
+
+crash_cases! { $
+    three_crashes_in_a_row_end_in_the_error_collection,
+    only_crashes_in_a_row_count,
 }
 
 macro_rules! client_cases {
@@ -324,6 +381,8 @@ pub fn object(number: u64) -> StoredObject {
         last_error: None,
         reason: None,
         destination: None,
+        ended_at: None,
+        crashes: 0,
     }
 }
 
@@ -353,10 +412,25 @@ fn verdict(id: StoredObjectId, action: Action) -> Verdict {
 
 const REST: Duration = Duration::from_secs(10);
 
+/// What is due with this pause, whatever its destination.
+fn due(interval: Duration) -> Selection {
+    Selection {
+        lane: Lane::Any,
+        due: Some(interval),
+    }
+}
+
+/// What waits in a lane, due or not.
+fn all_of(lane: Lane) -> Selection {
+    Selection { lane, due: None }
+}
+
 /// Everything that is due long after `at(0)`.
 fn claim_due() -> Claim {
     Claim {
-        selection: Selection::Due(REST),
+        selection: due(REST),
+        suspects: Suspects::Exclude,
+        ordered: false,
         after_seq: 0,
         now: at(100_000),
         limit: 1_000,
@@ -383,7 +457,7 @@ fn list_all() -> ListRequest {
 
 /// Appends and expects every object to be kept.
 async fn append(queue: &dyn RetryQueue, objects: &[StoredObject]) -> Result<Vec<i64>, String> {
-    let answers = queue.append(objects).await;
+    let answers = queue.append(objects, Room::default()).await;
     ensure_eq!(
         answers.len(),
         objects.len(),
@@ -401,6 +475,17 @@ async fn claim(queue: &dyn RetryQueue, claim: Claim) -> Result<Vec<StoredObject>
         .claim(claim.clone())
         .await
         .map_err(|error| format!("{claim:?} failed: {error}"))
+}
+
+async fn lanes(
+    queue: &dyn RetryQueue,
+    interval: Duration,
+    now: Timestamp,
+) -> Result<Vec<LaneStatus>, String> {
+    queue
+        .lanes(interval, now)
+        .await
+        .map_err(|error| format!("lanes failed: {error}"))
 }
 
 async fn settle(queue: &dyn RetryQueue, verdicts: &[Verdict]) -> Outcome {

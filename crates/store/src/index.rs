@@ -11,10 +11,14 @@ use std::{
 };
 
 use edgehold_core::{
-    Destination, ErrorReason, ObjectState, PipelineId, StoredObject, StoredObjectId, Timestamp,
+    CorrelationId, Destination, ErrorReason, ObjectState, PipelineId, PipelineVersion, StoredObject,
+    StoredObjectId, Timestamp,
 };
 
-use crate::{Claim, ListRequest, Selection, StoreStats, semantics};
+use crate::{
+    Claim, Evicted, Eviction, LaneStatus, ListRequest, Redrive, Selection, StateCount, StoreStats, Suspects,
+    Sweep, semantics,
+};
 
 /// What is remembered of one object.
 #[derive(Clone, Debug)]
@@ -22,11 +26,17 @@ pub(crate) struct Header {
     pub(crate) id: StoredObjectId,
     state: ObjectState,
     pipeline_id: PipelineId,
+    version: PipelineVersion,
+    is_delivery: bool,
+    correlation_id: CorrelationId,
+    device: Option<String>,
     reason: Option<ErrorReason>,
     destination: Option<Destination>,
     created_at: Timestamp,
     last_attempt_at: Option<Timestamp>,
     not_before: Option<Timestamp>,
+    ended_at: Timestamp,
+    crashes: u32,
     payload_bytes: usize,
 }
 
@@ -36,26 +46,31 @@ impl Header {
             id: object.id,
             state: object.state,
             pipeline_id: object.pipeline_id.clone(),
+            version: object.version.clone(),
+            is_delivery: object.input.is_delivery(),
+            correlation_id: object.correlation_id.clone(),
+            device: semantics::device(object).map(str::to_owned),
             reason: object.reason,
             destination: object.destination.clone(),
             created_at: object.created_at,
             last_attempt_at: object.last_attempt_at,
             not_before: object.not_before,
+            ended_at: semantics::ended_at(object),
+            crashes: object.crashes,
             payload_bytes: object.payload.len(),
         }
     }
 
+    fn waits(&self) -> bool {
+        matches!(self.state, ObjectState::New | ObjectState::Failed)
+    }
+
     fn is_selected(&self, selection: &Selection, now: Timestamp) -> bool {
-        self.state == ObjectState::Failed
-            && match selection {
-                Selection::Due(interval) => {
-                    semantics::is_due(self.last_attempt_at, self.not_before, *interval, now)
-                }
-                Selection::At(destination) => {
-                    self.destination.as_ref() == Some(destination)
-                        && self.not_before.is_none_or(|at| at <= now)
-                }
-            }
+        let may_run = || match selection.due {
+            Some(interval) => semantics::is_due(self.last_attempt_at, self.not_before, interval, now),
+            None => self.not_before.is_none_or(|at| at <= now),
+        };
+        self.state == ObjectState::Failed && selection.lane.has(self.destination.as_ref()) && may_run()
     }
 
     fn is_listed(&self, request: &ListRequest) -> bool {
@@ -66,6 +81,15 @@ impl Header {
                 .is_none_or(|id| *id == self.pipeline_id)
             && request.reason.is_none_or(|reason| Some(reason) == self.reason)
     }
+
+    /// What its order is kept by; none for an object without a device.
+    fn key(&self) -> Option<(&PipelineId, &str)> {
+        Some((&self.pipeline_id, self.device.as_deref()?))
+    }
+
+    fn bytes(&self) -> u64 {
+        u64::try_from(self.payload_bytes).unwrap_or(u64::MAX)
+    }
 }
 
 /// The headers of all objects by `seq`, and which of them are claimed.
@@ -74,6 +98,7 @@ pub(crate) struct Index {
     headers: BTreeMap<i64, Header>,
     seqs: HashMap<StoredObjectId, i64>,
     claimed: HashSet<StoredObjectId>,
+    waiting: StateCount,
     last_seq: i64,
 }
 
@@ -88,17 +113,41 @@ impl Index {
         self.seqs.get(&id).copied()
     }
 
+    /// How often an object was in flight at a crash.
+    pub(crate) fn crashes_of(&self, id: StoredObjectId) -> u32 {
+        let header = self.seq_of(id).and_then(|seq| self.headers.get(&seq));
+        header.map_or(0, |header| header.crashes)
+    }
+
+    /// What waits.
+    pub(crate) fn waiting(&self) -> StateCount {
+        self.waiting
+    }
+
     /// Adds an object, or replaces what is remembered of it.
     pub(crate) fn put(&mut self, seq: i64, header: Header) {
         self.last_seq = self.last_seq.max(seq);
         self.seqs.insert(header.id, seq);
-        self.headers.insert(seq, header);
+        if header.waits() {
+            self.waiting.objects += 1;
+            self.waiting.payload_bytes += header.bytes();
+        }
+        let before = self.headers.insert(seq, header);
+        self.forget(before);
     }
 
     pub(crate) fn remove(&mut self, id: StoredObjectId) {
         self.claimed.remove(&id);
         if let Some(seq) = self.seqs.remove(&id) {
-            self.headers.remove(&seq);
+            let before = self.headers.remove(&seq);
+            self.forget(before);
+        }
+    }
+
+    fn forget(&mut self, before: Option<Header>) {
+        if let Some(before) = before.filter(Header::waits) {
+            self.waiting.objects -= 1;
+            self.waiting.payload_bytes -= before.bytes();
         }
     }
 
@@ -110,11 +159,19 @@ impl Index {
     /// Chooses a page and claims it.
     pub(crate) fn claim(&mut self, claim: &Claim) -> Vec<StoredObjectId> {
         let mut bytes = 0_usize;
+        let held_back = if claim.ordered {
+            self.held_back()
+        } else {
+            HashSet::new()
+        };
         let page: Vec<_> = after(&self.headers, claim.after_seq)
-            .map(|(_, header)| header)
-            .filter(|header| {
-                !self.claimed.contains(&header.id) && header.is_selected(&claim.selection, claim.now)
+            .filter(|(seq, header)| {
+                !self.claimed.contains(&header.id)
+                    && (header.crashes > 0) == (claim.suspects == Suspects::Only)
+                    && header.is_selected(&claim.selection, claim.now)
+                    && !held_back.contains(seq)
             })
+            .map(|(_, header)| header)
             .take(claim.limit.max(1))
             .enumerate()
             .take_while(|(place, header)| {
@@ -127,12 +184,132 @@ impl Index {
         page
     }
 
-    pub(crate) fn next_due(&self, interval: Duration) -> Option<Timestamp> {
+    /// The objects that are not the oldest of their pipeline and device, or of whose key one is claimed.
+    fn held_back(&self) -> HashSet<i64> {
+        let waiting = || self.headers.iter().filter(|(_, header)| header.waits());
+        let mut busy: HashSet<_> = waiting()
+            .filter(|(_, header)| self.claimed.contains(&header.id))
+            .filter_map(|(_, header)| header.key())
+            .collect();
+        waiting()
+            .filter(|(_, header)| header.key().is_some_and(|key| !busy.insert(key)))
+            .map(|(seq, _)| *seq)
+            .collect()
+    }
+
+    pub(crate) fn lanes(&self, interval: Duration, now: Timestamp) -> Vec<LaneStatus> {
+        let mut lanes: BTreeMap<Option<&str>, LaneStatus> = BTreeMap::new();
+        for header in self.headers.values() {
+            if header.state == ObjectState::Failed && !self.claimed.contains(&header.id) {
+                let due = semantics::due_at(header.last_attempt_at, header.not_before, interval, now);
+                let lane = lanes
+                    .entry(header.destination.as_ref().map(Destination::as_str))
+                    .or_insert_with(|| LaneStatus {
+                        destination: header.destination.clone(),
+                        next_due: due,
+                    });
+                lane.next_due = lane.next_due.min(due);
+            }
+        }
+        lanes.into_values().collect()
+    }
+
+    pub(crate) fn is_waiting(&self, pipeline_id: &PipelineId, device: &str) -> bool {
+        let wanted = Some((pipeline_id, device));
         self.headers
             .values()
+            .any(|header| header.waits() && header.key() == wanted)
+    }
+
+    /// Chooses what is to be removed and claims it.
+    pub(crate) fn evict(&mut self, eviction: &Eviction) -> Vec<Evicted> {
+        let (mut objects, mut bytes) = (0, 0_u64);
+        let evicted: Vec<_> = self
+            .headers
+            .values()
             .filter(|header| header.state == ObjectState::Failed && !self.claimed.contains(&header.id))
-            .map(|header| semantics::due_at(header.last_attempt_at, header.not_before, interval))
-            .min()
+            .take(Eviction::MAX_OBJECTS)
+            .take_while(|header| {
+                let wanted = objects < eviction.objects || bytes < eviction.bytes;
+                objects += 1;
+                bytes = bytes.saturating_add(header.bytes());
+                wanted
+            })
+            .map(|header| Evicted {
+                id: header.id,
+                pipeline_id: header.pipeline_id.clone(),
+                correlation_id: header.correlation_id.clone(),
+                payload_bytes: header.bytes(),
+            })
+            .collect();
+        self.claimed.extend(evicted.iter().map(|evicted| evicted.id));
+        evicted
+    }
+
+    /// What is to be swept; what is to be moved is claimed.
+    pub(crate) fn sweep(&mut self, sweep: &Sweep, limit: usize) -> Vec<StoredObjectId> {
+        let (state, before) = match sweep {
+            Sweep::TooOld { before, .. } => (ObjectState::Failed, Some(*before)),
+            Sweep::History { before } => (ObjectState::Success, Some(*before)),
+            Sweep::DeadLetters { before } => (ObjectState::Error, Some(*before)),
+            Sweep::DeadLettersOver { .. } => (ObjectState::Error, None),
+        };
+        let moment = |header: &Header| match state {
+            ObjectState::Failed => header.created_at,
+            _ => header.ended_at,
+        };
+        let mut found: Vec<_> = self
+            .headers
+            .iter()
+            .filter(|(_, header)| header.state == state && !self.claimed.contains(&header.id))
+            .map(|(seq, header)| (moment(header), *seq, header.id))
+            .filter(|(moment, ..)| before.is_none_or(|before| *moment < before))
+            .collect();
+        found.sort_unstable();
+        if let Sweep::DeadLettersOver { max } = sweep {
+            let max = usize::try_from(*max).unwrap_or(usize::MAX);
+            found.truncate(found.len().saturating_sub(max));
+        }
+        found.truncate(limit.max(1));
+        let ids: Vec<_> = found.into_iter().map(|(_, _, id)| id).collect();
+        self.claimed.extend(&ids);
+        ids
+    }
+
+    pub(crate) fn redrive(&self, redrive: &Redrive, limit: usize) -> Vec<StoredObjectId> {
+        after(&self.headers, redrive.after_seq)
+            .map(|(_, header)| header)
+            .filter(|header| {
+                header.state == ObjectState::Error
+                    && redrive.selects(
+                        &header.pipeline_id,
+                        &header.version,
+                        header.is_delivery,
+                        header.reason,
+                    )
+            })
+            .take(limit.max(1))
+            .map(|header| header.id)
+            .collect()
+    }
+
+    /// The same ids in pages whose payloads are not too much to be read at once.
+    pub(crate) fn pages(&self, ids: Vec<StoredObjectId>) -> Vec<Vec<StoredObjectId>> {
+        let mut pages: Vec<Vec<_>> = Vec::new();
+        let mut bytes = usize::MAX;
+        for id in ids {
+            let header = self.seq_of(id).and_then(|seq| self.headers.get(&seq));
+            let more = header.map_or(0, |header| header.payload_bytes);
+            bytes = bytes.saturating_add(more);
+            match pages.last_mut() {
+                Some(page) if bytes <= ListRequest::MAX_BYTES => page.push(id),
+                _ => {
+                    pages.push(vec![id]);
+                    bytes = more;
+                }
+            }
+        }
+        pages
     }
 
     /// The ids of a page, and where the next one begins.
@@ -163,8 +340,8 @@ impl Index {
                 ObjectState::Error => &mut stats.error,
             };
             count.objects += 1;
-            count.payload_bytes += u64::try_from(header.payload_bytes).unwrap_or(u64::MAX);
-            if matches!(header.state, ObjectState::New | ObjectState::Failed) {
+            count.payload_bytes += header.bytes();
+            if header.waits() {
                 let oldest = stats.oldest_waiting.unwrap_or(header.created_at);
                 stats.oldest_waiting = Some(oldest.min(header.created_at));
             }

@@ -21,4 +21,7 @@ pub use client::{StoreClient, StoreClientQueue};
 pub use error::StoreError;
 pub use factory::{Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, StoreFactories};
 pub use memory::{MemoryClient, MemoryQueue};
-pub use queue::{Claim, ListRequest, Page, RetryQueue, Selection, StateCount, StoreStats};
+pub use queue::{
+    Claim, Evicted, Eviction, Lane, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, Selection,
+    StateCount, StoreStats, Suspects, Sweep,
+};

@@ -1,6 +1,7 @@
 //! Stores in memory: the reference for behaviour, and what tests and demonstrations run on.
 //!
-//! Nothing in here survives the process; the first promise ("acknowledged means durable") does not hold with it.
+//! Nothing in here survives the process; the first promise ("acknowledged means durable") does not hold with it, and
+//! there is no crash to mark an object with.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,10 +9,13 @@ use std::{
     time::Duration,
 };
 
-use edgehold_core::{BoxFuture, ServiceKey, StoredObject, StoredObjectId, Timestamp, retry::Verdict};
+use edgehold_core::{
+    BoxFuture, ObjectState, PipelineId, ServiceKey, StoredObject, StoredObjectId, Timestamp, retry::Verdict,
+};
 
 use crate::{
-    Claim, ListRequest, Page, RetryQueue, StoreClient, StoreError, StoreStats,
+    Claim, Evicted, Eviction, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, StoreClient,
+    StoreError, StoreStats, Sweep,
     index::{Header, Index},
     semantics::{self, Applied},
 };
@@ -49,7 +53,12 @@ impl MemoryQueue {
 }
 
 impl Contents {
-    fn append(&mut self, service_key: &ServiceKey, object: &StoredObject) -> Result<i64, StoreError> {
+    fn append(
+        &mut self,
+        service_key: &ServiceKey,
+        object: &StoredObject,
+        room: Room,
+    ) -> Result<i64, StoreError> {
         if object.service_key != *service_key {
             return Err(StoreError::foreign(object.id, &object.service_key, service_key));
         }
@@ -61,9 +70,14 @@ impl Contents {
                 Err(StoreError::Exists(object.id))
             };
         }
+        if matches!(object.state, ObjectState::New | ObjectState::Failed) {
+            let bytes = u64::try_from(object.payload.len()).unwrap_or(u64::MAX);
+            room.admit(self.index.waiting(), bytes)?;
+        }
         let seq = self.index.next_seq();
         let object = StoredObject {
             seq,
+            crashes: 0,
             ..object.clone()
         };
         self.index.put(seq, Header::of(&object));
@@ -77,13 +91,38 @@ impl Contents {
             return;
         };
         match semantics::apply(object, &verdict.action) {
-            Applied::Removed => {
-                self.index.remove(verdict.id);
-                self.objects.remove(&verdict.id);
-            }
+            Applied::Removed => self.remove(verdict.id),
             Applied::Changed => self.index.put(object.seq, Header::of(object)),
             Applied::Unchanged => {}
         }
+    }
+
+    fn remove(&mut self, id: StoredObjectId) {
+        self.index.remove(id);
+        self.objects.remove(&id);
+    }
+
+    /// Changes these objects; answers how many there were.
+    fn change(&mut self, ids: &[StoredObjectId], change: impl Fn(&mut StoredObject)) -> u64 {
+        let mut changed = 0;
+        for id in ids {
+            self.index.release(*id);
+            if let Some(object) = self.objects.get_mut(id) {
+                change(object);
+                self.index.put(object.seq, Header::of(object));
+                changed += 1;
+            }
+        }
+        changed
+    }
+
+    fn sweep(&mut self, sweep: Sweep, limit: usize) -> u64 {
+        let ids = self.index.sweep(&sweep, limit);
+        if let Sweep::TooOld { at, .. } = sweep {
+            return self.change(&ids, |object| semantics::give_up_as_too_old(object, at));
+        }
+        ids.iter().for_each(|id| self.remove(*id));
+        u64::try_from(ids.len()).unwrap_or(u64::MAX)
     }
 
     fn objects(&self, ids: &[StoredObjectId]) -> Vec<StoredObject> {
@@ -95,11 +134,15 @@ impl Contents {
 }
 
 impl RetryQueue for MemoryQueue {
-    fn append<'a>(&'a self, objects: &'a [StoredObject]) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
+    fn append<'a>(
+        &'a self,
+        objects: &'a [StoredObject],
+        room: Room,
+    ) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
         Box::pin(async move {
             let mut contents = self.contents();
             let append = |object| match contents.as_mut() {
-                Some(contents) => contents.append(&self.service_key, object),
+                Some(contents) => contents.append(&self.service_key, object, room),
                 None => Err(StoreError::Closed),
             };
             objects.iter().map(append).collect()
@@ -121,8 +164,43 @@ impl RetryQueue for MemoryQueue {
         )
     }
 
-    fn next_due(&self, interval: Duration) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>> {
-        Box::pin(async move { self.with(|contents| contents.index.next_due(interval)) })
+    fn lanes(
+        &self,
+        interval: Duration,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Vec<LaneStatus>, StoreError>> {
+        Box::pin(async move { self.with(|contents| contents.index.lanes(interval, now)) })
+    }
+
+    fn is_waiting<'a>(
+        &'a self,
+        pipeline_id: &'a PipelineId,
+        device: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { self.with(|contents| contents.index.is_waiting(pipeline_id, device)) })
+    }
+
+    fn evict(&self, eviction: Eviction) -> BoxFuture<'_, Result<Vec<Evicted>, StoreError>> {
+        Box::pin(async move {
+            self.with(|contents| {
+                let evicted = contents.index.evict(&eviction);
+                evicted.iter().for_each(|evicted| contents.remove(evicted.id));
+                evicted
+            })
+        })
+    }
+
+    fn sweep(&self, sweep: Sweep, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move { self.with(|contents| contents.sweep(sweep, limit)) })
+    }
+
+    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            self.with(|contents| {
+                let ids = contents.index.redrive(&redrive, limit);
+                contents.change(&ids, semantics::redrive)
+            })
+        })
     }
 
     fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {

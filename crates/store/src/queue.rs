@@ -1,21 +1,89 @@
 //! The queue the retry loop runs on.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use edgehold_core::{
-    BoxFuture, Destination, ErrorReason, ObjectState, PipelineId, StoredObject, Timestamp, retry::Verdict,
+    BoxFuture, CorrelationId, Destination, ErrorReason, ObjectState, PipelineId, PipelineVersion,
+    StoredObject, StoredObjectId, Timestamp, retry::Verdict,
 };
 
 use crate::StoreError;
 
+/// How much may wait. The limits count objects in state new and failed, and the bytes of their payloads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// At most this many objects; default: no limit.
+    pub max_items: Option<NonZeroU64>,
+    /// At most this many bytes of payload; default: no limit.
+    pub max_bytes: Option<NonZeroU64>,
+}
+
+impl Room {
+    /// Whether one more object fits to what waits.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], naming the limit it would exceed.
+    pub fn admit(&self, waiting: StateCount, payload_bytes: u64) -> Result<(), StoreError> {
+        let full = |reason| Err(StoreError::Full { reason });
+        match (self.max_items, self.max_bytes) {
+            (Some(limit), _) if waiting.objects >= limit.get() => {
+                full(format!("the limit of {limit} waiting objects is reached"))
+            }
+            (_, Some(limit)) if waiting.payload_bytes.saturating_add(payload_bytes) > limit.get() => full(
+                format!("the limit of {limit} bytes of waiting objects is reached"),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The waiting objects of one destination, or of none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// All objects, whatever their destination.
+    Any,
+    /// Those that wait for this destination.
+    To(Destination),
+    /// Those of which nobody knows yet where the next function sends to.
+    Unknown,
+}
+
+impl Lane {
+    /// The lane an object with this destination is in.
+    pub fn of(destination: Option<Destination>) -> Self {
+        destination.map_or(Self::Unknown, Self::To)
+    }
+
+    /// Whether an object with this destination is in it.
+    pub fn has(&self, destination: Option<&Destination>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::To(wanted) => destination == Some(wanted),
+            Self::Unknown => destination.is_none(),
+        }
+    }
+}
+
 /// Which waiting objects a claim may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
+pub struct Selection {
+    /// Those of this lane.
+    pub lane: Lane,
     /// Those that are due ([`StoredObject::is_due`]) with this pause between attempts. The interval is not stored with
-    /// the objects, so a shorter one acts at once on all of them.
-    Due(Duration),
-    /// Those that wait for this destination and have not been asked to wait (`not_before`), due or not.
-    At(Destination),
+    /// the objects, so a shorter one acts at once on all of them. None: whatever has not been asked to wait
+    /// (`not_before`), due or not.
+    pub due: Option<Duration>,
+}
+
+/// Objects that an earlier process was busy with when it crashed ([`StoredObject::crashes`] above 0).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Suspects {
+    /// All objects but those.
+    #[default]
+    Exclude,
+    /// Only those: to be attempted one at a time, so that the one which brings the process down collects its marks
+    /// alone.
+    Only,
 }
 
 /// Asks for a page of waiting objects.
@@ -23,6 +91,12 @@ pub enum Selection {
 pub struct Claim {
     /// Which ones.
     pub selection: Selection,
+    /// Whether those that were in flight at a crash are meant, or all the others.
+    pub suspects: Suspects,
+    /// In order for each pipeline and device (the context value `devicename`): of each such key only the oldest waiting
+    /// object may be handed out, and only while none of that key is claimed. One that is not due holds back those
+    /// behind it, and so does one in state new. Objects without a device are in no order.
+    pub ordered: bool,
     /// Only objects whose `seq` is greater: a pass goes through the queue once, oldest first, whatever becomes of the
     /// objects behind it. 0 begins a pass.
     pub after_seq: i64,
@@ -33,6 +107,108 @@ pub struct Claim {
     /// At most this many bytes of payload, but never no object at all because the first one is larger. The page ends
     /// at the first object that does not fit, so that none is overtaken.
     pub max_bytes: usize,
+}
+
+/// When a lane has something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneStatus {
+    /// Where its objects are to go; none for those without a destination.
+    pub destination: Option<Destination>,
+    /// The earliest moment at which one of its failed, unclaimed objects is due
+    /// ([`due_at`](crate::semantics::due_at)). May be in the past; the epoch when one is due since ever.
+    pub next_due: Timestamp,
+}
+
+/// How much is to be freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// At least this many objects.
+    pub objects: u64,
+    /// At least this many bytes of payload.
+    pub bytes: u64,
+}
+
+impl Eviction {
+    /// The objects of one call at most.
+    pub const MAX_OBJECTS: usize = 1_000;
+}
+
+/// An object that was removed to make room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evicted {
+    /// What it was.
+    pub id: StoredObjectId,
+    /// The pipeline it ran in.
+    pub pipeline_id: PipelineId,
+    /// Follows its message through the stack.
+    pub correlation_id: CorrelationId,
+    /// The bytes of its payload.
+    pub payload_bytes: u64,
+}
+
+/// What has been kept long enough. An object without `ended_at` counts as ended when it was created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sweep {
+    /// Failed, unclaimed objects created before a moment go to the error collection, reason `too_old`, oldest first.
+    TooOld {
+        /// The moment.
+        before: Timestamp,
+        /// When they are given up: now.
+        at: Timestamp,
+    },
+    /// History that ended before a moment is removed.
+    History {
+        /// The moment.
+        before: Timestamp,
+    },
+    /// What was given up before a moment is removed from the error collection.
+    DeadLetters {
+        /// The moment.
+        before: Timestamp,
+    },
+    /// Of the error collection the first ones given up are removed, until no more than this are left.
+    DeadLettersOver {
+        /// How many may stay.
+        max: u64,
+    },
+}
+
+/// Which objects of the error collection are to be tried again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redrive {
+    /// Only those of this pipeline.
+    pub pipeline_id: Option<PipelineId>,
+    /// Only those stored under this version, and whole deliveries, which any version can begin with.
+    pub version: Option<PipelineVersion>,
+    /// Only those given up for one of these reasons. Empty: for any but [`ErrorReason::Corrupt`], as what cannot be
+    /// read cannot be tried.
+    pub reasons: Vec<ErrorReason>,
+    /// Only objects whose `seq` is greater.
+    pub after_seq: i64,
+}
+
+impl Redrive {
+    /// Whether an object of the error collection is meant, `seq` not considered.
+    pub fn selects(
+        &self,
+        pipeline_id: &PipelineId,
+        version: &PipelineVersion,
+        is_delivery: bool,
+        reason: Option<ErrorReason>,
+    ) -> bool {
+        self.pipeline_id
+            .as_ref()
+            .is_none_or(|wanted| wanted == pipeline_id)
+            && self
+                .version
+                .as_ref()
+                .is_none_or(|wanted| is_delivery || wanted == version)
+            && if self.reasons.is_empty() {
+                reason != Some(ErrorReason::Corrupt)
+            } else {
+                reason.is_some_and(|reason| self.reasons.contains(&reason))
+            }
+    }
 }
 
 /// Asks for a page of objects to look at.
@@ -94,6 +270,11 @@ impl StoreStats {
     pub fn waiting(&self) -> u64 {
         self.new.objects + self.failed.objects
     }
+
+    /// Bytes of payload that are still to be delivered.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.new.payload_bytes.saturating_add(self.failed.payload_bytes)
+    }
 }
 
 /// Where objects wait for their next attempt. One value belongs to one service key and is shared by all its tasks.
@@ -107,7 +288,12 @@ impl StoreStats {
 ///   while the store is open, and a restart goes on behind what is there.
 /// - **Claims.** A claimed object is handed out once, until a verdict for it has been settled or the store is opened
 ///   again; a crash ends every claim. Objects in state new belong to the process that appended them and are never
-///   handed out by it again before a restart has made them failed.
+///   handed out before a verdict or a restart has made them failed.
+/// - **Crashes.** A start finds objects in flight when they are in state new, or were claimed when the process before
+///   ended without a verdict for them (as far as the store can tell; it says so). Each such start adds one to
+///   [`StoredObject::crashes`]; the third in a row ([`MAX_CRASHES`](crate::semantics::MAX_CRASHES)) moves the object to
+///   the error collection with reason `crashed`. Any verdict, and a start that does not find it in flight, take it back
+///   to 0.
 /// - **Idempotence.** Appending an object again with the same id and content
 ///   ([`same_content`](crate::semantics::same_content)) is `Ok`; a verdict for an object that is gone or no longer
 ///   waits is `Ok` and does nothing (but [`Action::Remove`](edgehold_core::retry::Action::Remove) removes it from any
@@ -118,13 +304,19 @@ impl StoreStats {
 /// - **Cancel safety.** A dropped future leaves either the whole effect or none; claims made by a dropped `claim`
 ///   are given back.
 pub trait RetryQueue: Send + Sync {
-    /// Keeps objects; one answer for each, in order: its `seq`, or why it was not kept.
+    /// Keeps objects; one answer for each, in order: its `seq`, or why it was not kept. An object in state new or failed
+    /// for which there is no `room` is not kept; this is exact, also among concurrent appends. One that is there already
+    /// needs no room, and neither does one in another state.
     ///
     /// # Errors
     /// For one object: [`StoreError::Exists`] when its id is there with other content, [`StoreError::Invalid`] when it
-    /// belongs to another service or is too large. For any: [`StoreError::Unavailable`], [`StoreError::Full`],
-    /// [`StoreError::Closed`].
-    fn append<'a>(&'a self, objects: &'a [StoredObject]) -> BoxFuture<'a, Vec<Result<i64, StoreError>>>;
+    /// belongs to another service or is too large, [`StoreError::Full`] when there is no room. For any:
+    /// [`StoreError::Unavailable`], [`StoreError::Full`], [`StoreError::Closed`].
+    fn append<'a>(
+        &'a self,
+        objects: &'a [StoredObject],
+        room: Room,
+    ) -> BoxFuture<'a, Vec<Result<i64, StoreError>>>;
 
     /// Hands out waiting objects for an attempt.
     ///
@@ -139,13 +331,47 @@ pub trait RetryQueue: Send + Sync {
     /// again.
     fn settle<'a>(&'a self, verdicts: &'a [Verdict]) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// The earliest moment at which a failed, unclaimed object is due with this pause between attempts
-    /// ([`due_at`](crate::semantics::due_at)); none when nothing waits. May be in the past, and, as the store knows no
-    /// clock, far in the future after the clock was set back: look again after one interval at the latest.
+    /// The lanes that have failed, unclaimed objects, and when the first of each is due with this pause between
+    /// attempts; the one without a destination first, then in the order of their names. Cheap enough to be asked often,
+    /// however much waits.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Closed`].
-    fn next_due(&self, interval: Duration) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>>;
+    fn lanes(&self, interval: Duration, now: Timestamp)
+    -> BoxFuture<'_, Result<Vec<LaneStatus>, StoreError>>;
+
+    /// Whether an object of this pipeline and device (the context value `devicename`) waits: is in state new or failed.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Closed`].
+    fn is_waiting<'a>(
+        &'a self,
+        pipeline_id: &'a PipelineId,
+        device: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Removes the oldest unclaimed failed objects until so much is freed or none is left, at most
+    /// [`Eviction::MAX_OBJECTS`] in one call; answers what was removed, oldest first. Works on a full disk as long as
+    /// the store has a reserve.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Full`], [`StoreError::Closed`].
+    fn evict(&self, eviction: Eviction) -> BoxFuture<'_, Result<Vec<Evicted>, StoreError>>;
+
+    /// Moves or removes what has been kept long enough, at most `limit` objects (at least 1); answers how many. Fewer
+    /// than `limit` means that there are no more for now.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Full`], [`StoreError::Closed`].
+    fn sweep(&self, sweep: Sweep, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Takes objects out of the error collection, oldest first, at most `limit` (at least 1); answers how many. Each
+    /// becomes failed with a fresh count, due at once ([`redrive`](crate::semantics::redrive)), in its old place in
+    /// the queue.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Full`], [`StoreError::Closed`].
+    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Objects to look at, claimed or not.
     ///

@@ -4,11 +4,11 @@
 //! A store that holds whole objects calls these; one that speaks SQL says the same in its own words, and the
 //! [conformance suite](crate::conformance) compares the two.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use edgehold_core::{
-    ObjectState, StoredInput, StoredObject, Timestamp,
-    retry::{Action, Failure},
+    Context, Destination, ErrorReason, ObjectState, StoredInput, StoredObject, Timestamp,
+    retry::{Action, Failure, Progress},
 };
 
 /// What a verdict made of an object.
@@ -22,41 +22,54 @@ pub enum Applied {
     Unchanged,
 }
 
+/// Starts in a row that may find an object in flight before it is given up as `crashed`.
+pub const MAX_CRASHES: u32 = 3;
+
 /// Applies the action of a verdict to an object.
 ///
 /// Only an object that still waits (new or failed) is changed: a late verdict never takes one out of the error
-/// collection. [`Action::Remove`] removes it whatever its state. A failure without a destination leaves the one the
-/// object had, unless another function is now the next to call.
+/// collection. [`Action::Remove`] removes it whatever its state. A failure or release without a destination leaves the
+/// one the object had, unless another function is now the next to call. Any verdict ends a row of crashes.
 pub fn apply(object: &mut StoredObject, action: &Action) -> Applied {
     let waiting = matches!(object.state, ObjectState::New | ObjectState::Failed);
     match action {
         Action::Remove => return Applied::Removed,
         _ if !waiting => return Applied::Unchanged,
-        Action::Release {
-            not_before: None,
-            last_error: None,
-        } => return Applied::Unchanged,
+        Action::Succeed { at } => {
+            object.state = ObjectState::Success;
+            object.ended_at = Some(*at);
+        }
         Action::Release {
             not_before,
             last_error,
+            destination,
+            progress,
         } => {
+            let unchanged = *action == Action::RELEASE && object.state == ObjectState::Failed;
+            if unchanged && object.crashes == 0 {
+                return Applied::Unchanged;
+            }
+            object.state = ObjectState::Failed;
             object.not_before = not_before.or(object.not_before);
             if last_error.is_some() {
                 object.last_error.clone_from(last_error);
             }
+            move_on(object, destination.as_ref(), progress.as_ref());
         }
         Action::RetryLater(failure) => {
             object.state = ObjectState::Failed;
             fail(object, failure);
         }
-        Action::GiveUp { reason, failure } => {
+        Action::GiveUp { reason, at, failure } => {
             object.state = ObjectState::Error;
             object.reason = Some(*reason);
+            object.ended_at = Some(*at);
             if let Some(failure) = failure {
                 fail(object, failure);
             }
         }
     }
+    object.crashes = 0;
     Applied::Changed
 }
 
@@ -65,15 +78,53 @@ fn fail(object: &mut StoredObject, failure: &Failure) {
     object.last_attempt_at = Some(failure.at);
     object.last_error = Some(failure.error.clone());
     object.not_before = failure.not_before;
-    if failure.destination.is_some() || failure.progress.is_some() {
-        object.destination.clone_from(&failure.destination);
+    move_on(object, failure.destination.as_ref(), failure.progress.as_ref());
+}
+
+fn move_on(object: &mut StoredObject, destination: Option<&Destination>, progress: Option<&Progress>) {
+    if destination.is_some() || progress.is_some() {
+        object.destination = destination.cloned();
     }
-    if let Some(progress) = &failure.progress {
+    if let Some(progress) = progress {
+        object.version = progress.version.clone();
         object.position = progress.position;
         object.input = StoredInput::Bytes { kind: progress.kind };
         object.payload = progress.payload.clone();
         object.context.clone_from(&progress.context);
     }
+}
+
+/// What [`Sweep::TooOld`](crate::Sweep::TooOld) makes of an object.
+pub fn give_up_as_too_old(object: &mut StoredObject, at: Timestamp) {
+    object.state = ObjectState::Error;
+    object.reason = Some(ErrorReason::TooOld);
+    object.ended_at = Some(at);
+    object.crashes = 0;
+}
+
+/// What [`redrive`](crate::RetryQueue::redrive) makes of an object of the error collection.
+pub fn redrive(object: &mut StoredObject) {
+    object.state = ObjectState::Failed;
+    object.attempts = 0;
+    object.last_attempt_at = None;
+    object.not_before = None;
+    object.reason = None;
+    object.ended_at = None;
+}
+
+/// When an object that no longer waits has ended; one that does not say so ended when it was created.
+pub fn ended_at(object: &StoredObject) -> Timestamp {
+    object.ended_at.unwrap_or(object.created_at)
+}
+
+/// The device an object is about, by which it may be kept in order.
+pub fn device(object: &StoredObject) -> Option<&str> {
+    device_in(&object.context)
+}
+
+/// The device these context values are about.
+pub fn device_in(context: &BTreeMap<String, String>) -> Option<&str> {
+    context.get(Context::DEVICE_NAME).map(String::as_str)
 }
 
 /// Whether an object with these times may be tried: [`StoredObject::is_due`] for a store that has not read the rest.
@@ -88,27 +139,32 @@ pub fn is_due(
 }
 
 /// The moment an object with these times is due: one interval after its last attempt, and not before it was asked to
-/// wait. One that was never attempted is due since the epoch.
+/// wait. One that was never attempted, or in the future (the clock was set back), need not rest: it is due since the
+/// epoch.
 pub fn due_at(
     last_attempt_at: Option<Timestamp>,
     not_before: Option<Timestamp>,
     interval: Duration,
+    now: Timestamp,
 ) -> Timestamp {
-    let rested = last_attempt_at.map(|at| at.saturating_add(interval));
+    let rested = last_attempt_at
+        .filter(|at| *at <= now)
+        .map(|at| at.saturating_add(interval));
     rested.max(not_before).unwrap_or_default()
 }
 
 /// What the process that finds an object in state new makes of it when it opens the store: the process that journaled
-/// it has ended, so it waits for an attempt, due at once.
+/// it has ended, so it waits for an attempt, due at once, and was in flight at one crash.
 pub fn recover(object: &mut StoredObject) {
     if object.state == ObjectState::New {
         object.state = ObjectState::Failed;
         object.last_attempt_at = None;
+        object.crashes = 1;
     }
 }
 
 /// Whether two objects with the same id are the same object, perhaps at different moments of its life: everything is
-/// compared but `seq` and what attempts change (state, attempts, times, last error, reason, destination).
+/// compared but `seq` and what attempts change (state, attempts, times, last error, reason, destination, crashes).
 pub fn same_content(one: &StoredObject, other: &StoredObject) -> bool {
     let StoredObject {
         id,
@@ -129,6 +185,8 @@ pub fn same_content(one: &StoredObject, other: &StoredObject) -> bool {
         last_error: _,
         reason: _,
         destination: _,
+        ended_at: _,
+        crashes: _,
     } = one;
     *id == other.id
         && *service_key == other.service_key
@@ -173,15 +231,23 @@ mod tests {
 
     #[test]
     fn it_is_due_from_its_moment_on_and_not_before() {
-        let at = |millis| Some(Timestamp::from_unix_millis(millis));
-        let due = due_at(at(50), at(70), Duration::from_millis(30));
-        assert_eq!(due, Timestamp::from_unix_millis(80));
-        assert!(is_due(at(50), at(70), Duration::from_millis(30), due));
-        assert!(!is_due(
-            at(50),
-            at(70),
-            Duration::from_millis(30),
-            Timestamp::from_unix_millis(79)
-        ));
+        // given every combination of moments around now, the clock having been set back in some
+        let at = Timestamp::from_unix_millis;
+        let moments = [None, Some(0), Some(50), Some(100), Some(110)].map(|moment| moment.map(at));
+        for last_attempt_at in moments {
+            for not_before in moments {
+                for interval in [0, 30, 200].map(Duration::from_millis) {
+                    let due = due_at(last_attempt_at, not_before, interval, at(60));
+                    // then a claim agrees with it at any later moment, as long as the clock goes on from there
+                    for now in [60, 99, 100, 109, 110, 249, 250, 310].map(at) {
+                        let future = last_attempt_at.is_some_and(|last| last > at(60) && last <= now);
+                        assert!(
+                            future || is_due(last_attempt_at, not_before, interval, now) == (due <= now),
+                            "{last_attempt_at:?} {not_before:?} {interval:?} {now:?}: {due:?}"
+                        );
+                    }
+                }
+            }
+        }
     }
 }

@@ -20,9 +20,14 @@ pub(super) fn write(object: &StoredObject, now: Timestamp, out: &mut impl Write)
         (state, _) => state_name(state).to_owned(),
     };
     let input = match &object.input {
-        StoredInput::Delivery { content_type, topic } => format!(
-            "the delivery, {} from {}",
+        StoredInput::Delivery {
+            content_type,
+            topic,
+            form,
+        } => format!(
+            "the delivery, {} ({}) from {}",
             text::visible(content_type),
+            form.as_str(),
             text::visible(topic)
         ),
         StoredInput::Bytes { kind } => kind.as_str().to_owned(),
@@ -40,6 +45,8 @@ pub(super) fn write(object: &StoredObject, now: Timestamp, out: &mut impl Write)
         ("created", time(Some(object.created_at))),
         ("last attempt", time(object.last_attempt_at)),
         ("not before", time(object.not_before)),
+        ("ended", time(object.ended_at)),
+        ("crashes", object.crashes.to_string()),
         ("last error", optional(object.last_error.as_deref())),
         (
             "destination",

@@ -27,6 +27,8 @@ pub(super) struct Record<'a> {
     created_at: i64,
     last_attempt_at: Option<i64>,
     not_before: Option<i64>,
+    ended_at: Option<i64>,
+    crashes: u32,
     last_error: Option<&'a str>,
     destination: Option<&'a str>,
     payload_bytes: usize,
@@ -34,27 +36,35 @@ pub(super) struct Record<'a> {
     payload_text: Option<&'a str>,
 }
 
-/// What the payload is: `kind` is `delivery` (with content type and topic) or the form the next function gets it in.
+/// What the payload is: `kind` is `delivery` (with content type, topic, and how the payload stood in its message:
+/// `bytes`, `base64`, `text` or `json`) or the form the next function gets it in.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Input<'a> {
     kind: &'a str,
     content_type: Option<&'a str>,
     topic: Option<&'a str>,
+    form: Option<&'static str>,
 }
 
 impl<'a> Record<'a> {
     pub(super) fn of(object: &'a StoredObject) -> Self {
         let input = match &object.input {
-            StoredInput::Delivery { content_type, topic } => Input {
+            StoredInput::Delivery {
+                content_type,
+                topic,
+                form,
+            } => Input {
                 kind: "delivery",
                 content_type: Some(content_type),
                 topic: Some(topic),
+                form: Some(form.as_str()),
             },
             StoredInput::Bytes { kind } => Input {
                 kind: kind.as_str(),
                 content_type: None,
                 topic: None,
+                form: None,
             },
         };
         Self {
@@ -73,6 +83,8 @@ impl<'a> Record<'a> {
             created_at: object.created_at.as_unix_millis(),
             last_attempt_at: object.last_attempt_at.map(Timestamp::as_unix_millis),
             not_before: object.not_before.map(Timestamp::as_unix_millis),
+            ended_at: object.ended_at.map(Timestamp::as_unix_millis),
+            crashes: object.crashes,
             last_error: object.last_error.as_deref(),
             destination: object.destination.as_ref().map(edgehold::Destination::as_str),
             payload_bytes: object.payload.len(),

@@ -34,6 +34,8 @@ fn dead(seq: i64, payload: &'static [u8]) -> StoredObject {
         last_error: Some("status 500\nfrom the far side".to_owned()),
         reason: Some(ErrorReason::RetriesExceeded),
         destination: Some(Destination::new("http://cloud:8080")),
+        ended_at: Some(Timestamp::from_unix_millis(NOW.as_unix_millis() - 4_000)),
+        crashes: 0,
     }
 }
 
@@ -78,9 +80,9 @@ fn a_record_is_one_line_with_all_its_keys() {
             "{{\"seq\":9,\"id\":\"01890a5d-ac96-774b-bcce-b302099a8057\",\"appServiceKey\":\"app-http-export\",\
              \"pipelineId\":\"default-pipeline\",\"pipelinePosition\":1,\"version\":\"{version}\",\
              \"correlationId\":\"corr-1\",\"contextData\":{{\"devicename\":\"Boiler\"}},\
-             \"input\":{{\"kind\":\"event\",\"contentType\":null,\"topic\":null}},\"state\":\"error\",\
+             \"input\":{{\"kind\":\"event\",\"contentType\":null,\"topic\":null,\"form\":null}},\"state\":\"error\",\
              \"reason\":\"retries_exceeded\",\"attempts\":4,\"createdAt\":1795372932345,\
-             \"lastAttemptAt\":1795373107345,\"notBefore\":null,\
+             \"lastAttemptAt\":1795373107345,\"notBefore\":null,\"endedAt\":1795373108345,\"crashes\":0,\
              \"lastError\":\"status 500\\nfrom the far side\",\"destination\":\"http://cloud:8080\",\
              \"payloadBytes\":8,\"payload\":\"eyJ2IjogMX0=\",\"payloadText\":\"{{\\\"v\\\": 1}}\"}}\n"
         )
@@ -93,12 +95,14 @@ fn a_record_of_bytes_that_are_no_text_has_them_in_base64_alone() {
     object.input = StoredInput::Delivery {
         content_type: "application/cbor".to_owned(),
         topic: "edgex/events/device/a".to_owned(),
+        form: edgehold::PayloadForm::Base64,
     };
     let record: serde_json::Value = serde_json::from_str(&written(|out| write_json(&object, out))).unwrap();
     assert_eq!(record["payload"], "/wA=");
     assert_eq!(record["payloadText"], serde_json::Value::Null);
     assert_eq!(record["input"]["kind"], "delivery");
     assert_eq!(record["input"]["topic"], "edgex/events/device/a");
+    assert_eq!(record["input"]["form"], "base64");
 }
 
 #[test]
@@ -116,6 +120,8 @@ fn a_page_shows_every_field_the_context_and_the_payload() {
         "created         2026-11-22T18:42:12.345Z (3m ago)",
         "last attempt    2026-11-22T18:45:07.345Z (5s ago)",
         "not before      -",
+        "ended           2026-11-22T18:45:08.345Z (4s ago)",
+        "crashes         0",
         "last error      status 500\\nfrom the far side",
         "destination     http://cloud:8080",
         "input           event",

@@ -3,7 +3,9 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::*;
-use crate::{CorrelationId, ObjectState, PipelineId, PipelineVersion, ServiceKey, pipeline::tests::step};
+use crate::{
+    CorrelationId, ObjectState, PayloadForm, PipelineId, ServiceKey, StoredInput, pipeline::tests::step,
+};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -16,6 +18,7 @@ fn policy(max_retry_count: i64) -> RetryPolicy {
         interval: INTERVAL,
         max_retries: MaxRetries::from_setting(max_retry_count),
         on_pipeline_change: OnPipelineChange::DeadLetter,
+        keep_history: false,
     }
 }
 
@@ -61,6 +64,8 @@ fn object(names: &[&str], attempts: u32) -> StoredObject {
         last_error: None,
         reason: None,
         destination: None,
+        ended_at: None,
+        crashes: 0,
     }
 }
 
@@ -126,13 +131,20 @@ fn an_interrupted_attempt_changes_nothing() {
         &policy(3),
         at(99),
     );
-    assert_eq!(
-        verdict.action,
-        Action::Release {
-            not_before: None,
-            last_error: None
-        }
-    );
+    assert_eq!(verdict.action, Action::RELEASE);
+}
+
+#[test]
+fn a_delivered_object_leaves_unless_history_is_kept() {
+    let action = |keep_history| {
+        let policy = RetryPolicy {
+            keep_history,
+            ..policy(3)
+        };
+        settle(&object(&["HTTPExport"], 1), Attempt::Succeeded, &policy, at(99)).action
+    };
+    assert_eq!(action(false), Action::Remove);
+    assert_eq!(action(true), Action::Succeed { at: at(99) });
 }
 
 #[test]
@@ -149,7 +161,8 @@ fn a_permanent_error_is_given_up_at_once() {
         verdict.action,
         Action::GiveUp {
             reason: ErrorReason::PermanentError,
-            failure: Some(Failure { attempts: 2, .. })
+            failure: Some(Failure { attempts: 2, .. }),
+            ..
         }
     ));
 }
@@ -157,6 +170,7 @@ fn a_permanent_error_is_given_up_at_once() {
 #[test]
 fn a_later_function_begins_its_own_count_where_it_failed() {
     let progress = Progress {
+        version: PipelineVersion::from_stored("that ran"),
         position: 1,
         kind: DataKind::Text,
         payload: Bytes::from_static(b"answer"),
@@ -208,6 +222,7 @@ fn a_journaled_delivery_needs_no_version() {
     journaled.input = StoredInput::Delivery {
         content_type: "application/json".to_owned(),
         topic: "t".to_owned(),
+        form: PayloadForm::Json,
     };
     assert!(matches!(
         admit(&journaled, &set(&["B"], at(0)), &policy(3), at(1)),

@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use edgehold_core::ServiceKey;
+use edgehold_store::StateCount;
 use sqlx::{Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments};
 
 use crate::row::{NewRow, id_column};
@@ -14,8 +16,8 @@ static INSERT_OBJECTS: LazyLock<[String; 3]> = LazyLock::new(|| {
         let columns =
             "(seq, id, app_service_key, state, pipeline_id, pipeline_position, version, correlation_id,
             context_data, input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at,
-            not_before, last_error, reason, destination, payload_bytes)";
-        let row = ["?"; 20].join(", ");
+            not_before, last_error, reason, destination, ended_at, device, payload_bytes)";
+        let row = ["?"; 22].join(", ");
         let rows = vec![format!("({row})"); rows].join(", ");
         format!("INSERT INTO object {columns} VALUES {rows}")
     })
@@ -91,6 +93,8 @@ fn bind<'q>(
         .bind(row.last_error.as_deref())
         .bind(row.reason)
         .bind(row.destination.as_ref().map(|destination| destination.as_str()))
+        .bind(row.ended_at)
+        .bind(row.device.as_deref())
         .bind(row.payload_bytes())
 }
 
@@ -114,4 +118,23 @@ pub(super) async fn find(
         .bind(&row.payload[..])
         .fetch_optional(connection)
         .await
+}
+
+pub(crate) const WAITING: &str = "
+    SELECT ifnull(sum(objects), 0), ifnull(sum(payload_bytes), 0) FROM counter
+    WHERE owner = ?1 AND object_state IN (0, 2)";
+
+/// What waits, as the counters say.
+pub(super) async fn waiting(
+    connection: &mut SqliteConnection,
+    service_key: &ServiceKey,
+) -> Result<StateCount, sqlx::Error> {
+    let (objects, payload_bytes): (i64, i64) = sqlx::query_as(WAITING)
+        .bind(service_key.as_str())
+        .fetch_one(connection)
+        .await?;
+    Ok(StateCount {
+        objects: u64::try_from(objects).unwrap_or(0),
+        payload_bytes: u64::try_from(payload_bytes).unwrap_or(0),
+    })
 }

@@ -11,13 +11,14 @@ use std::{
 };
 
 use edgehold_core::{
-    BoxFuture, ObjectState, ServiceKey, StoredObject, StoredObjectId, Timestamp,
+    BoxFuture, ObjectState, PipelineId, ServiceKey, StoredObject, StoredObjectId, Timestamp,
     retry::{Action, Verdict},
 };
 use uuid::Uuid;
 
 use crate::{
-    Claim, ListRequest, Page, RetryQueue, StoreClient, StoreError, StoreStats,
+    Claim, Evicted, Eviction, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, StateCount,
+    StoreClient, StoreError, StoreStats, Sweep,
     index::{Header, Index},
     semantics::{self, Applied},
 };
@@ -28,6 +29,9 @@ const OPEN_PAGE: usize = 128;
 /// Gives [`RetryQueue`] to any [`StoreClient`].
 ///
 /// One instance only: claims are in memory, and nothing keeps a second process from attempting the same objects.
+///
+/// A claim writes nothing, so a start knows only of objects in state new that the process before was busy with them:
+/// [`StoredObject::crashes`] is 1 for those and never more, and none is given up for its crashes.
 pub struct StoreClientQueue {
     client: Arc<dyn StoreClient>,
     service_key: ServiceKey,
@@ -41,7 +45,31 @@ struct State {
     claimed: HashMap<StoredObjectId, StoredObject>,
     in_flight: HashSet<StoredObjectId>,
     doubtful: HashSet<StoredObjectId>,
+    /// Waiting objects that are being stored and not in the index yet.
+    incoming: StateCount,
     closed: bool,
+}
+
+impl State {
+    /// What waits, or is about to.
+    fn waiting(&self) -> StateCount {
+        let kept = self.index.waiting();
+        StateCount {
+            objects: kept.objects.saturating_add(self.incoming.objects),
+            payload_bytes: kept.payload_bytes.saturating_add(self.incoming.payload_bytes),
+        }
+    }
+}
+
+/// What an object adds to what waits.
+fn weight(object: &StoredObject) -> StateCount {
+    match object.state {
+        ObjectState::New | ObjectState::Failed => StateCount {
+            objects: 1,
+            payload_bytes: u64::try_from(object.payload.len()).unwrap_or(u64::MAX),
+        },
+        ObjectState::Success | ObjectState::Error => StateCount::default(),
+    }
 }
 
 impl StoreClientQueue {
@@ -59,6 +87,7 @@ impl StoreClientQueue {
             after = Some(last.id);
             let mut recovered = Vec::new();
             for object in &mut page {
+                object.crashes = 0;
                 if object.state == ObjectState::New {
                     semantics::recover(object);
                     recovered.push(object.clone());
@@ -126,12 +155,14 @@ impl StoreClientQueue {
         Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
     }
 
-    /// As [`StoreClientQueue::read`], with the `seq` this queue knows, for a store that did not keep it.
+    /// As [`StoreClientQueue::read`], with what this queue alone knows: the crashes, and the `seq` for a store that did
+    /// not keep it.
     async fn read_indexed(&self, ids: &[StoredObjectId]) -> Result<Vec<StoredObject>, StoreError> {
         let mut objects = self.read(ids).await?;
         let state = self.state();
         for object in &mut objects {
             object.seq = state.index.seq_of(object.id).unwrap_or(object.seq);
+            object.crashes = state.index.crashes_of(object.id);
         }
         Ok(objects)
     }
@@ -147,7 +178,8 @@ impl StoreClientQueue {
             let mut state = self.state();
             if !state.in_flight.contains(&id) && state.doubtful.remove(&id) {
                 match object {
-                    Some(object) => {
+                    Some(mut object) => {
+                        object.crashes = state.index.crashes_of(id);
                         let known = state.index.seq_of(id).or((object.seq > 0).then_some(object.seq));
                         let seq = known.unwrap_or_else(|| state.index.next_seq());
                         state.index.put(seq, Header::of(&object));
@@ -179,12 +211,10 @@ impl StoreClientQueue {
     fn plan<'a>(
         &'a self,
         objects: &[StoredObject],
+        room: Room,
     ) -> Result<(Vec<Plan>, Vec<StoredObject>, Writing<'a>), StoreError> {
         let mut state = self.open_state()?;
-        let mut writing = Writing {
-            queue: self,
-            ids: HashSet::new(),
-        };
+        let mut writing = Writing::nothing(self);
         let mut fresh = Vec::new();
         let mut plans = Vec::with_capacity(objects.len());
         for object in objects {
@@ -193,24 +223,35 @@ impl StoreClientQueue {
                 Plan::Refuse(StoreError::foreign(id, &object.service_key, &self.service_key))
             } else if state.index.seq_of(id).is_some() || writing.ids.contains(&id) {
                 Plan::Compare
-            } else if state.in_flight.insert(id) {
-                writing.ids.insert(id);
+            } else if state.in_flight.contains(&id) {
+                let reason = format!("object {id} is being written by another call");
+                Plan::Refuse(StoreError::Unavailable { reason, source: None })
+            } else if let weight = weight(object)
+                && weight.objects > 0
+                && let Err(full) = room.admit(state.waiting(), weight.payload_bytes)
+            {
+                Plan::Refuse(full)
+            } else {
+                state.in_flight.insert(id);
+                writing.incoming(&mut state, object);
                 fresh.push(StoredObject {
                     seq: state.index.next_seq(),
+                    crashes: 0,
                     ..object.clone()
                 });
                 Plan::Store
-            } else {
-                let reason = format!("object {id} is being written by another call");
-                Plan::Refuse(StoreError::Unavailable { reason, source: None })
             });
         }
         Ok((plans, fresh, writing))
     }
 
-    async fn append_all(&self, objects: &[StoredObject]) -> Result<Vec<Result<i64, StoreError>>, StoreError> {
+    async fn append_all(
+        &self,
+        objects: &[StoredObject],
+        room: Room,
+    ) -> Result<Vec<Result<i64, StoreError>>, StoreError> {
         self.reconcile().await?;
-        let (plans, fresh, mut writing) = self.plan(objects)?;
+        let (plans, fresh, mut writing) = self.plan(objects, room)?;
         let mut outcomes = if fresh.is_empty() {
             Vec::new()
         } else {
@@ -222,8 +263,7 @@ impl StoreClientQueue {
         });
         for (object, outcome) in fresh.iter().zip(&outcomes) {
             if outcome.is_ok() {
-                self.state().index.put(object.seq, Header::of(object));
-                writing.ended(object.id);
+                writing.stored(object);
             }
         }
         drop(writing);
@@ -292,13 +332,8 @@ impl StoreClientQueue {
         let changed: Vec<_> = changed.into_iter().filter_map(|id| objects.remove(&id)).collect();
         let removed: Vec<_> = removed.into_iter().collect();
 
-        let ids: HashSet<_> = changed
-            .iter()
-            .map(|object| object.id)
-            .chain(removed.iter().copied())
-            .collect();
-        self.state().in_flight.extend(&ids);
-        let mut writing = Writing { queue: self, ids };
+        let ids = changed.iter().map(|object| object.id);
+        let mut writing = self.writing(ids.chain(removed.iter().copied()));
         if !removed.is_empty() {
             self.client.remove_from_store(&removed).await?;
         }
@@ -317,6 +352,79 @@ impl StoreClientQueue {
         drop(state);
         writing.all_ended();
         Ok(())
+    }
+
+    /// Marks objects that are there as being written.
+    fn writing(&self, ids: impl Iterator<Item = StoredObjectId>) -> Writing<'_> {
+        let mut writing = Writing::nothing(self);
+        writing.ids.extend(ids);
+        self.state().in_flight.extend(&writing.ids);
+        writing
+    }
+
+    /// Removes objects that are claimed for it.
+    async fn remove_claimed(&self, ids: &[StoredObjectId]) -> Result<(), StoreError> {
+        let _claimed = Claiming {
+            queue: self,
+            ids: ids.to_vec(),
+        };
+        let mut writing = self.writing(ids.iter().copied());
+        if !ids.is_empty() {
+            self.client.remove_from_store(ids).await?;
+        }
+        let mut state = self.state();
+        ids.iter().for_each(|id| state.index.remove(*id));
+        drop(state);
+        writing.all_ended();
+        Ok(())
+    }
+
+    /// Changes objects, a page at a time; answers how many there were.
+    async fn change(
+        &self,
+        ids: Vec<StoredObjectId>,
+        change: impl Fn(&mut StoredObject),
+    ) -> Result<u64, StoreError> {
+        let mut changed = 0;
+        let pages = self.open_state()?.index.pages(ids);
+        for ids in pages {
+            let mut objects = self.read_indexed(&ids).await?;
+            objects.iter_mut().for_each(&change);
+            let mut writing = self.writing(objects.iter().map(|object| object.id));
+            self.client.update(&objects).await?;
+            let mut state = self.state();
+            for object in &objects {
+                state.index.put(object.seq, Header::of(object));
+            }
+            drop(state);
+            writing.all_ended();
+            changed += u64::try_from(objects.len()).unwrap_or(u64::MAX);
+        }
+        Ok(changed)
+    }
+
+    async fn evict_oldest(&self, eviction: Eviction) -> Result<Vec<Evicted>, StoreError> {
+        self.reconcile().await?;
+        let evicted = self.open_state()?.index.evict(&eviction);
+        let ids: Vec<_> = evicted.iter().map(|evicted| evicted.id).collect();
+        self.remove_claimed(&ids).await?;
+        Ok(evicted)
+    }
+
+    async fn sweep_page(&self, sweep: Sweep, limit: usize) -> Result<u64, StoreError> {
+        self.reconcile().await?;
+        let ids = self.open_state()?.index.sweep(&sweep, limit);
+        if let Sweep::TooOld { at, .. } = sweep {
+            let _claimed = Claiming {
+                queue: self,
+                ids: ids.clone(),
+            };
+            return self
+                .change(ids, |object| semantics::give_up_as_too_old(object, at))
+                .await;
+        }
+        self.remove_claimed(&ids).await?;
+        Ok(u64::try_from(ids.len()).unwrap_or(u64::MAX))
     }
 
     async fn claim_page(&self, claim: Claim) -> Result<Vec<StoredObject>, StoreError> {
@@ -361,12 +469,40 @@ enum Plan {
 struct Writing<'a> {
     queue: &'a StoreClientQueue,
     ids: HashSet<StoredObjectId>,
+    /// What its part of [`State::incoming`] is.
+    incoming: StateCount,
 }
 
-impl Writing<'_> {
-    fn ended(&mut self, id: StoredObjectId) {
-        self.ids.remove(&id);
-        self.queue.state().in_flight.remove(&id);
+impl<'a> Writing<'a> {
+    fn nothing(queue: &'a StoreClientQueue) -> Self {
+        Self {
+            queue,
+            ids: HashSet::new(),
+            incoming: StateCount::default(),
+        }
+    }
+
+    /// Adds an object that is about to be stored.
+    fn incoming(&mut self, state: &mut State, object: &StoredObject) {
+        let weight = weight(object);
+        self.ids.insert(object.id);
+        for count in [&mut self.incoming, &mut state.incoming] {
+            count.objects += weight.objects;
+            count.payload_bytes += weight.payload_bytes;
+        }
+    }
+
+    /// The object is there.
+    fn stored(&mut self, object: &StoredObject) {
+        let weight = weight(object);
+        self.ids.remove(&object.id);
+        let mut state = self.queue.state();
+        state.in_flight.remove(&object.id);
+        state.index.put(object.seq, Header::of(object));
+        for count in [&mut self.incoming, &mut state.incoming] {
+            count.objects -= weight.objects;
+            count.payload_bytes -= weight.payload_bytes;
+        }
     }
 
     fn all_ended(&mut self) {
@@ -385,6 +521,8 @@ impl Drop for Writing<'_> {
                 state.in_flight.remove(id);
             }
             state.doubtful.extend(&self.ids);
+            state.incoming.objects -= self.incoming.objects;
+            state.incoming.payload_bytes -= self.incoming.payload_bytes;
         }
     }
 }
@@ -405,9 +543,13 @@ impl Drop for Claiming<'_> {
 }
 
 impl RetryQueue for StoreClientQueue {
-    fn append<'a>(&'a self, objects: &'a [StoredObject]) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
+    fn append<'a>(
+        &'a self,
+        objects: &'a [StoredObject],
+        room: Room,
+    ) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
         Box::pin(async move {
-            self.append_all(objects)
+            self.append_all(objects, room)
                 .await
                 .unwrap_or_else(|error| error.for_each(objects.len()))
         })
@@ -421,10 +563,41 @@ impl RetryQueue for StoreClientQueue {
         Box::pin(self.settle_all(verdicts))
     }
 
-    fn next_due(&self, interval: Duration) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>> {
+    fn lanes(
+        &self,
+        interval: Duration,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Vec<LaneStatus>, StoreError>> {
         Box::pin(async move {
             self.reconcile().await?;
-            Ok(self.open_state()?.index.next_due(interval))
+            Ok(self.open_state()?.index.lanes(interval, now))
+        })
+    }
+
+    fn is_waiting<'a>(
+        &'a self,
+        pipeline_id: &'a PipelineId,
+        device: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            self.reconcile().await?;
+            Ok(self.open_state()?.index.is_waiting(pipeline_id, device))
+        })
+    }
+
+    fn evict(&self, eviction: Eviction) -> BoxFuture<'_, Result<Vec<Evicted>, StoreError>> {
+        Box::pin(self.evict_oldest(eviction))
+    }
+
+    fn sweep(&self, sweep: Sweep, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(self.sweep_page(sweep, limit))
+    }
+
+    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            self.reconcile().await?;
+            let ids = self.open_state()?.index.redrive(&redrive, limit);
+            self.change(ids, semantics::redrive).await
         })
     }
 

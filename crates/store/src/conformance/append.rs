@@ -1,9 +1,9 @@
 //! Keeping objects.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, num::NonZeroU64};
 
 use bytes::Bytes;
-use edgehold_core::{ErrorReason, StoredObjectId};
+use edgehold_core::{ErrorReason, PayloadForm, StoredObjectId};
 use futures_util::future::join_all;
 
 use super::*;
@@ -19,16 +19,27 @@ pub(super) fn unusual_objects() -> Vec<StoredObject> {
         DataKind::Text,
         DataKind::Json,
     ];
-    let inputs = kinds.map(|kind| StoredInput::Bytes { kind }).into_iter().chain([
-        StoredInput::Delivery {
-            content_type: "application/cbor; charset=\"ü\"".to_owned(),
-            topic: "edgex/events/device/käse/+/#/日本".to_owned(),
-        },
-        StoredInput::Delivery {
-            content_type: String::new(),
-            topic: String::new(),
-        },
-    ]);
+    let forms = [
+        PayloadForm::Bytes,
+        PayloadForm::Base64,
+        PayloadForm::Text,
+        PayloadForm::Json,
+    ];
+    let deliveries = forms.map(|form| StoredInput::Delivery {
+        content_type: "application/cbor; charset=\"ü\"".to_owned(),
+        topic: "edgex/events/device/käse/+/#/日本".to_owned(),
+        form,
+    });
+    let nowhere = StoredInput::Delivery {
+        content_type: String::new(),
+        topic: String::new(),
+        form: PayloadForm::Bytes,
+    };
+    let inputs = kinds
+        .map(|kind| StoredInput::Bytes { kind })
+        .into_iter()
+        .chain(deliveries)
+        .chain([nowhere]);
     let bare = inputs.zip(1_u64..).map(|(input, number)| StoredObject {
         input,
         ..object(number)
@@ -60,6 +71,7 @@ pub(super) fn unusual_objects() -> Vec<StoredObject> {
         not_before: Some(Timestamp::from_unix_millis(0)),
         last_error: Some("connection refused: 'localhost' \"\\\" \r\n\t ü 🦀".to_owned()),
         destination: Some(Destination::new("http://[::1]:8080/ü?x=%20")),
+        ended_at: None,
         ..object(100)
     };
     objects.push(StoredObject {
@@ -70,6 +82,7 @@ pub(super) fn unusual_objects() -> Vec<StoredObject> {
         context: BTreeMap::new(),
         last_error: Some(String::new()),
         destination: Some(Destination::new("")),
+        ended_at: Some(at(77)),
         ..full.clone()
     });
     objects.push(full);
@@ -233,7 +246,9 @@ pub(super) async fn other_content_under_the_same_id_is_refused(queue: &dyn Retry
         other(|object| object.input = StoredInput::Bytes { kind: DataKind::Text }),
     ];
     for other in others {
-        let answers = queue.append(&[object(2), other, object(3)]).await;
+        let answers = queue
+            .append(&[object(2), other, object(3)], Room::default())
+            .await;
         ensure_eq!(answers.len(), 3, "one answer for each");
         ensure!(
             answers[0].is_ok() && answers[2].is_ok(),
@@ -260,7 +275,9 @@ pub(super) async fn an_id_twice_in_one_call_is_kept_once(queue: &dyn RetryQueue)
         payload: Bytes::from_static(b"other"),
         ..object(1)
     };
-    let answers = queue.append(&[object(1), object(1), other, object(2)]).await;
+    let answers = queue
+        .append(&[object(1), object(1), other, object(2)], Room::default())
+        .await;
     ensure_eq!(answers.len(), 4, "one answer for each");
     match (&answers[0], &answers[1], &answers[2], &answers[3]) {
         (Ok(first), Ok(second), Err(StoreError::Exists(_)), Ok(last)) if first == second && last > first => {}
@@ -280,7 +297,7 @@ pub(super) async fn an_object_of_another_service_is_refused(queue: &dyn RetryQue
         service_key,
         ..object(1)
     };
-    let answers = queue.append(&[foreign, object(2)]).await;
+    let answers = queue.append(&[foreign, object(2)], Room::default()).await;
     ensure!(
         matches!(answers[..], [Err(StoreError::Invalid { .. }), Ok(_)]),
         "only the object of this service is kept: {answers:?}"
@@ -311,7 +328,7 @@ pub(super) async fn concurrent_appends_are_all_kept(queue: &dyn RetryQueue) -> O
     let calls: Vec<_> = (0..20)
         .map(|call| objects([call * 3 + 1, call * 3 + 2]))
         .collect();
-    let answers = join_all(calls.iter().map(|objects| queue.append(objects))).await;
+    let answers = join_all(calls.iter().map(|objects| queue.append(objects, Room::default()))).await;
     let seqs: Vec<_> = answers
         .into_iter()
         .flatten()
@@ -334,5 +351,101 @@ pub(super) async fn concurrent_appends_are_all_kept(queue: &dyn RetryQueue) -> O
             "an object is where its answer says"
         );
     }
+    Ok(())
+}
+
+/// Room for so many objects and bytes; 0 is no limit.
+fn room(items: u64, bytes: u64) -> Room {
+    Room {
+        max_items: NonZeroU64::new(items),
+        max_bytes: NonZeroU64::new(bytes),
+    }
+}
+
+fn is_full(answer: &Result<i64, StoreError>) -> bool {
+    matches!(answer, Err(StoreError::Full { .. }))
+}
+
+pub(super) async fn what_has_no_room_is_refused_by_name(queue: &dyn RetryQueue) -> Outcome {
+    // given one journaled and one failed object of 9 bytes each, and others that do not count
+    let in_state = |number, state| StoredObject {
+        state,
+        reason: (state == ObjectState::Error).then_some(ErrorReason::TooOld),
+        ..object(number)
+    };
+    append(
+        queue,
+        &[
+            in_state(1, ObjectState::New),
+            object(2),
+            in_state(3, ObjectState::Error),
+            in_state(4, ObjectState::Success),
+        ],
+    )
+    .await?;
+    // when there is room for one more, by count and by bytes
+    for (room, limit) in [(room(3, 0), "3"), (room(0, 27), "27")] {
+        let answers = queue
+            .append(&[object(5), object(6), in_state(7, ObjectState::New)], room)
+            .await;
+        ensure!(
+            answers[0].is_ok() && is_full(&answers[1]) && is_full(&answers[2]),
+            "the first one fits: {answers:?}"
+        );
+        let reason = answers[1]
+            .as_ref()
+            .err()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        ensure!(reason.contains(limit), "the limit is named: {reason}");
+        // then what is kept already, and what does not wait, need no room
+        let answers = queue
+            .append(
+                &[object(2), object(5), in_state(8, ObjectState::Error), object(9)],
+                room,
+            )
+            .await;
+        ensure!(
+            answers[..3].iter().all(Result::is_ok) && is_full(&answers[3]),
+            "only what would wait needs room: {answers:?}"
+        );
+        settle(queue, &[5, 8].map(|number| verdict(id(number), Action::Remove))).await?;
+    }
+    // and a smaller one still fits where a larger one does not
+    let small = StoredObject {
+        payload: Bytes::from_static(b"x"),
+        ..object(10)
+    };
+    let answers = queue.append(&[object(11), small], room(0, 20)).await;
+    ensure!(
+        is_full(&answers[0]) && answers[1].is_ok(),
+        "by its own size: {answers:?}"
+    );
+    let stats = stats(queue).await?;
+    ensure_eq!(
+        (stats.new.objects, stats.failed.objects, stats.error.objects),
+        (1, 2, 1),
+        "what was refused is not there"
+    );
+    // and without a limit everything does
+    append(queue, &objects([5, 6, 7])).await?;
+    Ok(())
+}
+
+pub(super) async fn concurrent_appends_never_exceed_the_room(queue: &dyn RetryQueue) -> Outcome {
+    let calls: Vec<_> = (0..30)
+        .map(|call| objects([call * 3 + 1, call * 3 + 2]))
+        .collect();
+    let answers = join_all(calls.iter().map(|objects| queue.append(objects, room(25, 0)))).await;
+    let kept = answers.iter().flatten().filter(|answer| answer.is_ok()).count();
+    ensure!(
+        answers
+            .iter()
+            .flatten()
+            .all(|answer| answer.is_ok() || is_full(answer)),
+        "the others are refused for want of room: {answers:?}"
+    );
+    ensure_eq!(kept, 25, "as many are kept as there is room for");
+    ensure_eq!(stats(queue).await?.failed.objects, 25, "and no more are there");
     Ok(())
 }

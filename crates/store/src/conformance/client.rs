@@ -45,7 +45,11 @@ fn by_id(mut objects: Vec<StoredObject>) -> Vec<StoredObject> {
 pub(super) async fn a_client_gives_every_field_back(client: &dyn StoreClient) -> Outcome {
     let numbered = (7_i64..).zip(append::unusual_objects());
     let mut objects: Vec<_> = numbered
-        .map(|(seq, object)| StoredObject { seq, ..object })
+        .map(|(seq, object)| StoredObject {
+            seq,
+            crashes: 1,
+            ..object
+        })
         .collect();
     objects.push(StoredObject {
         payload: bytes::Bytes::new(),

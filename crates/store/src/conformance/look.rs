@@ -1,9 +1,9 @@
 //! Looking at what is there.
 
-use edgehold_core::ErrorReason;
+use edgehold_core::{ErrorReason, retry::Progress};
 
 use super::*;
-use crate::{StateCount, StoreError, StoreStats};
+use crate::{Eviction, Redrive, StateCount, StoreError, StoreStats, Sweep};
 
 fn in_error(number: u64, pipeline: &str, reason: ErrorReason) -> StoredObject {
     StoredObject {
@@ -219,6 +219,7 @@ pub(super) async fn statistics_are_exact(queue: &dyn RetryQueue) -> Outcome {
                 id(2),
                 Action::GiveUp {
                     reason: ErrorReason::TooOld,
+                    at: at(9),
                     failure: None,
                 },
             ),
@@ -262,6 +263,7 @@ pub(super) async fn the_oldest_waiting_object_is_known(queue: &dyn RetryQueue) -
         let action = match number {
             3 => Action::GiveUp {
                 reason: ErrorReason::TooOld,
+                at: at(9),
                 failure: None,
             },
             _ => Action::Remove,
@@ -272,12 +274,11 @@ pub(super) async fn the_oldest_waiting_object_is_known(queue: &dyn RetryQueue) -
     Ok(())
 }
 
-pub(super) async fn next_due_is_the_earliest_unclaimed_moment(queue: &dyn RetryQueue) -> Outcome {
+pub(super) async fn a_lane_is_due_at_its_earliest_unclaimed_moment(queue: &dyn RetryQueue) -> Outcome {
     let next = async |seconds| {
-        queue
-            .next_due(Duration::from_secs(seconds))
-            .await
-            .map_err(|error| format!("next_due failed: {error}"))
+        let lanes = lanes(queue, Duration::from_secs(seconds), at(1_000)).await?;
+        ensure!(lanes.len() < 2, "there is one lane: {lanes:?}");
+        Ok::<_, String>(lanes.into_iter().next().map(|lane| lane.next_due))
     };
     ensure_eq!(next(10).await?, None, "an empty store");
     let waiting = |number, attempt: i64, wait: Option<i64>| StoredObject {
@@ -308,7 +309,11 @@ pub(super) async fn next_due_is_the_earliest_unclaimed_moment(queue: &dyn RetryQ
     .await?;
     ensure_eq!(ids(&claimed), [id(3)], "it is claimed");
     ensure_eq!(next(10).await?, Some(at(110)), "it is object 1's turn");
-    settle(queue, &[verdict(id(3), RELEASED), verdict(id(1), Action::Remove)]).await?;
+    settle(
+        queue,
+        &[verdict(id(3), Action::RELEASE), verdict(id(1), Action::Remove)],
+    )
+    .await?;
     ensure_eq!(next(10).await?, Some(at(100)), "a released object counts again");
     settle(queue, &[verdict(id(3), Action::Remove)]).await?;
     ensure_eq!(next(200).await?, Some(at(210)), "object 2 with a long interval");
@@ -318,23 +323,229 @@ pub(super) async fn next_due_is_the_earliest_unclaimed_moment(queue: &dyn RetryQ
     Ok(())
 }
 
-const RELEASED: Action = Action::Release {
-    not_before: None,
-    last_error: None,
-};
+fn bound(number: u64, destination: Option<&str>, attempt: Option<i64>) -> StoredObject {
+    StoredObject {
+        destination: destination.map(Destination::new),
+        last_attempt_at: attempt.map(at),
+        ..object(number)
+    }
+}
+
+fn status(destination: Option<&str>, next_due: Timestamp) -> LaneStatus {
+    LaneStatus {
+        destination: destination.map(Destination::new),
+        next_due,
+    }
+}
+
+pub(super) async fn every_destination_is_a_lane(queue: &dyn RetryQueue) -> Outcome {
+    // given destinations whose names begin alike, one that is empty, and objects that are in no lane
+    let (short, long) = (Some("http://a"), Some("http://a:80"));
+    let in_state = |number, state, destination| StoredObject {
+        state,
+        ..bound(number, destination, None)
+    };
+    append(
+        queue,
+        &[
+            bound(1, long, Some(50)),
+            bound(2, short, Some(92)),
+            bound(3, short, Some(91)),
+            bound(4, None, Some(90)),
+            bound(5, Some(""), Some(40)),
+            bound(6, long, Some(20)),
+            in_state(7, ObjectState::New, Some("http://new")),
+            in_state(8, ObjectState::Error, Some("http://error")),
+            in_state(9, ObjectState::Success, short),
+        ],
+    )
+    .await?;
+    let all = [
+        status(None, at(100)),
+        status(Some(""), at(50)),
+        status(short, at(101)),
+        status(long, at(30)),
+    ];
+    ensure_eq!(
+        lanes(queue, REST, at(1_000)).await?,
+        all,
+        "each with the moment its first object is due"
+    );
+    // when objects are claimed, their lanes go on without them
+    let claimed = claim(
+        queue,
+        Claim {
+            now: at(95),
+            ..claim_due()
+        },
+    )
+    .await?;
+    ensure_eq!(ids(&claimed), [id(1), id(5), id(6)], "the due ones");
+    let left = [status(None, at(100)), status(short, at(101))];
+    ensure_eq!(
+        lanes(queue, REST, at(1_000)).await?,
+        left,
+        "a lane without an unclaimed object is none"
+    );
+    settle(
+        queue,
+        &[
+            verdict(id(1), Action::Remove),
+            verdict(id(5), Action::RELEASE),
+            verdict(
+                id(6),
+                Action::RetryLater(Failure {
+                    destination: Some(Destination::new("http://c")),
+                    ..failure(2, at(80))
+                }),
+            ),
+        ],
+    )
+    .await?;
+    let after = [
+        status(None, at(100)),
+        status(Some(""), at(50)),
+        status(short, at(101)),
+        status(Some("http://c"), at(90)),
+    ];
+    ensure_eq!(lanes(queue, REST, at(1_000)).await?, after, "after the verdicts");
+    Ok(())
+}
+
+pub(super) async fn an_attempt_in_the_future_is_due_in_its_lane(queue: &dyn RetryQueue) -> Outcome {
+    // given a clock that was set back by an hour
+    let asked = |number, destination, attempt, wait| StoredObject {
+        not_before: Some(at(wait)),
+        ..bound(number, Some(destination), Some(attempt))
+    };
+    append(
+        queue,
+        &[
+            bound(1, None, Some(3_700)),
+            bound(2, None, Some(95)),
+            bound(3, Some("http://a"), Some(95)),
+            bound(4, Some("http://b"), Some(3_700)),
+            asked(5, "http://c", 95, 90),
+            asked(6, "http://c", 3_700, 101),
+            asked(7, "http://d", 3_700, 50),
+        ],
+    )
+    .await?;
+    let wanted = [
+        status(None, Timestamp::default()),
+        status(Some("http://a"), at(105)),
+        status(Some("http://b"), Timestamp::default()),
+        status(Some("http://c"), at(101)),
+        status(Some("http://d"), at(50)),
+    ];
+    ensure_eq!(
+        lanes(queue, REST, at(100)).await?,
+        wanted,
+        "what was attempted in the future need not rest"
+    );
+    Ok(())
+}
+
+pub(super) async fn a_device_waits_until_its_last_object_has_ended(queue: &dyn RetryQueue) -> Outcome {
+    let of = |number, pipeline: &str, device: Option<&str>, state| StoredObject {
+        pipeline_id: PipelineId::try_new(pipeline).expect("not blank"),
+        context: device
+            .map(|device| ("devicename".to_owned(), device.to_owned()))
+            .into_iter()
+            .collect(),
+        state,
+        ..object(number)
+    };
+    append(
+        queue,
+        &[
+            of(1, "a", Some("pump"), ObjectState::New),
+            of(2, "a", Some("pump"), ObjectState::Failed),
+            of(3, "b", Some("fan"), ObjectState::Failed),
+            of(4, "b", Some("lamp"), ObjectState::Error),
+            of(5, "b", None, ObjectState::Failed),
+        ],
+    )
+    .await?;
+    let waits = async |pipeline: &str, device: &str| {
+        let pipeline = PipelineId::try_new(pipeline).expect("not blank");
+        queue
+            .is_waiting(&pipeline, device)
+            .await
+            .map_err(|error| format!("is_waiting failed: {error}"))
+    };
+    let all = [
+        ("a", "pump", true),
+        ("b", "pump", false),
+        ("b", "fan", true),
+        ("b", "lamp", false),
+        ("b", "", false),
+        ("a", "pum", false),
+    ];
+    for (pipeline, device, wanted) in all {
+        ensure_eq!(waits(pipeline, device).await?, wanted, "{device} in {pipeline}");
+    }
+    // when one of two has ended, and one is about another device from now on
+    let moved_on = Progress {
+        version: PipelineVersion::from_stored("v"),
+        position: 2,
+        kind: DataKind::Bytes,
+        payload: "x".into(),
+        context: BTreeMap::from([("devicename".to_owned(), "shed".to_owned())]),
+    };
+    settle(
+        queue,
+        &[
+            verdict(id(1), Action::Remove),
+            verdict(
+                id(3),
+                Action::RetryLater(Failure {
+                    progress: Some(moved_on),
+                    ..failure(1, at(1))
+                }),
+            ),
+        ],
+    )
+    .await?;
+    ensure!(waits("a", "pump").await?, "the other one still waits");
+    ensure!(
+        !waits("b", "fan").await? && waits("b", "shed").await?,
+        "the context of today counts"
+    );
+    settle(queue, &[verdict(id(2), Action::Succeed { at: at(1) })]).await?;
+    ensure!(!waits("a", "pump").await?, "none waits any more");
+    Ok(())
+}
 
 pub(super) async fn a_closed_store_says_so(queue: &dyn RetryQueue) -> Outcome {
     append(queue, &objects([1])).await?;
     queue.close().await;
     queue.close().await;
-    let answers = queue.append(&objects([2, 3])).await;
+    let answers = queue.append(&objects([2, 3]), Room::default()).await;
     ensure_eq!(answers.len(), 2, "one answer for each");
     let errors = [
         answers.into_iter().find_map(Result::err),
         queue.claim(claim_due()).await.err(),
         queue.settle(&[verdict(id(1), Action::Remove)]).await.err(),
-        queue.settle(&[verdict(id(1), RELEASED)]).await.err(),
-        queue.next_due(REST).await.err(),
+        queue.settle(&[verdict(id(1), Action::RELEASE)]).await.err(),
+        queue.lanes(REST, at(0)).await.err(),
+        queue
+            .is_waiting(&PipelineId::default_pipeline(), "pump-1")
+            .await
+            .err(),
+        queue.evict(Eviction { objects: 1, bytes: 0 }).await.err(),
+        queue
+            .sweep(
+                Sweep::TooOld {
+                    before: at(0),
+                    at: at(0),
+                },
+                1,
+            )
+            .await
+            .err(),
+        queue.sweep(Sweep::History { before: at(0) }, 1).await.err(),
+        queue.redrive(Redrive::default(), 1).await.err(),
         queue.list(list_all()).await.err(),
         queue.stats().await.err(),
     ];

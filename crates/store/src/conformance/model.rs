@@ -1,10 +1,12 @@
 //! Random operations on the store under test and on the memory store: same answers.
 
+use std::num::NonZeroU64;
+
 use bytes::Bytes;
-use edgehold_core::{ErrorReason, retry::Progress};
+use edgehold_core::{ErrorReason, PayloadForm, retry::Progress};
 
 use super::*;
-use crate::{MemoryQueue, StoreError};
+use crate::{Eviction, MemoryQueue, Redrive, StoreError, Sweep};
 
 /// Random numbers from a seed (splitmix64): the same run for the same seed, everywhere.
 struct Random(u64);
@@ -43,12 +45,23 @@ impl Random {
 
     fn object(&mut self, number: u64) -> StoredObject {
         let state = ALL_STATES[[0, 1, 2, 2, 2, 2, 2, 3][self.size(8)]];
-        let pipeline = ["default-pipeline", "other"][self.size(2)];
         StoredObject {
-            pipeline_id: PipelineId::try_new(pipeline).expect("not blank"),
+            pipeline_id: self.pipeline_id(),
             state,
             reason: (state == ObjectState::Error).then_some(ErrorReason::Undecodable),
             payload: vec![7; self.size(40)].into(),
+            input: match self.once_in(4) {
+                true => StoredInput::Delivery {
+                    content_type: "application/json".to_owned(),
+                    topic: "t".to_owned(),
+                    form: PayloadForm::Json,
+                },
+                false => StoredInput::Bytes {
+                    kind: DataKind::Bytes,
+                },
+            },
+            context: self.context(),
+            ended_at: (!self.once_in(3)).then(|| self.moment()),
             created_at: self.moment(),
             last_attempt_at: (!self.once_in(3)).then(|| self.moment()),
             not_before: self.once_in(4).then(|| self.moment()),
@@ -57,13 +70,72 @@ impl Random {
         }
     }
 
-    fn failure(&mut self, attempts: u32) -> Failure {
-        let progress = self.once_in(3).then(|| Progress {
+    fn device(&mut self) -> Option<&'static str> {
+        ["pump", "fan", "lamp"].get(self.size(4)).copied()
+    }
+
+    fn context(&mut self) -> BTreeMap<String, String> {
+        let device = self.device();
+        let value = |device: &str| ("devicename".to_owned(), device.to_owned());
+        device.map(value).into_iter().collect()
+    }
+
+    fn pipeline_id(&mut self) -> PipelineId {
+        PipelineId::try_new(["default-pipeline", "other"][self.size(2)]).expect("not blank")
+    }
+
+    fn progress(&mut self) -> Option<Progress> {
+        self.once_in(3).then(|| Progress {
+            version: PipelineVersion::from_stored(["v1", "v2"][self.size(2)]),
             position: 2,
             kind: DataKind::Text,
             payload: Bytes::from(vec![b'x'; self.size(40)]),
-            context: BTreeMap::new(),
-        });
+            context: self.context(),
+        })
+    }
+
+    fn room(&mut self) -> Room {
+        match self.below(6) {
+            0 => Room {
+                max_items: NonZeroU64::new(self.below(40)),
+                max_bytes: None,
+            },
+            1 => Room {
+                max_items: None,
+                max_bytes: NonZeroU64::new(self.below(800)),
+            },
+            _ => Room::default(),
+        }
+    }
+
+    fn sweep(&mut self) -> Sweep {
+        let before = self.moment();
+        match self.below(4) {
+            0 => Sweep::TooOld {
+                before,
+                at: self.moment(),
+            },
+            1 => Sweep::History { before },
+            2 => Sweep::DeadLetters { before },
+            _ => Sweep::DeadLettersOver { max: self.below(8) },
+        }
+    }
+
+    fn redrive(&mut self) -> Redrive {
+        let version = self.once_in(3).then(|| PipelineVersion::from_stored("v1"));
+        Redrive {
+            pipeline_id: self.once_in(3).then(|| self.pipeline_id()),
+            version,
+            reasons: match self.once_in(2) {
+                true => vec![ErrorReason::TooOld, ErrorReason::RetriesExceeded],
+                false => Vec::new(),
+            },
+            after_seq: 0,
+        }
+    }
+
+    fn failure(&mut self, attempts: u32) -> Failure {
+        let progress = self.progress();
         Failure {
             not_before: self.once_in(4).then(|| self.moment()),
             destination: self.destination(),
@@ -73,14 +145,19 @@ impl Random {
     }
 
     fn action(&mut self) -> Action {
-        match self.below(6) {
+        match self.below(8) {
             0 => Action::Remove,
-            1 => Action::Release {
+            1 => Action::RELEASE,
+            2 => Action::Release {
                 not_before: self.once_in(2).then(|| self.moment()),
                 last_error: self.once_in(2).then(|| "released".to_owned()),
+                destination: self.destination(),
+                progress: self.progress(),
             },
-            2 => Action::GiveUp {
+            3 => Action::Succeed { at: self.moment() },
+            4 => Action::GiveUp {
                 reason: ErrorReason::RetriesExceeded,
+                at: self.moment(),
                 failure: self.once_in(2).then(|| self.failure(11)),
             },
             _ => Action::RetryLater(self.failure(2)),
@@ -88,12 +165,15 @@ impl Random {
     }
 
     fn claim(&mut self, now: Timestamp) -> Claim {
-        let selection = match self.destination() {
-            Some(destination) if self.once_in(3) => Selection::At(destination),
-            _ => Selection::Due(Duration::from_secs(self.below(60))),
+        let lane = match self.below(3) {
+            0 => Lane::of(self.destination()),
+            _ => Lane::Any,
         };
+        let due = (!self.once_in(4)).then(|| Duration::from_secs(self.below(60)));
         Claim {
-            selection,
+            selection: Selection { lane, due },
+            suspects: Suspects::Exclude,
+            ordered: false,
             after_seq: 0,
             now,
             limit: 1 + self.size(6),
@@ -120,17 +200,17 @@ fn without_seq(objects: &[StoredObject]) -> Vec<StoredObject> {
 }
 
 impl Pair<'_> {
-    async fn append(&self, objects: &[StoredObject]) -> Outcome {
+    async fn append(&self, objects: &[StoredObject], room: Room) -> Outcome {
         let kind = |answers: Vec<Result<i64, StoreError>>| -> Vec<_> {
             let kind =
                 |answer: Result<i64, StoreError>| answer.map(|_| ()).map_err(|error| error.to_string());
             answers.into_iter().map(kind).collect()
         };
         let (tested, reference) = (
-            self.tested.append(objects).await,
-            self.reference.append(objects).await,
+            self.tested.append(objects, room).await,
+            self.reference.append(objects, room).await,
         );
-        ensure_eq!(kind(tested), kind(reference), "append {objects:?}");
+        ensure_eq!(kind(tested), kind(reference), "append {objects:?}, {room:?}");
         Ok(())
     }
 
@@ -167,19 +247,60 @@ impl Pair<'_> {
         settle(&self.reference, verdicts).await
     }
 
-    async fn compare(&self, request: &ListRequest, interval: Duration) -> Outcome {
+    async fn maintain(&self, random: &mut Random) -> Outcome {
+        let text = |error: StoreError| error.to_string();
+        match random.below(3) {
+            0 => {
+                let eviction = Eviction {
+                    objects: random.below(3),
+                    bytes: random.below(50),
+                };
+                let tested = self.tested.evict(eviction).await.map_err(text)?;
+                let reference = self.reference.evict(eviction).await.map_err(text)?;
+                ensure_eq!(tested, reference, "{eviction:?}");
+            }
+            1 => {
+                let (sweep, limit) = (random.sweep(), 1 + random.size(4));
+                let tested = self.tested.sweep(sweep, limit).await.map_err(text)?;
+                let reference = self.reference.sweep(sweep, limit).await.map_err(text)?;
+                ensure_eq!(tested, reference, "{sweep:?}, at most {limit}");
+            }
+            _ => {
+                let (redrive, limit) = (random.redrive(), 1 + random.size(4));
+                let tested = self.tested.redrive(redrive.clone(), limit).await.map_err(text)?;
+                let reference = self
+                    .reference
+                    .redrive(redrive.clone(), limit)
+                    .await
+                    .map_err(text)?;
+                ensure_eq!(tested, reference, "{redrive:?}, at most {limit}");
+            }
+        }
+        Ok(())
+    }
+
+    async fn compare(&self, request: &ListRequest, random: &mut Random) -> Outcome {
         let (tested, reference) = (
             list(self.tested, request.clone()).await?,
             list(&self.reference, request.clone()).await?,
         );
         ensure_eq!(without_seq(&tested), without_seq(&reference), "{request:?}");
         ensure_eq!(stats(self.tested).await?, stats(&self.reference).await?, "stats");
-        let next =
-            async |queue: &dyn RetryQueue| queue.next_due(interval).await.map_err(|error| error.to_string());
+        let (interval, now) = (Duration::from_secs(random.below(60)), random.moment());
         ensure_eq!(
-            next(self.tested).await?,
-            next(&self.reference).await?,
-            "next_due {interval:?}"
+            lanes(self.tested, interval, now).await?,
+            lanes(&self.reference, interval, now).await?,
+            "lanes {interval:?} {now:?}"
+        );
+        let (pipeline_id, device) = (random.pipeline_id(), random.device().unwrap_or("none"));
+        let waits = async |queue: &dyn RetryQueue| {
+            let waits = queue.is_waiting(&pipeline_id, device).await;
+            waits.map_err(|error| error.to_string())
+        };
+        ensure_eq!(
+            waits(self.tested).await?,
+            waits(&self.reference).await?,
+            "{device} of {pipeline_id} waits"
         );
         Ok(())
     }
@@ -200,7 +321,7 @@ pub async fn model(queue: &dyn RetryQueue, seed: u64, steps: usize) -> Outcome {
     let mut cursor = (0, 0);
     for step in 0..steps {
         let done = async {
-            match random.below(10) {
+            match random.below(12) {
                 0..=2 => {
                     let mut batch: Vec<_> = (0..=random.below(3))
                         .map(|place| random.object(u64::try_from(known.len()).unwrap_or_default() + place))
@@ -209,7 +330,8 @@ pub async fn model(queue: &dyn RetryQueue, seed: u64, steps: usize) -> Outcome {
                     if random.once_in(4) {
                         batch.push(known[random.size(u64::try_from(known.len()).unwrap_or(1))].clone());
                     }
-                    pair.append(&batch).await
+                    let room = random.room();
+                    pair.append(&batch, room).await
                 }
                 3..=5 => {
                     let now = random.moment();
@@ -229,6 +351,7 @@ pub async fn model(queue: &dyn RetryQueue, seed: u64, steps: usize) -> Outcome {
                     let place = random.size(u64::try_from(known.len()).unwrap_or(1));
                     pair.settle(&[verdict(known[place].id, random.action())]).await
                 }
+                8 => pair.maintain(&mut random).await,
                 _ => {
                     let states = ALL_STATES.into_iter().filter(|_| !random.once_in(3)).collect();
                     let request = ListRequest {
@@ -236,13 +359,12 @@ pub async fn model(queue: &dyn RetryQueue, seed: u64, steps: usize) -> Outcome {
                         limit: 1 + random.size(5),
                         ..list_all()
                     };
-                    pair.compare(&request, Duration::from_secs(random.below(60)))
-                        .await
+                    pair.compare(&request, &mut random).await
                 }
             }
         };
         done.await
             .map_err(|problem| format!("seed {seed}, step {step}: {problem}"))?;
     }
-    pair.compare(&list_all(), REST).await
+    pair.compare(&list_all(), &mut random).await
 }

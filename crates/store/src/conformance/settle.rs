@@ -1,21 +1,30 @@
 //! Writing verdicts.
 
 use bytes::Bytes;
-use edgehold_core::{ErrorReason, retry::Progress};
+use edgehold_core::{ErrorReason, PayloadForm, retry::Progress};
 
 use super::*;
 
-const RELEASE: Action = Action::Release {
-    not_before: None,
-    last_error: None,
-};
-
 fn give_up(reason: ErrorReason, failure: Option<Failure>) -> Action {
-    Action::GiveUp { reason, failure }
+    Action::GiveUp {
+        reason,
+        at: at(33),
+        failure,
+    }
+}
+
+fn release(not_before: Option<Timestamp>, last_error: Option<&str>) -> Action {
+    Action::Release {
+        not_before,
+        last_error: last_error.map(str::to_owned),
+        destination: None,
+        progress: None,
+    }
 }
 
 fn progress() -> Progress {
     Progress {
+        version: PipelineVersion::from_stored("the version that ran"),
         position: 4,
         kind: DataKind::Json,
         payload: Bytes::from_static(b"{\"answer\":42,\"longer\":\"than before\"}"),
@@ -86,10 +95,7 @@ pub(super) async fn every_verdict_may_be_repeated(queue: &dyn RetryQueue) -> Out
         Action::Remove,
         Action::RetryLater(failure(2, at(30))),
         give_up(ErrorReason::PermanentError, Some(failure(2, at(30)))),
-        Action::Release {
-            not_before: Some(at(50)),
-            last_error: Some("breaker open".to_owned()),
-        },
+        release(Some(at(50)), Some("breaker open")),
         Action::RetryLater(Failure {
             progress: Some(progress()),
             ..failure(1, at(30))
@@ -113,7 +119,7 @@ pub(super) async fn a_verdict_for_an_unknown_object_is_no_error(queue: &dyn Retr
     append(queue, &objects([1])).await?;
     let unknown = [
         Action::Remove,
-        RELEASE,
+        Action::RELEASE,
         Action::RetryLater(Failure {
             progress: Some(progress()),
             ..failure(2, at(1))
@@ -171,7 +177,7 @@ pub(super) async fn progress_replaces_what_the_next_attempt_needs(queue: &dyn Re
         progress: Some(progress()),
         ..failure(1, at(30))
     });
-    settled(queue, &[attempted(1), attempted(2)], &[moved_on, RELEASE]).await?;
+    settled(queue, &[attempted(1), attempted(2)], &[moved_on, Action::RELEASE]).await?;
     let object = find(queue, id(1)).await?;
     ensure_eq!(
         object.payload,
@@ -209,6 +215,7 @@ pub(super) async fn a_journaled_object_becomes_a_failed_one(queue: &dyn RetryQue
         input: StoredInput::Delivery {
             content_type: "application/json".to_owned(),
             topic: "t".to_owned(),
+            form: PayloadForm::Json,
         },
         ..object(number)
     };
@@ -222,20 +229,20 @@ pub(super) async fn a_journaled_object_becomes_a_failed_one(queue: &dyn RetryQue
         &[
             Action::RetryLater(first_failure.clone()),
             give_up(ErrorReason::PermanentError, Some(first_failure)),
-            RELEASE,
+            Action::RELEASE,
             Action::RetryLater(failure(1, at(30))),
         ],
     )
     .await?;
     ensure_eq!(
         ids(&claim(queue, claim_due()).await?),
-        [id(1), id(4)],
-        "what failed is handed out"
+        [id(1), id(3), id(4)],
+        "what failed, or did not end, is handed out"
     );
     let stats = stats(queue).await?;
     ensure_eq!(
         (stats.new.objects, stats.failed.objects, stats.error.objects),
-        (1, 2, 1),
+        (0, 3, 1),
         "and counted"
     );
     Ok(())
@@ -246,19 +253,10 @@ pub(super) async fn a_release_changes_only_what_it_names(queue: &dyn RetryQueue)
         queue,
         &[attempted(1), attempted(2), attempted(3), attempted(4)],
         &[
-            RELEASE,
-            Action::Release {
-                not_before: Some(at(70)),
-                last_error: None,
-            },
-            Action::Release {
-                not_before: None,
-                last_error: Some("a new error".to_owned()),
-            },
-            Action::Release {
-                not_before: Some(at(71)),
-                last_error: Some("another".to_owned()),
-            },
+            Action::RELEASE,
+            release(Some(at(70)), None),
+            release(None, Some("a new error")),
+            release(Some(at(71)), Some("another")),
         ],
     )
     .await?;
@@ -293,7 +291,7 @@ pub(super) async fn giving_up_keeps_the_payload_whole(queue: &dyn RetryQueue) ->
         &[
             give_up(ErrorReason::RetriesExceeded, Some(failure(4, at(30)))),
             give_up(ErrorReason::PermanentError, Some(moved_on)),
-            RELEASE,
+            Action::RELEASE,
         ],
     )
     .await?;
@@ -347,10 +345,7 @@ pub(super) async fn a_late_verdict_does_not_wake_a_given_up_object(queue: &dyn R
             progress: Some(progress()),
             ..failure(9, at(30))
         }),
-        Action::Release {
-            not_before: Some(at(70)),
-            last_error: Some("late".to_owned()),
-        },
+        release(Some(at(70)), Some("late")),
         give_up(ErrorReason::Crashed, Some(failure(9, at(30)))),
     ];
     for action in late {
@@ -379,13 +374,10 @@ pub(super) async fn one_page_holds_every_kind_of_verdict(queue: &dyn RetryQueue)
         ..failure(1, at(30))
     };
     let actions = [
-        RELEASE,
+        Action::RELEASE,
         Action::RetryLater(failure(4, at(30))),
         Action::RetryLater(moved_on.clone()),
-        Action::Release {
-            not_before: Some(at(90)),
-            last_error: None,
-        },
+        release(Some(at(90)), None),
         give_up(ErrorReason::PipelineChanged, None),
         give_up(ErrorReason::RetriesExceeded, Some(failure(11, at(30)))),
         give_up(ErrorReason::PermanentError, Some(moved_on)),
@@ -403,7 +395,7 @@ pub(super) async fn a_large_page_of_verdicts_is_settled(queue: &dyn RetryQueue) 
     let action = |number: u64| match number % 4 {
         0 => Action::RetryLater(failure(2, at(30))),
         1 => give_up(ErrorReason::RetriesExceeded, Some(failure(11, at(30)))),
-        2 => RELEASE,
+        2 => Action::RELEASE,
         _ => Action::Remove,
     };
     let verdicts: Vec<_> = (1..=1_000)
@@ -419,5 +411,96 @@ pub(super) async fn a_large_page_of_verdicts_is_settled(queue: &dyn RetryQueue) 
     let again = ids(&claim(queue, claim_due()).await?);
     let waiting: Vec<_> = (1..=1_000).filter(|number| number % 2 == 0).map(id).collect();
     ensure_eq!(again, waiting, "and what waits is claimed again");
+    Ok(())
+}
+
+pub(super) async fn a_release_may_move_on(queue: &dyn RetryQueue) -> Outcome {
+    let moved = |destination: Option<&str>, progress: Option<Progress>| Action::Release {
+        not_before: Some(at(40)),
+        last_error: None,
+        destination: destination.map(Destination::new),
+        progress,
+    };
+    let journaled = |number| StoredObject {
+        state: ObjectState::New,
+        attempts: 0,
+        last_attempt_at: None,
+        ..attempted(number)
+    };
+    settled(
+        queue,
+        &[
+            attempted(1),
+            attempted(2),
+            attempted(3),
+            journaled(4),
+            journaled(5),
+        ],
+        &[
+            moved(Some("http://after"), None),
+            moved(None, Some(progress())),
+            moved(Some("http://after"), Some(progress())),
+            moved(Some("http://after"), Some(progress())),
+            Action::RELEASE,
+        ],
+    )
+    .await?;
+    ensure_eq!(
+        find(queue, id(5)).await?.state,
+        ObjectState::Failed,
+        "an attempt that did not end leaves a journaled object waiting"
+    );
+    let there = Claim {
+        selection: all_of(Lane::To(Destination::new("http://after"))),
+        ..claim_due()
+    };
+    ensure_eq!(
+        ids(&claim(queue, there).await?),
+        [id(1), id(3), id(4)],
+        "they wait in the lane they were released to"
+    );
+    Ok(())
+}
+
+pub(super) async fn a_success_is_kept_as_history(queue: &dyn RetryQueue) -> Outcome {
+    let journaled = StoredObject {
+        state: ObjectState::New,
+        ..object(2)
+    };
+    settled(
+        queue,
+        &[attempted(1), journaled, attempted(3)],
+        &[
+            Action::Succeed { at: at(60) },
+            Action::Succeed { at: at(61) },
+            Action::RELEASE,
+        ],
+    )
+    .await?;
+    ensure_eq!(
+        ids(&claim(queue, claim_due()).await?),
+        [id(3)],
+        "it is never handed out again"
+    );
+    let delivered = find(queue, id(1)).await?;
+    settle(
+        queue,
+        &[
+            verdict(id(1), Action::RetryLater(failure(9, at(70)))),
+            verdict(id(1), Action::Succeed { at: at(71) }),
+        ],
+    )
+    .await?;
+    ensure_eq!(
+        find(queue, id(1)).await?,
+        delivered,
+        "a late verdict changes nothing"
+    );
+    let stats = stats(queue).await?;
+    ensure_eq!(
+        (stats.success.objects, stats.waiting()),
+        (2, 1),
+        "it counts as history"
+    );
     Ok(())
 }

@@ -46,15 +46,7 @@ pub(super) async fn a_page_ends_at_the_limit_and_the_cursor_goes_on(queue: &dyn 
             page.after_seq = last.seq;
         }
         // What the pass has behind it does not come back to it, whatever became of it.
-        let release = |object: &StoredObject| {
-            verdict(
-                object.id,
-                Action::Release {
-                    not_before: None,
-                    last_error: None,
-                },
-            )
-        };
+        let release = |object: &StoredObject| verdict(object.id, Action::RELEASE);
         settle(queue, &claimed.iter().map(release).collect::<Vec<_>>()).await?;
         seen.extend(ids(&claimed));
     }
@@ -115,17 +107,7 @@ pub(super) async fn a_claimed_object_is_handed_out_once(queue: &dyn RetryQueue) 
         "the second page has only what is left"
     );
     ensure_eq!(ids(&claim(queue, claim_due()).await?), [], "nothing is left");
-    settle(
-        queue,
-        &[verdict(
-            id(2),
-            Action::Release {
-                not_before: None,
-                last_error: None,
-            },
-        )],
-    )
-    .await?;
+    settle(queue, &[verdict(id(2), Action::RELEASE)]).await?;
     ensure_eq!(
         ids(&claim(queue, claim_due()).await?),
         [id(2)],
@@ -225,15 +207,7 @@ pub(super) async fn a_dropped_claim_is_given_back(queue: &dyn RetryQueue) -> Out
             }
         }
         if let Some(page) = finished {
-            let release = |object: StoredObject| {
-                verdict(
-                    object.id,
-                    Action::Release {
-                        not_before: None,
-                        last_error: None,
-                    },
-                )
-            };
+            let release = |object: StoredObject| verdict(object.id, Action::RELEASE);
             let page = page.map_err(|error| error.to_string())?;
             settle(queue, &page.into_iter().map(release).collect::<Vec<_>>()).await?;
         }
@@ -256,7 +230,7 @@ pub(super) async fn the_interval_of_the_claim_decides_what_is_due(queue: &dyn Re
     };
     append(queue, &[attempted(1, 100), attempted(2, 90), attempted(3, 95)]).await?;
     let due = |seconds, now| Claim {
-        selection: Selection::Due(Duration::from_secs(seconds)),
+        selection: due(Duration::from_secs(seconds)),
         now: at(now),
         ..claim_due()
     };
@@ -342,7 +316,7 @@ pub(super) async fn an_object_never_attempted_is_due_at_once(queue: &dyn RetryQu
         }],
     )
     .await?;
-    let selection = Selection::Due(Duration::from_secs(1_000_000));
+    let selection = due(Duration::from_secs(1_000_000));
     let claimed = claim(
         queue,
         Claim {
@@ -375,7 +349,7 @@ pub(super) async fn only_failed_objects_are_handed_out(queue: &dyn RetryQueue) -
     )
     .await?;
     let at_destination = Claim {
-        selection: Selection::At(destination),
+        selection: all_of(Lane::To(destination)),
         ..claim_due()
     };
     ensure_eq!(ids(&claim(queue, claim_due()).await?), [id(4)], "of the due ones");
@@ -384,8 +358,11 @@ pub(super) async fn only_failed_objects_are_handed_out(queue: &dyn RetryQueue) -
         [],
         "of those at the destination"
     );
-    let next = queue.next_due(REST).await.map_err(|error| error.to_string())?;
-    ensure_eq!(next, None, "and none of the others is ever due");
+    ensure_eq!(
+        lanes(queue, REST, at(0)).await?,
+        [],
+        "and none of the others is ever due"
+    );
     Ok(())
 }
 
@@ -462,7 +439,7 @@ pub(super) async fn a_destination_is_claimed_due_or_not(queue: &dyn RetryQueue) 
     )
     .await?;
     let page = Claim {
-        selection: Selection::At(there),
+        selection: all_of(Lane::To(there)),
         now: at(100),
         limit: 2,
         ..claim_due()
@@ -474,5 +451,142 @@ pub(super) async fn a_destination_is_claimed_due_or_not(queue: &dyn RetryQueue) 
         "due or not, but not the one that was asked to wait"
     );
     ensure_eq!(ids(&claim(queue, page).await?), [id(7)], "and nothing twice");
+    Ok(())
+}
+
+pub(super) async fn a_lane_holds_only_its_own_objects(queue: &dyn RetryQueue) -> Outcome {
+    let bound = |number, destination: Option<&str>, attempt| StoredObject {
+        last_attempt_at: Some(at(attempt)),
+        destination: destination.map(Destination::new),
+        ..object(number)
+    };
+    let (here, there) = (Some("http://here"), Some("http://there"));
+    append(
+        queue,
+        &[
+            bound(1, here, 95),
+            bound(2, there, 50),
+            bound(3, here, 50),
+            bound(4, None, 50),
+            bound(5, here, 51),
+            bound(6, None, 95),
+            bound(7, Some(""), 50),
+        ],
+    )
+    .await?;
+    let of = |lane, due| Claim {
+        selection: Selection { lane, due },
+        now: at(100),
+        limit: 2,
+        ..claim_due()
+    };
+    let to = |destination| Lane::of(Some(Destination::new(destination)));
+    ensure_eq!(
+        ids(&claim(queue, of(to("http://here"), Some(REST))).await?),
+        [id(3), id(5)],
+        "what is due in a lane"
+    );
+    ensure_eq!(
+        ids(&claim(queue, of(to("http://here"), None)).await?),
+        [id(1)],
+        "what is not due, when that is asked for"
+    );
+    ensure_eq!(
+        ids(&claim(queue, of(Lane::Unknown, Some(REST))).await?),
+        [id(4)],
+        "what is due without a destination"
+    );
+    ensure_eq!(
+        ids(&claim(queue, of(Lane::Unknown, None)).await?),
+        [id(6)],
+        "the rest of it"
+    );
+    ensure_eq!(
+        ids(&claim(queue, of(to(""), None)).await?),
+        [id(7)],
+        "an empty name is a name"
+    );
+    ensure_eq!(
+        ids(&claim(queue, of(Lane::Any, None)).await?),
+        [id(2)],
+        "any lane"
+    );
+    Ok(())
+}
+
+pub(super) async fn few_due_objects_of_a_lane_are_found_behind_many(queue: &dyn RetryQueue) -> Outcome {
+    // given a long lane where little is due, among others
+    let bound = |number: u64, attempt: i64, wait: Option<i64>| StoredObject {
+        last_attempt_at: Some(at(attempt)),
+        not_before: wait.map(at),
+        destination: Some(Destination::new(if number.is_multiple_of(5) {
+            "http://b"
+        } else {
+            "http://a"
+        })),
+        ..object(number)
+    };
+    let mut objects: Vec<_> = (1..=3_500)
+        .map(|number| bound(number, 100, number.is_multiple_of(3).then_some(200)))
+        .collect();
+    objects.extend([
+        bound(4_001, 50, None),
+        bound(4_005, 50, None),
+        bound(4_002, 95, Some(90)),
+        bound(4_003, 50, Some(90)),
+        bound(4_004, 3_700, None),
+    ]);
+    append(queue, &objects).await?;
+    let page = |due| Claim {
+        selection: Selection {
+            lane: Lane::To(Destination::new("http://a")),
+            due,
+        },
+        now: at(104),
+        limit: 10_000,
+        ..claim_due()
+    };
+    ensure_eq!(
+        ids(&claim(queue, page(Some(REST))).await?),
+        [id(4_001), id(4_003), id(4_004)],
+        "those that are due"
+    );
+    let rest = claim(queue, page(None)).await?;
+    let wanted: Vec<_> = (1..=3_500)
+        .filter(|number| number % 5 != 0 && number % 3 != 0)
+        .chain([4_002])
+        .map(id)
+        .collect();
+    ensure_eq!(ids(&rest), wanted, "those that were not asked to wait");
+    Ok(())
+}
+
+pub(super) async fn nobody_is_a_suspect_without_a_crash(queue: &dyn RetryQueue) -> Outcome {
+    append(queue, &objects(1..=3)).await?;
+    let suspects = Claim {
+        suspects: Suspects::Only,
+        ..claim_due()
+    };
+    ensure_eq!(
+        claim(queue, suspects.clone()).await?,
+        [],
+        "none before an attempt"
+    );
+    let claimed = claim(queue, claim_due()).await?;
+    ensure!(
+        claimed.len() == 3 && claimed.iter().all(|object| object.crashes == 0),
+        "nothing has crashed: {claimed:?}"
+    );
+    let released: Vec<_> = claimed
+        .iter()
+        .map(|object| verdict(object.id, Action::RELEASE))
+        .collect();
+    settle(queue, &released).await?;
+    ensure_eq!(claim(queue, suspects).await?, [], "none after one");
+    ensure_eq!(
+        claim(queue, claim_due()).await?.len(),
+        3,
+        "they are handed out again"
+    );
     Ok(())
 }

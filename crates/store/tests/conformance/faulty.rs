@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edgehold_core::{
-    BoxFuture, DataKind, StoredObject, Timestamp,
+    BoxFuture, DataKind, PipelineId, StoredObject, Timestamp,
     retry::{Action, Failure, Progress, Verdict},
 };
 use edgehold_store::{
-    Claim, ListRequest, MemoryQueue, Page, RetryQueue, StoreError, StoreStats,
+    Claim, Evicted, Eviction, LaneStatus, ListRequest, MemoryQueue, Page, Redrive, RetryQueue, Room,
+    StoreError, StoreStats, Sweep,
     conformance::{self, QUEUE_CASES, service_key},
 };
 
@@ -54,7 +55,7 @@ impl Faulty {
 }
 
 fn without_payload(action: &Action) -> Action {
-    let Action::GiveUp { reason, failure } = action else {
+    let Action::GiveUp { reason, at, failure } = action else {
         return action.clone();
     };
     let failure = failure.clone().unwrap_or(Failure {
@@ -66,6 +67,7 @@ fn without_payload(action: &Action) -> Action {
         progress: None,
     });
     let progress = Progress {
+        version: conformance::object(1).version,
         position: 1,
         kind: DataKind::Bytes,
         payload: Bytes::new(),
@@ -73,6 +75,7 @@ fn without_payload(action: &Action) -> Action {
     };
     Action::GiveUp {
         reason: *reason,
+        at: *at,
         failure: Some(Failure {
             progress: Some(progress),
             ..failure
@@ -81,10 +84,14 @@ fn without_payload(action: &Action) -> Action {
 }
 
 impl RetryQueue for Faulty {
-    fn append<'a>(&'a self, objects: &'a [StoredObject]) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
+    fn append<'a>(
+        &'a self,
+        objects: &'a [StoredObject],
+        room: Room,
+    ) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
         Box::pin(async move {
             if self.is(Fault::AcknowledgedTooEarly) && objects.len() > 1 {
-                let mut answers = self.inner.append(&objects[..objects.len() - 1]).await;
+                let mut answers = self.inner.append(&objects[..objects.len() - 1], room).await;
                 answers.push(Ok(i64::MAX));
                 return answers;
             }
@@ -94,7 +101,7 @@ impl RetryQueue for Faulty {
                 .await
                 .map(|stats| stats.waiting())
                 .unwrap_or_default();
-            let answers = self.inner.append(objects).await;
+            let answers = self.inner.append(objects, room).await;
             let after = self
                 .inner
                 .stats()
@@ -117,7 +124,7 @@ impl RetryQueue for Faulty {
                 Fault::UnboundedPage => claim.max_bytes = usize::MAX,
                 Fault::PageGap if claim.after_seq > 0 => claim.after_seq += 1,
                 Fault::FixedInterval => {
-                    claim.selection = edgehold_store::Selection::Due(Duration::from_secs(10));
+                    claim.selection.due = Some(Duration::from_secs(10));
                 }
                 _ => {}
             }
@@ -128,15 +135,11 @@ impl RetryQueue for Faulty {
                     page.retain(|object| object.last_attempt_at.is_none_or(|at| at <= claim.now));
                 }
                 Fault::DoubleClaim => {
-                    let release = Action::Release {
-                        not_before: None,
-                        last_error: None,
-                    };
                     let verdicts: Vec<_> = page
                         .iter()
                         .map(|object| Verdict {
                             id: object.id,
-                            action: release.clone(),
+                            action: Action::RELEASE,
                         })
                         .collect();
                     self.inner.settle(&verdicts).await?;
@@ -151,10 +154,7 @@ impl RetryQueue for Faulty {
         Box::pin(async move {
             let wrong = |verdict: &Verdict| match (self.fault, &verdict.action) {
                 (Fault::LostUpdate, Action::RetryLater(_)) => Verdict {
-                    action: Action::Release {
-                        not_before: None,
-                        last_error: None,
-                    },
+                    action: Action::RELEASE,
                     ..verdict.clone()
                 },
                 (Fault::PayloadLostOnGiveUp, action) => Verdict {
@@ -169,8 +169,32 @@ impl RetryQueue for Faulty {
         })
     }
 
-    fn next_due(&self, interval: Duration) -> BoxFuture<'_, Result<Option<Timestamp>, StoreError>> {
-        self.inner.next_due(interval)
+    fn lanes(
+        &self,
+        interval: Duration,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Vec<LaneStatus>, StoreError>> {
+        self.inner.lanes(interval, now)
+    }
+
+    fn is_waiting<'a>(
+        &'a self,
+        pipeline_id: &'a PipelineId,
+        device: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.inner.is_waiting(pipeline_id, device)
+    }
+
+    fn evict(&self, eviction: Eviction) -> BoxFuture<'_, Result<Vec<Evicted>, StoreError>> {
+        self.inner.evict(eviction)
+    }
+
+    fn sweep(&self, sweep: Sweep, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.inner.sweep(sweep, limit)
+    }
+
+    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.inner.redrive(redrive, limit)
     }
 
     fn list(&self, mut request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {

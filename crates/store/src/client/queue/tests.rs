@@ -4,7 +4,7 @@ use edgehold_core::ErrorReason;
 
 use super::*;
 use crate::{
-    MemoryClient,
+    Lane, MemoryClient, Selection, Suspects,
     conformance::{object, service_key},
 };
 
@@ -84,6 +84,7 @@ fn give_up(id: StoredObjectId) -> Verdict {
         id,
         action: Action::GiveUp {
             reason: ErrorReason::TooOld,
+            at: Timestamp::from_unix_millis(9),
             failure: None,
         },
     }
@@ -92,7 +93,12 @@ fn give_up(id: StoredObjectId) -> Verdict {
 fn claim_all() -> Claim {
     let now = Timestamp::from_unix_millis(i64::MAX);
     Claim {
-        selection: crate::Selection::Due(Duration::ZERO),
+        selection: Selection {
+            lane: Lane::Any,
+            due: Some(Duration::ZERO),
+        },
+        suspects: Suspects::Exclude,
+        ordered: false,
         after_seq: 0,
         now,
         limit: 10,
@@ -105,11 +111,11 @@ async fn an_append_whose_answer_was_lost_is_found_again() {
     // given an append that the store has done and the client reported as failed
     let (client, queue) = queue().await;
     client.lost.store(true, Ordering::SeqCst);
-    assert!(queue.append(&[object(1)]).await[0].is_err());
+    assert!(queue.append(&[object(1)], Room::default()).await[0].is_err());
     client.lost.store(false, Ordering::SeqCst);
     // then the object waits, and appending it again is no error
     assert_eq!(queue.stats().await.unwrap().failed.objects, 1);
-    assert!(queue.append(&[object(1)]).await[0].is_ok());
+    assert!(queue.append(&[object(1)], Room::default()).await[0].is_ok());
     assert_eq!(queue.claim(claim_all()).await.unwrap().len(), 1);
 }
 
@@ -119,12 +125,12 @@ async fn an_append_that_was_cancelled_may_be_repeated() {
     let (client, queue) = queue().await;
     client.hang.store(true, Ordering::SeqCst);
     let objects = [object(1)];
-    let mut append = queue.append(&objects);
+    let mut append = queue.append(&objects, Room::default());
     assert!(futures_util::poll!(&mut append).is_pending());
     drop(append);
     client.hang.store(false, Ordering::SeqCst);
     // then
-    assert!(queue.append(&objects).await[0].is_ok());
+    assert!(queue.append(&objects, Room::default()).await[0].is_ok());
     assert_eq!(queue.stats().await.unwrap().failed.objects, 1);
 }
 
@@ -132,7 +138,12 @@ async fn an_append_that_was_cancelled_may_be_repeated() {
 async fn a_verdict_whose_answer_was_lost_keeps_the_claim_and_may_be_repeated() {
     // given a claimed object whose verdict took effect and was reported as failed
     let (client, queue) = queue().await;
-    queue.append(&[object(1)]).await.pop().unwrap().unwrap();
+    queue
+        .append(&[object(1)], Room::default())
+        .await
+        .pop()
+        .unwrap()
+        .unwrap();
     let claimed = queue.claim(claim_all()).await.unwrap();
     client.lost.store(true, Ordering::SeqCst);
     assert!(queue.settle(&[give_up(claimed[0].id)]).await.is_err());
@@ -148,7 +159,10 @@ async fn a_verdict_whose_answer_was_lost_keeps_the_claim_and_may_be_repeated() {
 #[tokio::test]
 async fn an_object_somebody_else_removed_does_not_stop_a_page() {
     let (client, queue) = queue().await;
-    for answer in queue.append(&[object(1), object(2), object(3)]).await {
+    for answer in queue
+        .append(&[object(1), object(2), object(3)], Room::default())
+        .await
+    {
         answer.unwrap();
     }
     client.inner.remove_from_store(&[object(2).id]).await.unwrap();
