@@ -272,6 +272,19 @@ impl Service {
             .collect()
     }
 
+    /// What SQLite says of the soundness of the store's file: `ok`, or what is wrong.
+    pub(crate) async fn integrity(&self) -> Result<String> {
+        use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+
+        let options = SqliteConnectOptions::new().filename(self.database()?);
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let answer = sqlx::query_scalar("PRAGMA integrity_check")
+            .fetch_one(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(answer)
+    }
+
     fn database(&self) -> Result<PathBuf> {
         let entries = std::fs::read_dir(self.data_dir()).context("listing the data folder")?;
         let paths: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;

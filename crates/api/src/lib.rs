@@ -9,13 +9,14 @@
 //! | `GET /api/v3/version` | 200 `{"apiVersion","version","serviceName","sdk_version"}` |
 //! | `GET /api/v3/config` | 200 `{"apiVersion","config","serviceName"}`, secrets redacted |
 //! | `GET /api/v3/store/stats` | 200 the books and what the store holds |
+//! | `GET /readyz` | 200 `{"ready":true,"problems":{}}`, or 503 with the problems by name |
 
 mod route;
 
 use std::{io, sync::Arc};
 
 use edgehold_core::{ServiceKey, ShutdownSignal};
-use edgehold_runtime::{Books, QueueHandle};
+use edgehold_runtime::{Books, Drain, Health, QueueHandle};
 use tokio::net::TcpListener;
 
 /// Answers with the effective configuration as it is now, secrets redacted.
@@ -36,6 +37,10 @@ pub struct Api {
     pub books: Arc<Books>,
     /// The store, once it is open.
     pub queue: QueueHandle,
+    /// What is wrong now.
+    pub health: Arc<Health>,
+    /// How fast what waits becomes less.
+    pub drain: Arc<Drain>,
 }
 
 impl Api {

@@ -1,5 +1,7 @@
 //! The routes and their bodies.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use axum::{
     Json, Router,
     extract::{Request, State},
@@ -56,6 +58,18 @@ struct Store {
     payload_bytes: u64,
     /// When the oldest waiting object was first kept, in milliseconds of the Unix epoch.
     oldest_waiting: Option<i64>,
+    /// How long ago that was, in milliseconds.
+    oldest_age: Option<u64>,
+    /// How many milliseconds until nothing waits any more, if it goes on as in the last ten seconds; `null` while what
+    /// waits does not become less.
+    drain_estimate: Option<u64>,
+}
+
+/// Answer to `GET /readyz`.
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    problems: BTreeMap<&'static str, String>,
 }
 
 pub(crate) fn router(api: Api) -> Router {
@@ -65,6 +79,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/api/v3/config", get(config))
         .layer(middleware::from_fn(echo_correlation_id))
         .route("/api/v3/store/stats", get(store_stats))
+        .route("/readyz", get(readyz))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         // Outside the routes: GET handlers would answer HEAD as well, which EdgeX refuses.
@@ -102,6 +117,10 @@ async fn store_stats(State(api): State<Api>) -> Response {
                 error: stats.error.objects,
                 payload_bytes: stats.new.payload_bytes + stats.failed.payload_bytes,
                 oldest_waiting: stats.oldest_waiting.map(Timestamp::as_unix_millis),
+                oldest_age: stats
+                    .oldest_waiting
+                    .map(|oldest| millis(edgehold_runtime::now().saturating_since(oldest))),
+                drain_estimate: api.drain.estimate(stats.waiting()).map(millis),
             }),
             Err(error) => return failure(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         },
@@ -113,6 +132,22 @@ async fn store_stats(State(api): State<Api>) -> Response {
         store,
     };
     Json(stats).into_response()
+}
+
+/// Whether all is well, for whoever decides about restarts and alarms. An outage of a destination is no problem of this
+/// service: what waits is kept.
+async fn readyz(State(api): State<Api>) -> Response {
+    let problems = api.health.all();
+    let status = match problems.is_empty() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let ready = problems.is_empty();
+    (status, Json(Readiness { ready, problems })).into_response()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn json_body(body: Vec<u8>) -> Response {

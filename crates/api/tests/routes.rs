@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use edgehold_api::Api;
 use edgehold_core::{ServiceKey, Shutdown};
-use edgehold_runtime::{Books, StoreState};
+use edgehold_runtime::{Books, Health, StoreState};
 use edgehold_store::MemoryQueue;
 use edgehold_test_support::http::{self, Response};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -13,6 +13,7 @@ struct Server {
     port: u16,
     _running: JoinSet<()>,
     _shutdown: Shutdown,
+    health: Arc<Health>,
     _state: watch::Sender<StoreState>,
 }
 
@@ -21,6 +22,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let service_key = ServiceKey::try_new("app-rest").unwrap();
+        let health = Arc::new(Health::default());
         let (state, queue) =
             watch::channel(StoreState::Open(Arc::new(MemoryQueue::new(service_key.clone()))));
         let api = Api {
@@ -30,12 +32,15 @@ impl Server {
             config: Arc::new(|| serde_json::json!({ "Writable": { "LogLevel": "INFO" } })),
             books: Arc::new(Books::default()),
             queue,
+            health: health.clone(),
+            drain: Arc::default(),
         };
         let (shutdown, signal) = Shutdown::new();
         let mut running = JoinSet::new();
         running.spawn(async move { api.serve(listener, signal).await.unwrap() });
         Self {
             port,
+            health,
             _running: running,
             _shutdown: shutdown,
             _state: state,
@@ -69,6 +74,23 @@ async fn ping_answers_as_edgex_does() {
         "Sun Nov 22 15:34:09 UTC 2026".len(),
         "the day is padded with a space"
     );
+}
+
+#[tokio::test]
+async fn readiness_names_what_is_wrong_as_long_as_it_is() {
+    let server = Server::start().await;
+    let ask = || server.ask("GET", "/readyz", &[]);
+    let ready = ask().await;
+    assert_eq!(
+        (ready.status, ready.text()),
+        (200, r#"{"ready":true,"problems":{}}"#.to_owned())
+    );
+    server.health.problem(Health::STORE, "the store is full");
+    let broken = ask().await;
+    let text = r#"{"ready":false,"problems":{"store":"the store is full"}}"#;
+    assert_eq!((broken.status, broken.text()), (503, text.to_owned()));
+    server.health.works(Health::STORE);
+    assert_eq!(ask().await.status, 200);
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! The books: every pipeline run that was started is accounted for.
 //!
 //! ```text
-//! started + carried over = completed + filtered + waiting + error collection + dropped{reason} + in flight
+//! started + carried over + undecodable stored
+//!     = completed + filtered + waiting + error collection + dropped{reason} + in flight
 //! ```
 //!
 //! The unit is the pipeline run: one delivery in one pipeline. `waiting` and `error collection` are the store's own
-//! counts; `carried over` is what the store held when it was opened. Deliveries that never became a run are counted
-//! apart: unmatched and undecodable ones.
+//! counts; `carried over` is what the store held when it was opened. A run in the journal waits; what is in flight is
+//! only in memory. Deliveries that never became a run are counted apart: unmatched and undecodable ones, of which the
+//! latter may be in the error collection too.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,6 +25,10 @@ pub enum DropReason {
     PipelineChanged,
     /// The store can never keep it.
     NotStorable,
+    /// There was no room and `WhenFull` says to drop.
+    Capacity,
+    /// It was in the error collection for longer than `DeadLetterRetention`, or beyond `DeadLetterMaxItems`.
+    DeadLetterRetention,
 }
 
 impl DropReason {
@@ -33,6 +39,8 @@ impl DropReason {
             Self::StoreAndForwardDisabled => "store_and_forward_disabled",
             Self::PipelineChanged => "pipeline_changed",
             Self::NotStorable => "not_storable",
+            Self::Capacity => "capacity",
+            Self::DeadLetterRetention => "dead_letter_retention",
         }
     }
 }
@@ -42,11 +50,13 @@ impl DropReason {
 pub struct Books {
     received: AtomicU64,
     undecodable: AtomicU64,
+    undecodable_stored: AtomicU64,
     unmatched: AtomicU64,
     started: AtomicU64,
     completed: AtomicU64,
     filtered: AtomicU64,
     in_flight: AtomicU64,
+    journaled: AtomicU64,
     stored: AtomicU64,
     given_up: AtomicU64,
     carried_over: AtomicU64,
@@ -55,6 +65,8 @@ pub struct Books {
     dropped_store_and_forward_disabled: AtomicU64,
     dropped_pipeline_changed: AtomicU64,
     dropped_not_storable: AtomicU64,
+    dropped_capacity: AtomicU64,
+    dropped_dead_letter_retention: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -65,6 +77,8 @@ pub struct BooksSnapshot {
     pub received: u64,
     /// Deliveries that could not be decoded.
     pub undecodable: u64,
+    /// Of these: set aside in the error collection.
+    pub undecodable_stored: u64,
     /// Deliveries no pipeline runs for.
     pub unmatched: u64,
     /// Pipeline runs begun from a delivery.
@@ -73,8 +87,10 @@ pub struct BooksSnapshot {
     pub completed: u64,
     /// Runs a function ended without error.
     pub filtered: u64,
-    /// Runs whose first attempt has not ended.
+    /// Runs whose first attempt has not ended and which the store does not have.
     pub in_flight: u64,
+    /// Runs written to the journal before they ended.
+    pub journaled: u64,
     /// Runs kept for a later attempt (each counted once, when it was kept).
     pub stored: u64,
     /// Runs moved to the error collection.
@@ -93,6 +109,10 @@ pub struct BooksSnapshot {
     pub dropped_pipeline_changed: u64,
     /// Of these: the store can never keep them.
     pub dropped_not_storable: u64,
+    /// Of these: there was no room.
+    pub dropped_capacity: u64,
+    /// Of these: the error collection keeps no more, or no longer.
+    pub dropped_dead_letter_retention: u64,
 }
 
 fn add(counter: &AtomicU64) {
@@ -106,6 +126,10 @@ impl Books {
 
     pub(crate) fn undecodable(&self) {
         add(&self.undecodable);
+    }
+
+    pub(crate) fn undecodable_stored(&self) {
+        add(&self.undecodable_stored);
     }
 
     pub(crate) fn unmatched(&self) {
@@ -127,6 +151,10 @@ impl Books {
         add(&self.filtered);
     }
 
+    pub(crate) fn journaled(&self) {
+        add(&self.journaled);
+    }
+
     pub(crate) fn stored(&self) {
         add(&self.stored);
     }
@@ -135,17 +163,29 @@ impl Books {
         add(&self.given_up);
     }
 
+    /// Objects the store has moved to the error collection by itself.
+    pub(crate) fn set_aside(&self, objects: u64) {
+        self.given_up.fetch_add(objects, Ordering::Relaxed);
+    }
+
     pub(crate) fn failed_attempt(&self) {
         add(&self.failed_attempts);
     }
 
     pub(crate) fn dropped(&self, reason: DropReason) {
-        add(match reason {
+        self.dropped_many(reason, 1);
+    }
+
+    pub(crate) fn dropped_many(&self, reason: DropReason, runs: u64) {
+        let counter = match reason {
             DropReason::NotPersistent => &self.dropped_not_persistent,
             DropReason::StoreAndForwardDisabled => &self.dropped_store_and_forward_disabled,
             DropReason::PipelineChanged => &self.dropped_pipeline_changed,
             DropReason::NotStorable => &self.dropped_not_storable,
-        });
+            DropReason::Capacity => &self.dropped_capacity,
+            DropReason::DeadLetterRetention => &self.dropped_dead_letter_retention,
+        };
+        counter.fetch_add(runs, Ordering::Relaxed);
     }
 
     /// Notes what a store held when it was opened.
@@ -160,14 +200,18 @@ impl Books {
         let dropped_store_and_forward_disabled = get(&self.dropped_store_and_forward_disabled);
         let dropped_pipeline_changed = get(&self.dropped_pipeline_changed);
         let dropped_not_storable = get(&self.dropped_not_storable);
+        let dropped_capacity = get(&self.dropped_capacity);
+        let dropped_dead_letter_retention = get(&self.dropped_dead_letter_retention);
         BooksSnapshot {
             received: get(&self.received),
             undecodable: get(&self.undecodable),
+            undecodable_stored: get(&self.undecodable_stored),
             unmatched: get(&self.unmatched),
             started: get(&self.started),
             completed: get(&self.completed),
             filtered: get(&self.filtered),
             in_flight: get(&self.in_flight),
+            journaled: get(&self.journaled),
             stored: get(&self.stored),
             given_up: get(&self.given_up),
             carried_over: get(&self.carried_over),
@@ -175,11 +219,15 @@ impl Books {
             dropped: dropped_not_persistent
                 + dropped_store_and_forward_disabled
                 + dropped_pipeline_changed
-                + dropped_not_storable,
+                + dropped_not_storable
+                + dropped_capacity
+                + dropped_dead_letter_retention,
             dropped_not_persistent,
             dropped_store_and_forward_disabled,
             dropped_pipeline_changed,
             dropped_not_storable,
+            dropped_capacity,
+            dropped_dead_letter_retention,
         }
     }
 }

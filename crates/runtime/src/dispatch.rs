@@ -1,29 +1,38 @@
 //! From deliveries to pipeline runs, and the one place that acknowledges.
 //!
-//! Each delivery is one task, at most `Writable.Pipeline.Concurrency` at a time; all its pipelines run side by side with
-//! a context of their own. It is acknowledged when every run was exported, filtered, dropped by name or stored. A run
-//! that ended well and has a response is answered before; a response that does not get through holds nothing up for
-//! longer than its publisher tries, and is not tried again.
+//! Each delivery is one task; all its pipelines run side by side with a context of their own. It is acknowledged when
+//! every run was exported, filtered, dropped by name or stored, or is in the journal. At most
+//! `Writable.Pipeline.Concurrency` deliveries are in hand without being safe; journaled ones go on beside them.
+//!
+//! Deliveries are decoded, and where order matters lined up, one after the other as they come; everything else happens
+//! in their tasks.
 
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use edgehold_config::Writable;
+use edgehold_config::{Writable, configuration};
 use edgehold_contracts::Generation;
 use edgehold_core::{
-    Context, CorrelationId, Data, Deliveries, Delivery, PayloadForm, Pipeline, PipelineSet, Received,
-    ResponsePublisher, SecretProvider, ServiceKey, ShutdownSignal, StoredInput,
+    Ack, BytePermit, Context, CorrelationId, Data, Deliveries, Delivery, PayloadForm, Pipeline, PipelineSet,
+    Received, ResponsePublisher, SecretProvider, ServiceKey, ShutdownSignal,
 };
 use futures_util::future::join_all;
 use tokio::{
-    sync::watch,
+    sync::{Notify, oneshot, watch},
     task::{JoinError, JoinSet},
 };
 
 use crate::{
     Books, Keeper, Wake,
     decode::{decode, describe},
-    execute::{Outcome, Run},
-    keeper::Kept,
+    first_attempt::FirstAttempt,
+    journal::Source,
+    order::{OrderKey, Turn, Turns},
 };
 
 /// Who a service is and what its functions may ask for: the same for every run.
@@ -75,22 +84,58 @@ impl Dispatch {
     /// next start.
     pub async fn run(self, mut deliveries: Deliveries, hurry: ShutdownSignal) {
         let shared = Arc::new(self);
+        let (places, turns) = (Arc::new(Places::default()), Arc::new(Turns::default()));
         let mut running = JoinSet::new();
         while let Some(delivery) = deliveries.recv().await {
-            running.spawn(deliver(shared.clone(), delivery, hurry.clone()));
+            let prepared = Prepared::new(&shared, &turns, delivery);
+            let place = places.clone().take();
+            running.spawn(deliver(shared.clone(), prepared, place, hurry.clone()));
             while let Some(ended) = running.try_join_next() {
                 report(ended);
             }
             // Read for each delivery: a new limit acts at once.
-            while running.len() >= shared.settings.borrow().pipeline.concurrency.get() {
-                if let Some(ended) = running.join_next().await {
-                    report(ended);
+            let limit = || shared.settings.borrow().pipeline.concurrency.get();
+            while places.taken() >= limit() || running.len() >= limit() + MAX_JOURNALED {
+                tokio::select! {
+                    Some(ended) = running.join_next() => report(ended),
+                    () = places.left.notified() => {}
                 }
             }
         }
         while let Some(ended) = running.join_next().await {
             report(ended);
         }
+    }
+}
+
+/// Deliveries beside `Writable.Pipeline.Concurrency` that may still be running because their rows are journaled.
+const MAX_JOURNALED: usize = 1024;
+
+/// How many deliveries are in hand and not yet safe.
+#[derive(Default)]
+struct Places {
+    taken: AtomicUsize,
+    left: Notify,
+}
+
+/// One of them; left when dropped.
+struct Place(Arc<Places>);
+
+impl Places {
+    fn take(self: Arc<Self>) -> Place {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Place(self)
+    }
+
+    fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.0.left.notify_one();
     }
 }
 
@@ -102,125 +147,135 @@ fn report(ended: Result<(), JoinError>) {
     }
 }
 
-async fn deliver(dispatch: Arc<Dispatch>, delivery: Delivery, hurry: ShutdownSignal) {
-    let Delivery {
-        topic,
-        received,
+/// A delivery that is decoded and, where order matters, has lined up.
+struct Prepared {
+    set: Arc<PipelineSet>,
+    source: Source,
+    ack: Ack,
+    permit: BytePermit,
+    decoded: Result<Data, String>,
+    /// For each pipeline that runs, in their order; empty where nothing is kept in order.
+    turns: VecDeque<Turn>,
+}
+
+impl Prepared {
+    fn new(dispatch: &Dispatch, turns: &Arc<Turns>, delivery: Delivery) -> Self {
+        dispatch.books.received();
+        let set = dispatch.pipelines.borrow().clone();
+        let (source, decoded) = match delivery.received {
+            Received::Message {
+                payload,
+                form,
+                content_type,
+                correlation_id,
+            } => {
+                let generation = dispatch.identity.generation;
+                let decoded = decode(set.target_type, generation, &payload, form, &content_type);
+                let source = Source {
+                    topic: delivery.topic,
+                    content_type,
+                    form,
+                    payload,
+                    correlation_id,
+                };
+                (source, decoded)
+            }
+            Received::Undecodable { raw, reason } => {
+                let source = Source {
+                    topic: delivery.topic,
+                    content_type: String::new(),
+                    form: PayloadForm::Bytes,
+                    payload: raw,
+                    correlation_id: CorrelationId::new(""),
+                };
+                (source, Err(reason))
+            }
+        };
+        let ordered = {
+            let settings = dispatch.settings.borrow();
+            let saf = &settings.store_and_forward;
+            saf.enabled && saf.ordering == configuration::Ordering::Device
+        };
+        if !ordered {
+            turns.forget();
+        }
+        let turns = match &decoded {
+            Ok(Data::Event(event)) if ordered => set
+                .matching(&source.topic)
+                .map(|pipeline| {
+                    turns.line_up(OrderKey {
+                        pipeline_id: pipeline.id().clone(),
+                        device: event.device_name.as_str().to_owned(),
+                    })
+                })
+                .collect(),
+            _ => VecDeque::new(),
+        };
+        Self {
+            set,
+            source,
+            ack: delivery.ack,
+            permit: delivery.permit,
+            decoded,
+            turns,
+        }
+    }
+}
+
+async fn deliver(dispatch: Arc<Dispatch>, prepared: Prepared, place: Place, hurry: ShutdownSignal) {
+    let Prepared {
+        set,
+        source,
         ack,
         permit,
-    } = delivery;
+        decoded,
+        mut turns,
+    } = prepared;
     let books = &dispatch.books;
-    books.received();
-    let set = dispatch.pipelines.borrow().clone();
-    let (payload, form, content_type, correlation_id, decoded) = match received {
-        Received::Message {
-            payload,
-            form,
-            content_type,
-            correlation_id,
-        } => {
-            let generation = dispatch.identity.generation;
-            let decoded = decode(set.target_type, generation, &payload, form, &content_type);
-            (payload, form, content_type, correlation_id, decoded)
-        }
-        Received::Undecodable { raw, reason } => (
-            raw,
-            PayloadForm::Bytes,
-            String::new(),
-            CorrelationId::new(""),
-            Err(reason),
-        ),
-    };
-    let finished = match decoded {
-        Err(reason) => {
+    match decoded {
+        Err(problem) => {
             books.undecodable();
-            tracing::error!(%topic, %correlation_id, "unable to decode message: {reason}");
-            let input = StoredInput::Delivery {
-                content_type,
-                topic,
-                form,
-            };
-            dispatch
-                .keeper
-                .keep_undecodable(payload, input, correlation_id, &reason)
-                .await
-                != Kept::Abandoned
+            let (topic, correlation_id) = (&source.topic, &source.correlation_id);
+            tracing::error!(%topic, %correlation_id, "unable to decode message: {problem}");
+            if dispatch.keeper.keep_undecodable(&source, &problem).await {
+                ack.done();
+            }
         }
         Ok(data) => {
-            drop(payload);
-            let runs = set.matching(&topic).map(|pipeline| {
-                let mut ctx = dispatch.identity.context(pipeline, correlation_id.clone());
-                describe(&mut ctx, &data, &topic, &content_type);
-                run_pipeline(&dispatch, pipeline.clone(), ctx, data.clone(), hurry.clone())
-            });
-            let results = join_all(runs).await;
-            if results.is_empty() {
+            let mut safe = Vec::new();
+            let runs: Vec<_> = set
+                .matching(&source.topic)
+                .map(|pipeline| {
+                    let mut ctx = dispatch.identity.context(pipeline, source.correlation_id.clone());
+                    describe(&mut ctx, &data, &source.topic, &source.content_type);
+                    let (told, is_safe) = oneshot::channel();
+                    safe.push(is_safe);
+                    let attempt = FirstAttempt {
+                        dispatch: &dispatch,
+                        source: &source,
+                        pipeline: pipeline.clone(),
+                        ctx,
+                        input: data.clone(),
+                        turn: turns.pop_front(),
+                    };
+                    attempt.run(told, hurry.clone())
+                })
+                .collect();
+            drop(data);
+            if runs.is_empty() {
                 books.unmatched();
+                let (topic, correlation_id) = (&source.topic, &source.correlation_id);
                 tracing::debug!(%topic, %correlation_id, "no pipeline runs for this topic");
             }
-            results.into_iter().all(|done| done)
+            let acknowledge = async {
+                if join_all(safe).await.iter().all(Result::is_ok) {
+                    ack.done();
+                }
+                // What is journaled goes on, but makes room for the next delivery.
+                drop(place);
+            };
+            tokio::join!(join_all(runs), acknowledge);
         }
-    };
-    if finished {
-        ack.done();
     }
     drop(permit);
-}
-
-/// One first attempt. Answers whether this pipeline is done with the delivery: exported, filtered, dropped by name or
-/// stored it.
-async fn run_pipeline(
-    dispatch: &Dispatch,
-    pipeline: Arc<Pipeline>,
-    ctx: Context,
-    input: Data,
-    mut hurry: ShutdownSignal,
-) -> bool {
-    let _in_flight = dispatch.books.start();
-    let mut run = Run {
-        pipeline,
-        ctx,
-        position: 0,
-        input,
-    };
-    let outcome = tokio::select! {
-        biased;
-        outcome = run.advance(|destination| dispatch.wake.succeeded(destination)) => Some(outcome),
-        // The run is dropped in the middle of a function; `run` still says which one and what it had.
-        () = hurry.recv() => None,
-    };
-    match outcome {
-        Some(Outcome::Completed) => {
-            respond(dispatch, &run.ctx, hurry).await;
-            dispatch.books.completed();
-            true
-        }
-        Some(Outcome::Filtered) => {
-            respond(dispatch, &run.ctx, hurry).await;
-            dispatch.books.filtered();
-            true
-        }
-        Some(Outcome::Failed(failed)) => dispatch.keeper.keep_failed(&run, failed).await != Kept::Abandoned,
-        None => dispatch.keeper.keep_interrupted(&run).await != Kept::Abandoned,
-    }
-}
-
-/// Sends back what the pipeline has set as response. The pipeline has succeeded, whatever becomes of it.
-async fn respond(dispatch: &Dispatch, ctx: &Context, mut hurry: ShutdownSignal) {
-    let Some(response) = &dispatch.response else {
-        return;
-    };
-    if ctx.response_data().is_none() {
-        return;
-    }
-    let (pipeline_id, correlation_id) = (ctx.pipeline_id(), ctx.correlation_id());
-    tokio::select! {
-        biased;
-        result = response.respond(ctx) => if let Err(error) = result {
-            tracing::error!(%pipeline_id, %correlation_id, "the response is lost: {}", error.chain());
-        },
-        () = hurry.recv() => {
-            tracing::error!(%pipeline_id, %correlation_id, "the response is lost: the service is ending");
-        }
-    }
 }

@@ -2,7 +2,9 @@
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use edgehold_core::{Context, Data, Destination, ErrorClass, Flow, FunctionError, Pipeline, RetryData};
+use edgehold_core::{
+    Context, Data, Destination, ErrorClass, Flow, FunctionError, Pipeline, RetryData, retry::Progress,
+};
 use futures_util::FutureExt;
 
 /// How a run ended.
@@ -73,6 +75,17 @@ impl Run {
             }
         }
         Outcome::Completed
+    }
+
+    /// Where the next attempt begins, with what the failing function wants to be called with.
+    pub(crate) fn progress(&self, retry_data: RetryData) -> Progress {
+        Progress {
+            position: u32::try_from(self.position).unwrap_or(u32::MAX),
+            version: self.pipeline.version().clone(),
+            kind: retry_data.kind,
+            payload: retry_data.payload,
+            context: self.ctx.values().clone(),
+        }
     }
 
     /// The configured name of the function at the run's position, for log lines.

@@ -1,25 +1,22 @@
-//! Keeping what could not be finished: the way from a failed run into the store.
+//! The way into the store: appending what could not be finished, and writing what became of a journaled row.
 //!
 //! A delivery that waits here is not acknowledged and stays in the byte budget. So a store that is full or away holds
 //! the source back instead of losing data; what bounds the wait is the budget, not this module.
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use edgehold_config::Writable;
+use edgehold_config::{
+    Writable,
+    configuration::{StoreAndForward, WhenFull},
+};
 use edgehold_core::{
-    CorrelationId, ErrorClass, ErrorReason, ObjectState, PipelineId, PipelineVersion, RetryData, ServiceKey,
-    StoredInput, StoredObject, StoredObjectId,
+    ErrorClass, ErrorReason, ObjectState, PipelineId, PipelineVersion, ServiceKey, StoredObject,
+    retry::{RetryPolicy, Verdict},
 };
-use edgehold_store::{RetryQueue, Room, StoreError};
+use edgehold_store::{Eviction, RetryQueue, Room, StoreError};
 use tokio::sync::watch;
-use uuid::Uuid;
 
-use crate::{
-    Books, DropReason, Wake,
-    clock::now,
-    execute::{FailedStep, Run},
-};
+use crate::{Books, DropReason, Health, clock::now, journal::Source};
 
 /// Where the store of this service stands.
 #[derive(Clone, Default)]
@@ -49,30 +46,38 @@ pub type QueueHandle = watch::Receiver<StoreState>;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Keeps failed runs. Shared by everything that runs pipelines.
+/// Keeps what could not be finished. Shared by everything that runs pipelines.
 pub struct Keeper {
     service_key: ServiceKey,
     settings: watch::Receiver<Arc<Writable>>,
     queue: QueueHandle,
     books: Arc<Books>,
-    wake: Arc<Wake>,
+    health: Arc<Health>,
 }
 
-/// What became of something that was to be kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
-    /// The store has it, durably.
-    Stored,
-    /// It is gone, by name and counted.
-    Dropped,
-    /// The store was closed first: nobody has it.
-    Abandoned,
-}
-
-enum NotKept {
+/// Why an object is not in the store.
+#[derive(Debug)]
+pub(crate) enum NotKept {
+    /// Store and Forward is off.
     Disabled,
-    Closed,
+    /// There is no room and `WhenFull` is `drop-newest`.
+    NoRoom(StoreError),
+    /// The store can never keep it.
     Refused(StoreError),
+    /// The store was closed first: nobody has it.
+    Closed,
+}
+
+impl NotKept {
+    /// The name under which the data is dropped; none when the delivery will come again.
+    pub(crate) fn drop_reason(&self) -> Option<DropReason> {
+        match self {
+            Self::Disabled => Some(DropReason::StoreAndForwardDisabled),
+            Self::NoRoom(_) => Some(DropReason::Capacity),
+            Self::Refused(_) => Some(DropReason::NotStorable),
+            Self::Closed => None,
+        }
+    }
 }
 
 impl Keeper {
@@ -82,164 +87,111 @@ impl Keeper {
         settings: watch::Receiver<Arc<Writable>>,
         queue: QueueHandle,
         books: Arc<Books>,
-        wake: Arc<Wake>,
+        health: Arc<Health>,
     ) -> Self {
         Self {
             service_key,
             settings,
             queue,
             books,
-            wake,
+            health,
         }
     }
 
-    /// A function failed at the first attempt of its run.
-    pub(crate) async fn keep_failed(&self, run: &Run, failed: FailedStep) -> Kept {
-        self.books.failed_attempt();
-        let pipeline_id = run.pipeline.id();
-        let correlation_id = run.ctx.correlation_id();
-        tracing::error!(
-            %pipeline_id, %correlation_id, function = run.function_name(), position = run.position,
-            "Pipeline ({pipeline_id}) function #{} resulted in error: {}", run.position, failed.error.chain()
-        );
-        let Some(retry_data) = failed.retry_data else {
-            self.books.dropped(DropReason::NotPersistent);
-            return Kept::Dropped;
-        };
+    pub(crate) fn service_key(&self) -> &ServiceKey {
+        &self.service_key
+    }
+
+    /// The settings now.
+    pub(crate) fn settings(&self) -> Arc<Writable> {
+        self.settings.borrow().clone()
+    }
+
+    /// Where the store stands now.
+    pub(crate) fn store(&self) -> StoreState {
+        self.queue.borrow().clone()
+    }
+
+    /// How much may wait.
+    pub(crate) fn room(saf: &StoreAndForward) -> Room {
+        Room {
+            max_items: saf.max_items,
+            max_bytes: saf.max_bytes,
+        }
+    }
+
+    /// A delivery that cannot be decoded is evidence: into the error collection while Store and Forward is on. Answers
+    /// whether its source may forget it.
+    pub(crate) async fn keep_undecodable(&self, source: &Source, problem: &str) -> bool {
         let at = now();
-        let mut object = self.object(run, retry_data);
-        object.attempts = 1;
-        object.last_attempt_at = Some(at);
-        object.not_before = failed.error.retry_after().map(|delay| at.saturating_add(delay));
-        object.last_error = Some(failed.error.chain());
-        object.destination = failed.destination;
-        if failed.error.class() == ErrorClass::Permanent {
-            object.state = ObjectState::Error;
-            object.reason = Some(ErrorReason::PermanentError);
-            object.ended_at = Some(at);
-        }
-        self.keep(object).await
-    }
-
-    /// The service is ending before a function did: it is called again, with what it had, after the next start.
-    pub(crate) async fn keep_interrupted(&self, run: &Run) -> Kept {
-        let retry_data = RetryData {
-            payload: run.input.to_bytes(run.ctx.generation()),
-            kind: run.input.kind(),
-        };
-        let object = self.object(run, retry_data);
-        match self.append(&object).await {
-            Ok(()) => {
-                self.books.stored();
-                Kept::Stored
-            }
-            Err(_) => Kept::Abandoned,
-        }
-    }
-
-    /// A delivery that cannot be decoded is evidence: into the error collection while Store and Forward is on.
-    pub(crate) async fn keep_undecodable(
-        &self,
-        raw: Bytes,
-        input: StoredInput,
-        correlation_id: CorrelationId,
-        reason: &str,
-    ) -> Kept {
-        let at = now();
-        let object = StoredObject {
-            id: new_id(),
-            seq: 0,
-            service_key: self.service_key.clone(),
-            pipeline_id: PipelineId::default_pipeline(),
-            position: 0,
-            version: PipelineVersion::from_stored(""),
-            correlation_id,
-            context: Default::default(),
-            input,
-            payload: raw,
-            attempts: 0,
+        let mut object = StoredObject {
             state: ObjectState::Error,
-            created_at: at,
-            last_attempt_at: None,
-            not_before: None,
-            last_error: Some(reason.to_owned()),
             reason: Some(ErrorReason::Undecodable),
-            destination: None,
             ended_at: Some(at),
-            crashes: 0,
+            last_error: Some(problem.to_owned()),
+            ..source.row(
+                &self.service_key,
+                PipelineId::default_pipeline(),
+                PipelineVersion::from_stored(""),
+                at,
+            )
         };
         // Not a run: the books count it as undecodable, whether it is kept or not.
-        match self.append(&object).await {
-            Ok(()) => Kept::Stored,
-            Err(NotKept::Disabled | NotKept::Refused(_)) => Kept::Dropped,
-            Err(NotKept::Closed) => Kept::Abandoned,
-        }
-    }
-
-    async fn keep(&self, object: StoredObject) -> Kept {
-        let (pipeline_id, correlation_id) = (&object.pipeline_id, &object.correlation_id);
-        match self.append(&object).await {
+        match self.append(&mut object).await {
             Ok(()) => {
-                if let Some(reason) = object.reason {
-                    self.books.given_up();
-                    tracing::error!(
-                        %pipeline_id, %correlation_id, stored_object_id = %object.id, reason = reason.as_str(),
-                        "set aside in the error collection: {}", object.last_error.as_deref().unwrap_or("")
-                    );
-                } else {
-                    self.books.stored();
-                    self.wake.kept(object.destination.as_ref());
-                    tracing::debug!(%pipeline_id, %correlation_id, stored_object_id = %object.id, "stored for a later retry");
-                }
-                Kept::Stored
+                self.books.undecodable_stored();
+                true
             }
-            Err(NotKept::Disabled) => {
-                self.books.dropped(DropReason::StoreAndForwardDisabled);
-                tracing::error!(
-                    %pipeline_id, %correlation_id,
-                    "StoreAndForward not enabled: the data of this failed export is dropped; set \
-                     Writable/StoreAndForward/Enabled to true to keep it"
-                );
-                Kept::Dropped
-            }
-            Err(NotKept::Refused(error)) => {
-                self.books.dropped(DropReason::NotStorable);
-                tracing::error!(%pipeline_id, %correlation_id, "the data of this failed export is dropped: {error}");
-                Kept::Dropped
-            }
-            Err(NotKept::Closed) => Kept::Abandoned,
+            Err(not_kept) => not_kept.drop_reason().is_some(),
         }
     }
 
     /// Hands an object to the store until the store has it, refuses it for good, is closed, or Store and Forward is
-    /// switched off.
-    async fn append(&self, object: &StoredObject) -> Result<(), NotKept> {
+    /// switched off. What `WhenFull` says may change the object: into one of the error collection.
+    pub(crate) async fn append(&self, object: &mut StoredObject) -> Result<(), NotKept> {
         let mut settings = self.settings.clone();
         let mut queue = self.queue.clone();
         let mut pause = FIRST_PAUSE;
         let mut told = false;
         loop {
-            if !settings.borrow_and_update().store_and_forward.enabled {
+            let (enabled, room, when_full) = {
+                let settings = settings.borrow_and_update();
+                let saf = &settings.store_and_forward;
+                (saf.enabled, Self::room(saf), saf.when_full)
+            };
+            if !enabled {
                 return Err(NotKept::Disabled);
             }
             let current = queue.borrow_and_update().clone();
             let error = match current {
-                StoreState::Open(queue) => match queue
-                    .append(std::slice::from_ref(object), Room::default())
-                    .await
-                    .pop()
-                {
-                    Some(Ok(_)) => return Ok(()),
-                    Some(Err(StoreError::Closed)) => return Err(NotKept::Closed),
-                    Some(Err(error)) if error.class() == ErrorClass::Permanent => {
-                        return Err(NotKept::Refused(error));
+                StoreState::Open(queue) => {
+                    let answer = queue.append(std::slice::from_ref(object), room).await.pop();
+                    match answer.unwrap_or(Err(StoreError::Closed)) {
+                        Ok(_) => {
+                            self.health.works(Health::STORE);
+                            return Ok(());
+                        }
+                        Err(StoreError::Closed) => return Err(NotKept::Closed),
+                        Err(full @ StoreError::Full { .. }) => {
+                            match self.make_room(&*queue, object, room, when_full).await {
+                                Made::Room => continue,
+                                Made::Nothing => {
+                                    self.health.problem(Health::STORE, full.to_string());
+                                    return Err(NotKept::NoRoom(full));
+                                }
+                                Made::Wait => full.to_string(),
+                            }
+                        }
+                        Err(error) if error.class() == ErrorClass::Permanent => {
+                            return Err(NotKept::Refused(error));
+                        }
+                        Err(error) => error.to_string(),
                     }
-                    Some(Err(error)) => error.to_string(),
-                    None => "the store gave no answer".to_owned(),
-                },
+                }
                 StoreState::Opening => "the store is not open yet".to_owned(),
                 StoreState::Failed(_) => return Err(NotKept::Disabled),
             };
+            self.health.problem(Health::STORE, &error);
             if !std::mem::replace(&mut told, true) {
                 tracing::warn!(
                     pipeline_id = %object.pipeline_id, correlation_id = %object.correlation_id,
@@ -254,34 +206,105 @@ impl Keeper {
         }
     }
 
-    fn object(&self, run: &Run, retry_data: RetryData) -> StoredObject {
-        StoredObject {
-            id: new_id(),
-            seq: 0,
-            service_key: self.service_key.clone(),
-            pipeline_id: run.pipeline.id().clone(),
-            position: u32::try_from(run.position).unwrap_or(u32::MAX),
-            version: run.pipeline.version().clone(),
-            correlation_id: run.ctx.correlation_id().clone(),
-            context: run.ctx.values().clone(),
-            input: StoredInput::Bytes {
-                kind: retry_data.kind,
-            },
-            payload: retry_data.payload,
-            attempts: 0,
-            state: ObjectState::Failed,
-            created_at: now(),
-            last_attempt_at: None,
-            not_before: None,
-            last_error: None,
-            reason: None,
-            destination: None,
-            ended_at: None,
-            crashes: 0,
+    /// What is to be done about a store without room.
+    async fn make_room(
+        &self,
+        queue: &dyn RetryQueue,
+        object: &mut StoredObject,
+        room: Room,
+        when_full: WhenFull,
+    ) -> Made {
+        match when_full {
+            WhenFull::Block => Made::Wait,
+            WhenFull::DropNewest => Made::Nothing,
+            // What is in the error collection does not wait, so no limit of waiting objects applies to it. A disk
+            // without room for it leaves nothing but to wait.
+            WhenFull::DeadLetter if object.state != ObjectState::Error => {
+                object.state = ObjectState::Error;
+                object.reason = Some(ErrorReason::Capacity);
+                object.ended_at = Some(now());
+                Made::Room
+            }
+            WhenFull::DeadLetter => Made::Wait,
+            WhenFull::DropOldest => {
+                let Ok(stats) = queue.stats().await else {
+                    return Made::Wait;
+                };
+                let bytes = object.payload.len() as u64;
+                let over = |held: u64, more: u64, max: Option<std::num::NonZeroU64>| {
+                    max.map_or(0, |max| (held + more).saturating_sub(max.get()))
+                };
+                let held_bytes = stats.new.payload_bytes + stats.failed.payload_bytes;
+                let eviction = Eviction {
+                    objects: over(stats.waiting(), 1, room.max_items).max(1),
+                    // On a full disk no limit says how much: what is needed here.
+                    bytes: over(held_bytes, bytes, room.max_bytes).max(match stats.waiting() {
+                        0 => 0,
+                        _ => bytes,
+                    }),
+                };
+                match queue.evict(eviction).await {
+                    Ok(evicted) if evicted.is_empty() => Made::Wait,
+                    Ok(evicted) => {
+                        for gone in &evicted {
+                            self.books.dropped(DropReason::Capacity);
+                            tracing::error!(
+                                pipeline_id = %gone.pipeline_id, correlation_id = %gone.correlation_id,
+                                stored_object_id = %gone.id,
+                                "dropped to make room, as WhenFull says: it was the oldest that waited"
+                            );
+                        }
+                        Made::Room
+                    }
+                    Err(_) => Made::Wait,
+                }
+            }
+        }
+    }
+
+    /// Writes what became of a journaled row until the store has it. False when the store was closed first: the row
+    /// then still says that its run has not ended.
+    pub(crate) async fn settle(&self, verdict: Verdict) -> bool {
+        let mut queue = self.queue.clone();
+        let mut pause = FIRST_PAUSE;
+        let mut told = false;
+        loop {
+            let current = queue.borrow_and_update().clone();
+            let error = match current {
+                StoreState::Open(queue) => match queue.settle(std::slice::from_ref(&verdict)).await {
+                    Ok(()) => return true,
+                    Err(StoreError::Closed) => return false,
+                    Err(error) => error.to_string(),
+                },
+                StoreState::Opening | StoreState::Failed(_) => "the store is not open".to_owned(),
+            };
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(stored_object_id = %verdict.id, "cannot write the end of a run yet: {error}");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                changed = queue.changed() => if changed.is_err() { return false },
+            }
         }
     }
 }
 
-fn new_id() -> StoredObjectId {
-    StoredObjectId::from_uuid(Uuid::now_v7())
+/// What a decision about a failed attempt depends on, with these settings.
+pub(crate) fn policy(saf: &StoreAndForward) -> RetryPolicy {
+    RetryPolicy {
+        interval: saf.retry_interval,
+        max_retries: saf.max_retries,
+        on_pipeline_change: saf.on_pipeline_change,
+        keep_history: saf.history_retention.is_some(),
+    }
+}
+
+/// What was done about a store without room.
+enum Made {
+    /// There may be room now: try again.
+    Room,
+    /// Nothing, and nothing will be: the object goes.
+    Nothing,
+    /// Nothing yet.
+    Wait,
 }

@@ -15,7 +15,9 @@ use edgehold_clients::VersionCheck;
 use edgehold_config::{ConfigurationProvider, Registration, Registry};
 use edgehold_core::{Shutdown, Trigger};
 use edgehold_mqtt::Publication;
-use edgehold_runtime::{BooksSnapshot, Dispatch, QueueHandle, RetryLoop, StoreState, Tasks};
+use edgehold_runtime::{
+    BooksSnapshot, Dispatch, Drain, Housekeeping, QueueHandle, RetryLoop, StoreState, Tasks,
+};
 use edgehold_store::StoreStats;
 use tokio::{
     net::TcpListener,
@@ -55,6 +57,7 @@ pub(crate) struct Parts {
     pub(crate) listener: TcpListener,
     pub(crate) store_state: watch::Sender<StoreState>,
     pub(crate) queue: QueueHandle,
+    pub(crate) drain: Arc<Drain>,
     pub(crate) api: Api,
     pub(crate) dispatch: Dispatch,
 }
@@ -116,6 +119,13 @@ impl Running {
             "durability",
             durability.follow(parts.dispatch.settings.clone(), support_signal.clone()),
         );
+        let housekeeping = Housekeeping {
+            settings: parts.dispatch.settings.clone(),
+            queue: parts.queue.clone(),
+            books: parts.dispatch.books.clone(),
+            drain: parts.drain,
+        };
+        support.spawn("housekeeping", housekeeping.run(support_signal.clone()));
         if let Some(check) = parts.version_check {
             support.spawn("version check", check.run(support_signal.clone()));
         }

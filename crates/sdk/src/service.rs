@@ -14,7 +14,7 @@ use edgehold_core::{
     TriggerError,
 };
 use edgehold_runtime::{
-    Books, Dispatch, Keeper, PipelineRejection, Pipelines, ServiceIdentity, StoreState, Wake,
+    Books, Dispatch, Drain, Health, Keeper, PipelineRejection, Pipelines, ServiceIdentity, StoreState, Wake,
 };
 use edgehold_store::{CustomStoreFactory, InvalidStoreName, StoreError, StoreFactories};
 use tokio::{
@@ -316,13 +316,14 @@ impl Built {
     pub fn spawn(self) -> Running {
         let books = Arc::new(Books::default());
         let wake = Arc::new(Wake::default());
+        let (health, drain) = (Arc::new(Health::default()), Arc::new(Drain::default()));
         let (store_state, queue) = watch::channel(StoreState::Opening);
         let keeper = Arc::new(Keeper::new(
             self.identity.service_key.clone(),
             self.view.writable.clone(),
             queue.clone(),
             books.clone(),
-            wake.clone(),
+            health.clone(),
         ));
         let effective = self.view.effective.clone();
         let api = Api {
@@ -332,6 +333,8 @@ impl Built {
             config: Arc::new(move || effective.borrow().configuration.to_json()),
             books: books.clone(),
             queue: queue.clone(),
+            health,
+            drain: drain.clone(),
         };
         let dispatch = Dispatch {
             identity: self.identity,
@@ -359,6 +362,7 @@ impl Built {
             listener: self.listener,
             store_state,
             queue,
+            drain,
             api,
             dispatch,
         })

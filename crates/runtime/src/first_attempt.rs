@@ -1,0 +1,330 @@
+//! The first run of one delivery in one pipeline: journaled when it takes long, and at its end exported, filtered,
+//! dropped by name or stored.
+//!
+//! The end is one decision ([`core::retry::settle`](edgehold_core::retry::settle)) for a row in state new, whether the
+//! store has that row or not: a journaled row is settled, any other is appended as the verdict leaves it.
+
+use std::sync::Arc;
+
+use edgehold_core::{
+    Context, Data, Pipeline, RetryData, ShutdownSignal, StoredObject,
+    retry::{Action, Attempt, Verdict, settle},
+};
+use edgehold_store::semantics::{Applied, apply};
+use tokio::sync::oneshot;
+
+use crate::{
+    Dispatch, DropReason,
+    books::InFlight,
+    clock::now,
+    execute::{FailedStep, Outcome, Run},
+    journal::{JournalEntry, Source},
+    keeper::{NotKept, StoreState, policy},
+    order::Turn,
+};
+
+/// One first run.
+pub(crate) struct FirstAttempt<'a> {
+    pub(crate) dispatch: &'a Dispatch,
+    pub(crate) source: &'a Source,
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) ctx: Context,
+    pub(crate) input: Data,
+    /// Its place in the line, where order matters.
+    pub(crate) turn: Option<Turn>,
+}
+
+impl FirstAttempt<'_> {
+    /// Runs. `safe` is told once the delivery need not come again for this pipeline's sake, which may be long before
+    /// the end, and dropped when nobody has it.
+    pub(crate) async fn run(self, safe: oneshot::Sender<()>, mut hurry: ShutdownSignal) {
+        let Self {
+            dispatch,
+            source,
+            pipeline,
+            ctx,
+            input,
+            turn,
+        } = self;
+        let mut open = Open {
+            in_flight: Some(dispatch.books.start()),
+            safe: Some(safe),
+            turn,
+        };
+        let has_to_wait = open.line_up(dispatch).await;
+        let mut entry = JournalEntry::new(&dispatch.keeper, source, pipeline.clone());
+        let mut run = Run {
+            pipeline,
+            ctx,
+            position: 0,
+            input,
+        };
+        let mut too_late = false;
+        if entry.comes_first() && !has_to_wait {
+            tokio::select! {
+                biased;
+                written = entry.write() => if written { open.is_journaled(dispatch) },
+                () = hurry.recv() => too_late = true,
+            }
+        }
+        let outcome = if has_to_wait || too_late {
+            None
+        } else {
+            let advance = run.advance(|destination| dispatch.wake.succeeded(destination));
+            tokio::pin!(advance);
+            let mut may_journal = !entry.is_written();
+            loop {
+                tokio::select! {
+                    biased;
+                    outcome = &mut advance => break Some(outcome),
+                    // The run is dropped in the middle of a function; it still says which one and what it had.
+                    () = hurry.recv() => break None,
+                    written = entry.write(), if may_journal => {
+                        may_journal = false;
+                        if written {
+                            open.is_journaled(dispatch);
+                        }
+                    }
+                }
+            }
+        };
+        let (row, written) = entry.close().await;
+        let end = End {
+            dispatch,
+            turn: open.turn.as_ref(),
+            run,
+            row,
+            written,
+        };
+        if end.enter(outcome, hurry).await {
+            open.is_safe();
+        }
+    }
+}
+
+/// What a run that has not ended holds.
+struct Open<'a> {
+    /// Counts it as in flight; a run that the store has is counted there.
+    in_flight: Option<InFlight<'a>>,
+    safe: Option<oneshot::Sender<()>>,
+    /// Held until the store has the run or it has ended, so that the next one finds what it must not overtake.
+    turn: Option<Turn>,
+}
+
+impl Open<'_> {
+    /// Waits for the turn. True when others that must go before wait in the store: then the run has to wait there too,
+    /// behind them.
+    async fn line_up(&mut self, dispatch: &Dispatch) -> bool {
+        let Some(turn) = &mut self.turn else {
+            return false;
+        };
+        turn.comes().await;
+        let turn = &*turn;
+        if turn.is_clean() {
+            return false;
+        }
+        let StoreState::Open(queue) = dispatch.keeper.store() else {
+            return false;
+        };
+        let key = turn.key();
+        match queue.is_waiting(&key.pipeline_id, &key.device).await {
+            Ok(false) => {
+                turn.clean();
+                false
+            }
+            // A store that cannot say so cannot be overtaken either: appending waits for it.
+            Ok(true) | Err(_) => true,
+        }
+    }
+
+    fn is_journaled(&mut self, dispatch: &Dispatch) {
+        self.in_flight = None;
+        if let Some(turn) = self.turn.take() {
+            turn.kept();
+        }
+        dispatch.books.journaled();
+        self.is_safe();
+    }
+
+    fn is_safe(&mut self) {
+        if let Some(safe) = self.safe.take() {
+            // Nobody waits any more when an earlier pipeline could not be finished.
+            let _ = safe.send(());
+        }
+    }
+}
+
+/// A run that has ended, and its row.
+struct End<'a> {
+    dispatch: &'a Dispatch,
+    turn: Option<&'a Turn>,
+    run: Run,
+    row: StoredObject,
+    written: bool,
+}
+
+impl End<'_> {
+    /// Enters how it ended into the store and the books. False when neither the store nor anybody else has the data.
+    async fn enter(mut self, outcome: Option<Outcome>, hurry: ShutdownSignal) -> bool {
+        let books = &self.dispatch.books;
+        match outcome {
+            Some(Outcome::Completed) => {
+                respond(self.dispatch, &self.run.ctx, hurry).await;
+                self.leave().await;
+                books.completed();
+                true
+            }
+            Some(Outcome::Filtered) => {
+                respond(self.dispatch, &self.run.ctx, hurry).await;
+                self.leave().await;
+                books.filtered();
+                true
+            }
+            Some(Outcome::Failed(failed)) => self.failed(failed).await,
+            None => {
+                let retry_data = RetryData {
+                    payload: self.run.input.to_bytes(self.run.ctx.generation()),
+                    kind: self.run.input.kind(),
+                };
+                let release = Action::Release {
+                    not_before: None,
+                    last_error: None,
+                    destination: None,
+                    progress: Some(self.run.progress(retry_data)),
+                };
+                self.keep(release).await
+            }
+        }
+    }
+
+    /// Takes a row that is not needed any more out of the store, or keeps it as history.
+    async fn leave(&self) {
+        if !self.written {
+            return;
+        }
+        let keeper = &self.dispatch.keeper;
+        let policy = policy(&keeper.settings().store_and_forward);
+        keeper
+            .settle(settle(&self.row, Attempt::Succeeded, &policy, now()))
+            .await;
+    }
+
+    async fn failed(mut self, failed: FailedStep) -> bool {
+        let books = &self.dispatch.books;
+        let (pipeline_id, correlation_id) = (self.run.pipeline.id(), self.run.ctx.correlation_id());
+        let error = failed.error.chain();
+        books.failed_attempt();
+        tracing::error!(
+            %pipeline_id, %correlation_id, function = self.run.function_name(), position = self.run.position,
+            "Pipeline ({pipeline_id}) function #{} resulted in error: {error}", self.run.position
+        );
+        let Some(retry_data) = failed.retry_data else {
+            self.leave_dropped(DropReason::NotPersistent).await;
+            return true;
+        };
+        let saf = &self.dispatch.keeper.settings().store_and_forward;
+        let attempt = Attempt::Failed {
+            class: failed.error.class(),
+            error,
+            retry_after: failed.error.retry_after(),
+            destination: failed.destination,
+            progress: Some(self.run.progress(retry_data)),
+        };
+        let verdict = settle(&self.row, attempt, &policy(saf), now());
+        self.keep(verdict.action).await
+    }
+
+    /// Brings the row into the state that this action leaves it in.
+    async fn keep(&mut self, action: Action) -> bool {
+        let Self {
+            dispatch, row, run, ..
+        } = self;
+        let (books, keeper) = (&dispatch.books, &dispatch.keeper);
+        let (pipeline_id, correlation_id) = (run.pipeline.id(), run.ctx.correlation_id());
+        if !matches!(apply(row, &action), Applied::Changed) {
+            return true;
+        }
+        let kept = if self.written {
+            match keeper.settle(Verdict { id: row.id, action }).await {
+                true => Ok(()),
+                false => Err(NotKept::Closed),
+            }
+        } else {
+            if let Some(turn) = self.turn {
+                turn.kept();
+            }
+            keeper.append(row).await
+        };
+        match kept {
+            Ok(()) => {
+                if let Some(reason) = row.reason {
+                    books.given_up();
+                    tracing::error!(
+                        %pipeline_id, %correlation_id, stored_object_id = %row.id, reason = reason.as_str(),
+                        "set aside in the error collection: {}", row.last_error.as_deref().unwrap_or("")
+                    );
+                } else {
+                    books.stored();
+                    dispatch.wake.kept(row.destination.as_ref());
+                    tracing::debug!(
+                        %pipeline_id, %correlation_id, stored_object_id = %row.id, "stored for a later retry"
+                    );
+                }
+                true
+            }
+            // Its journaled row is still there.
+            Err(NotKept::Closed) => self.written,
+            Err(not_kept) => {
+                if let Some(reason) = not_kept.drop_reason() {
+                    books.dropped(reason);
+                }
+                match not_kept {
+                    NotKept::Disabled => tracing::error!(
+                        %pipeline_id, %correlation_id,
+                        "StoreAndForward not enabled: the data of this failed export is dropped; set \
+                         Writable/StoreAndForward/Enabled to true to keep it"
+                    ),
+                    NotKept::NoRoom(error) | NotKept::Refused(error) => tracing::error!(
+                        %pipeline_id, %correlation_id, "the data of this failed export is dropped: {error}"
+                    ),
+                    NotKept::Closed => {}
+                }
+                true
+            }
+        }
+    }
+
+    async fn leave_dropped(&self, reason: DropReason) {
+        if self.written {
+            self.dispatch.keeper.settle(self.verdict(Action::Remove)).await;
+        }
+        self.dispatch.books.dropped(reason);
+    }
+
+    fn verdict(&self, action: Action) -> Verdict {
+        Verdict {
+            id: self.row.id,
+            action,
+        }
+    }
+}
+
+/// Sends back what the pipeline has set as response. The pipeline has succeeded, whatever becomes of it.
+async fn respond(dispatch: &Dispatch, ctx: &Context, mut hurry: ShutdownSignal) {
+    let Some(response) = &dispatch.response else {
+        return;
+    };
+    if ctx.response_data().is_none() {
+        return;
+    }
+    let (pipeline_id, correlation_id) = (ctx.pipeline_id(), ctx.correlation_id());
+    tokio::select! {
+        biased;
+        result = response.respond(ctx) => if let Err(error) = result {
+            tracing::error!(%pipeline_id, %correlation_id, "the response is lost: {}", error.chain());
+        },
+        () = hurry.recv() => {
+            tracing::error!(%pipeline_id, %correlation_id, "the response is lost: the service is ending");
+        }
+    }
+}

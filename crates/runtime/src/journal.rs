@@ -1,0 +1,213 @@
+//! The journal: the row of a run that has not ended yet.
+//!
+//! A run that takes longer than `JournalDelay` is written to the store as the whole delivery it began with, in state
+//! new; from then on its delivery may be acknowledged. Ending the run ends the row. With `Journal: always` the row is
+//! written before the first function is called.
+//!
+//! ```text
+//!   resting ──delay──▶ writing ──▶ written
+//!      ▲                  │
+//!      └─pause── refused ◄┘        off: journal off, Store and Forward off, no store to be had
+//! ```
+//!
+//! A store that refuses a row (full, away) is asked again while the run goes on; nothing is dropped or evicted for the
+//! sake of a row that may never be needed.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use edgehold_config::configuration::Journal;
+use edgehold_core::{
+    BoxFuture, CorrelationId, ErrorClass, ObjectState, PayloadForm, Pipeline, PipelineId, PipelineVersion,
+    ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
+};
+use edgehold_store::StoreError;
+use tokio::time::{Sleep, sleep};
+use uuid::Uuid;
+
+use crate::{clock::now, keeper::Keeper, keeper::StoreState};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A delivery as it came: what a journaled row keeps.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) topic: String,
+    pub(crate) content_type: String,
+    pub(crate) form: PayloadForm,
+    pub(crate) payload: Bytes,
+    pub(crate) correlation_id: CorrelationId,
+}
+
+impl Source {
+    /// A row in state new for this delivery.
+    pub(crate) fn row(
+        &self,
+        service_key: &ServiceKey,
+        pipeline_id: PipelineId,
+        version: PipelineVersion,
+        created_at: Timestamp,
+    ) -> StoredObject {
+        StoredObject {
+            id: StoredObjectId::from_uuid(Uuid::now_v7()),
+            seq: 0,
+            service_key: service_key.clone(),
+            pipeline_id,
+            position: 0,
+            version,
+            correlation_id: self.correlation_id.clone(),
+            context: Default::default(),
+            input: StoredInput::Delivery {
+                content_type: self.content_type.clone(),
+                topic: self.topic.clone(),
+                form: self.form,
+            },
+            payload: self.payload.clone(),
+            attempts: 0,
+            crashes: 0,
+            state: ObjectState::New,
+            created_at,
+            last_attempt_at: None,
+            ended_at: None,
+            not_before: None,
+            last_error: None,
+            reason: None,
+            destination: None,
+        }
+    }
+}
+
+enum Stage {
+    Off,
+    Resting(Pin<Box<Sleep>>),
+    Writing(BoxFuture<'static, Result<(), StoreError>>),
+    Written,
+}
+
+/// The row of one run, written or not.
+pub(crate) struct JournalEntry<'a> {
+    keeper: &'a Keeper,
+    source: &'a Source,
+    pipeline: Arc<Pipeline>,
+    began_at: Timestamp,
+    stage: Stage,
+    pause: Duration,
+    /// Made when it is first needed: most runs end before.
+    row: Option<StoredObject>,
+    /// A write failed in a way that leaves open whether it happened.
+    in_doubt: bool,
+}
+
+impl<'a> JournalEntry<'a> {
+    pub(crate) fn new(keeper: &'a Keeper, source: &'a Source, pipeline: Arc<Pipeline>) -> Self {
+        let saf = &keeper.settings().store_and_forward;
+        let stage = match saf.journal {
+            _ if !saf.enabled => Stage::Off,
+            Journal::Off => Stage::Off,
+            Journal::Auto => Stage::Resting(Box::pin(sleep(saf.journal_delay))),
+            Journal::Always => Stage::Resting(Box::pin(sleep(Duration::ZERO))),
+        };
+        Self {
+            keeper,
+            source,
+            pipeline,
+            began_at: now(),
+            stage,
+            pause: FIRST_PAUSE,
+            row: None,
+            in_doubt: false,
+        }
+    }
+
+    /// Whether the row has to be there before the first function is called.
+    pub(crate) fn comes_first(&self) -> bool {
+        self.keeper.settings().store_and_forward.journal == Journal::Always
+    }
+
+    /// Whether the row is in the store.
+    pub(crate) fn is_written(&self) -> bool {
+        matches!(self.stage, Stage::Written)
+    }
+
+    /// Writes the row when its time has come, and tries until the store has it; false when it will not be written.
+    /// Cancel-safe: a later call goes on where this one was.
+    pub(crate) async fn write(&mut self) -> bool {
+        loop {
+            match &mut self.stage {
+                Stage::Off => return false,
+                Stage::Written => return true,
+                Stage::Resting(rest) => {
+                    rest.await;
+                    self.begin();
+                }
+                Stage::Writing(writing) => {
+                    let result = writing.await;
+                    self.wrote(result);
+                }
+            }
+        }
+    }
+
+    /// The run has ended: its row, written or about to be made, and whether the store has it. A write under way is
+    /// awaited and one in doubt repeated, because a row nobody knows of would bring the delivery back after the next
+    /// start.
+    pub(crate) async fn close(mut self) -> (StoredObject, bool) {
+        if let Stage::Writing(writing) = &mut self.stage {
+            let result = writing.await;
+            self.wrote(result);
+        }
+        if self.in_doubt {
+            self.write().await;
+        }
+        let written = self.is_written();
+        let row = match self.row {
+            Some(row) => row,
+            None => self.make_row(),
+        };
+        (row, written)
+    }
+
+    fn make_row(&self) -> StoredObject {
+        let (id, version) = (self.pipeline.id().clone(), self.pipeline.version().clone());
+        self.source
+            .row(self.keeper.service_key(), id, version, self.began_at)
+    }
+
+    fn begin(&mut self) {
+        let (enabled, room) = {
+            let settings = self.keeper.settings();
+            let saf = &settings.store_and_forward;
+            (saf.enabled, Keeper::room(saf))
+        };
+        self.stage = match self.keeper.store() {
+            StoreState::Open(queue) if enabled => {
+                let row = self.row.take().unwrap_or_else(|| self.make_row());
+                self.row = Some(row.clone());
+                Stage::Writing(Box::pin(async move {
+                    let answer = queue.append(std::slice::from_ref(&row), room).await.pop();
+                    answer.unwrap_or(Err(StoreError::Closed)).map(|_| ())
+                }))
+            }
+            StoreState::Opening if enabled => self.rest(),
+            _ => Stage::Off,
+        };
+    }
+
+    fn wrote(&mut self, result: Result<(), StoreError>) {
+        self.stage = match result {
+            Ok(()) => Stage::Written,
+            Err(error) if error.class() == ErrorClass::Permanent => Stage::Off,
+            Err(error) => {
+                self.in_doubt |= matches!(error, StoreError::Unavailable { .. });
+                self.rest()
+            }
+        };
+    }
+
+    fn rest(&mut self) -> Stage {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        Stage::Resting(Box::pin(sleep(pause)))
+    }
+}
