@@ -63,9 +63,9 @@ CREATE INDEX object_asked_to_wait_rested ON object (app_service_key, destination
 CREATE INDEX object_oldest ON object (app_service_key, created_at)
     WHERE state IN (0, 2);
 
--- What waits of a device.
+-- What waits of each pipeline and device: its order.
 CREATE INDEX object_device ON object (app_service_key, pipeline_id, device, seq)
-    WHERE state IN (0, 2) AND device IS NOT NULL;
+    WHERE state IN (0, 2);
 
 -- What ended when: history and the error collection.
 CREATE INDEX object_ended ON object (app_service_key, state, ifnull(ended_at, created_at))

@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use edgehold_core::StoredObjectId;
-use edgehold_store::Suspects;
+use edgehold_core::{StoredObject, StoredObjectId};
+use edgehold_store::{Suspects, semantics};
 
 /// The claimed objects of a store, shared by the queue and its writer.
 #[derive(Clone, Debug, Default)]
@@ -15,11 +15,37 @@ pub(crate) struct Leases {
     known: Arc<Mutex<Known>>,
 }
 
+/// What an object is kept in order by: its pipeline and device.
+type Key = (String, String);
+
 #[derive(Debug, Default)]
 struct Known {
-    claimed: HashSet<StoredObjectId>,
+    /// With their keys, once they have been read.
+    claimed: HashMap<StoredObjectId, Option<Key>>,
+    /// How many objects of a key are claimed.
+    busy: HashMap<Key, usize>,
     /// The objects that were in flight at a crash, and their places.
     suspects: HashMap<StoredObjectId, i64>,
+}
+
+impl Known {
+    /// Whether nobody has it and it is of the kind that is wanted.
+    fn may_join(&self, id: StoredObjectId, wanted: Option<Suspects>) -> bool {
+        let is_suspect = self.suspects.contains_key(&id);
+        !self.claimed.contains_key(&id)
+            && wanted.is_none_or(|wanted| is_suspect == (wanted == Suspects::Only))
+    }
+
+    fn release(&mut self, id: StoredObjectId) {
+        if let Some(Some(key)) = self.claimed.remove(&id)
+            && let Some(count) = self.busy.get_mut(&key)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.busy.remove(&key);
+            }
+        }
+    }
 }
 
 impl Leases {
@@ -28,13 +54,13 @@ impl Leases {
     }
 
     pub(crate) fn contains(&self, id: StoredObjectId) -> bool {
-        self.known().claimed.contains(&id)
+        self.known().claimed.contains_key(&id)
     }
 
     pub(crate) fn release<'a>(&self, released: impl IntoIterator<Item = &'a StoredObjectId>) {
         let mut known = self.known();
         for id in released {
-            known.claimed.remove(id);
+            known.release(*id);
         }
     }
 
@@ -42,7 +68,7 @@ impl Leases {
     pub(crate) fn settled<'a>(&self, settled: impl IntoIterator<Item = &'a StoredObjectId>) {
         let mut known = self.known();
         for id in settled {
-            known.claimed.remove(id);
+            known.release(*id);
             known.suspects.remove(id);
         }
     }
@@ -88,15 +114,14 @@ impl LeasedPage {
             return false;
         }
         let mut known = self.leases.known();
-        let other_kind = |wanted| known.suspects.contains_key(&id) != (wanted == Suspects::Only);
-        if known.claimed.contains(&id) || self.suspects.is_some_and(other_kind) {
+        if !known.may_join(id, self.suspects) {
             return true;
         }
         let bytes = self.bytes.saturating_add(payload_bytes);
         if bytes > self.max_bytes && !self.taken.is_empty() {
             return false;
         }
-        known.claimed.insert(id);
+        known.claimed.insert(id, None);
         self.bytes = bytes;
         self.taken.push((seq, id));
         true
@@ -111,6 +136,36 @@ impl LeasedPage {
     pub(crate) fn weight(&self) -> (u64, u64) {
         let unsigned = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         (unsigned(self.taken.len()), unsigned(self.bytes))
+    }
+
+    /// Whether an object could join it as far as claims go.
+    pub(crate) fn takes(&self, id: StoredObjectId) -> bool {
+        self.leases.known().may_join(id, self.suspects)
+    }
+
+    /// Whether an object of this pipeline and device is claimed.
+    pub(crate) fn is_busy(&self, pipeline_id: String, device: String) -> bool {
+        self.leases.known().busy.contains_key(&(pipeline_id, device))
+    }
+
+    /// Notes what these objects of the page are kept in order by. In order, it leaves only those of whose key nothing
+    /// else is claimed.
+    pub(crate) fn hold(&self, objects: &mut Vec<StoredObject>, ordered: bool) {
+        let mut known = self.leases.known();
+        let known = &mut *known;
+        objects.retain(|object| {
+            let Some(device) = semantics::device(object) else {
+                return true;
+            };
+            let key = (object.pipeline_id.as_str().to_owned(), device.to_owned());
+            let count = known.busy.entry(key.clone()).or_default();
+            if ordered && *count > 0 {
+                return false;
+            }
+            *count += 1;
+            known.claimed.insert(object.id, Some(key));
+            true
+        });
     }
 
     /// Keeps the claims of these objects, which are handed out, and gives the others back.

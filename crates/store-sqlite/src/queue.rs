@@ -287,7 +287,8 @@ impl SqliteQueue {
         };
         // While they are claimed nobody else meets the damaged ones.
         self.set_aside(&rows).await;
-        let objects: Vec<_> = rows.into_iter().map(|row| row.object).filter(selected).collect();
+        let mut objects: Vec<_> = rows.into_iter().map(|row| row.object).filter(selected).collect();
+        page.hold(&mut objects, claim.ordered);
         if !objects.is_empty() {
             let marked = self.write(Work::Mark(objects.iter().map(|object| object.seq).collect()));
             match marked.await {

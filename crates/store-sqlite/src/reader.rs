@@ -84,8 +84,58 @@ pub(crate) const DUE: &str = "
           AND not_before IS NOT NULL AND not_before <= ?4 LIMIT ?5)";
 
 /// Of the objects at some places those that may run.
-pub(crate) const SUSPECTS: &str = candidate!(
-    "NOT INDEXED WHERE seq IN (SELECT value FROM json_each(?2)) AND app_service_key = ?1 AND state = 2 AND seq > ?3",
+pub(crate) const SUSPECTS: &str = concat!(
+    "SELECT seq, id, payload_bytes, last_attempt_at, not_before, pipeline_id, device FROM object NOT INDEXED",
+    " WHERE seq IN (SELECT value FROM json_each(?2)) AND app_service_key = ?1 AND state = 2 AND seq > ?3",
+    " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
+    " AND (not_before IS NULL OR not_before <= ?5) AND (?6 OR destination IS ?7)",
+    " AND (?8 OR device IS NULL OR seq = (SELECT seq FROM object AS other INDEXED BY object_device",
+    "  WHERE other.app_service_key = ?1 AND other.pipeline_id = object.pipeline_id AND other.device = object.device",
+    "  AND other.state IN (0, 2) ORDER BY other.seq LIMIT 1)) ORDER BY seq"
+);
+
+/// The pipelines of which something waits, by jumping from each to the next.
+pub(crate) const PIPELINES: &str = "
+    WITH RECURSIVE named (pipeline_id) AS (
+        SELECT (SELECT pipeline_id FROM object INDEXED BY object_device
+                WHERE app_service_key = ?1 AND state IN (0, 2)
+                ORDER BY pipeline_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT pipeline_id FROM object INDEXED BY object_device
+                WHERE app_service_key = ?1 AND state IN (0, 2) AND pipeline_id > named.pipeline_id
+                ORDER BY pipeline_id LIMIT 1)
+        FROM named WHERE named.pipeline_id IS NOT NULL
+    )
+    SELECT pipeline_id FROM named WHERE pipeline_id IS NOT NULL";
+
+/// The oldest waiting object of each device of a pipeline, by jumping likewise, if it may run.
+pub(crate) const HEADS: &str = "
+    WITH RECURSIVE named (device) AS (
+        SELECT (SELECT device FROM object INDEXED BY object_device
+                WHERE app_service_key = ?1 AND pipeline_id = ?2 AND state IN (0, 2) AND device IS NOT NULL
+                ORDER BY device LIMIT 1)
+        UNION ALL
+        SELECT (SELECT device FROM object INDEXED BY object_device
+                WHERE app_service_key = ?1 AND pipeline_id = ?2 AND state IN (0, 2) AND device > named.device
+                ORDER BY device LIMIT 1)
+        FROM named WHERE named.device IS NOT NULL
+    ),
+    head (seq) AS (
+        SELECT (SELECT seq FROM object INDEXED BY object_device
+                WHERE app_service_key = ?1 AND pipeline_id = ?2 AND state IN (0, 2) AND device = named.device
+                ORDER BY seq LIMIT 1)
+        FROM named WHERE named.device IS NOT NULL
+    )
+    SELECT object.seq, id, payload_bytes, last_attempt_at, not_before, pipeline_id, device
+    FROM head CROSS JOIN object NOT INDEXED ON object.seq = head.seq
+    WHERE state = 2 AND object.seq > ?3
+      AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)
+      AND (not_before IS NULL OR not_before <= ?5) AND (?6 OR destination IS ?7)";
+
+/// The objects of a pipeline that are in no order, as far as they may run.
+pub(crate) const WITHOUT_DEVICE: &str = candidate!(
+    "INDEXED BY object_device WHERE app_service_key = ?1 AND pipeline_id = ?2 AND state IN (0, 2) AND state = 2",
+    " AND device IS NULL AND seq > ?3",
     " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
     " AND (not_before IS NULL OR not_before <= ?5) AND (?6 OR destination IS ?7) ORDER BY seq"
 );
@@ -195,6 +245,7 @@ struct Wanted<'a> {
     rested_since: i64,
     now: i64,
     lane: &'a Lane,
+    ordered: bool,
 }
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -211,6 +262,7 @@ impl<'a> Wanted<'a> {
             rested_since,
             now,
             lane: &claim.selection.lane,
+            ordered: claim.ordered,
         }
     }
 
@@ -313,9 +365,81 @@ impl<'a> Wanted<'a> {
             .bind(self.rested_since)
             .bind(self.now)
             .bind(destination.is_none())
-            .bind(destination.flatten());
-        offer(connection, query, page).await.map(drop)
+            .bind(destination.flatten())
+            .bind(!self.ordered);
+        let mut rows = query.fetch(connection);
+        while let Some(row) = rows.try_next().await? {
+            if self.ordered && is_held_back(&row, page)? {
+                continue;
+            }
+            if !Candidate::of(&row)?.join(page) {
+                break;
+            }
+        }
+        Ok(())
     }
+
+    fn of_pipeline<'q>(&'q self, statement: &'static str, pipeline_id: &'q str) -> Statement<'q> {
+        let destination = self.destination();
+        sqlx::query(statement)
+            .bind(self.service_key.as_str())
+            .bind(pipeline_id)
+            .bind(self.after_seq)
+            .bind(self.rested_since)
+            .bind(self.now)
+            .bind(destination.is_none())
+            .bind(destination.flatten())
+    }
+
+    /// Looks at the oldest object of each pipeline and device, and at those that are in no order.
+    async fn in_order(
+        &self,
+        connection: &mut SqliteConnection,
+        limit: usize,
+        page: &mut LeasedPage,
+    ) -> Result<(), sqlx::Error> {
+        let pipelines: Vec<String> = sqlx::query_scalar(PIPELINES)
+            .bind(self.service_key.as_str())
+            .fetch_all(&mut *connection)
+            .await?;
+        let mut found = Vec::new();
+        for pipeline_id in &pipelines {
+            let heads = self
+                .of_pipeline(HEADS, pipeline_id)
+                .fetch_all(&mut *connection)
+                .await?;
+            for row in &heads {
+                if !is_held_back(row, page)? {
+                    found.push(Candidate::of(row)?);
+                }
+            }
+            let mut rows = self
+                .of_pipeline(WITHOUT_DEVICE, pipeline_id)
+                .fetch(&mut *connection);
+            let mut free = 0;
+            while free < limit
+                && let Some(row) = rows.try_next().await?
+            {
+                let candidate = Candidate::of(&row)?;
+                if page.takes(candidate.id) {
+                    free += 1;
+                    found.push(candidate);
+                }
+            }
+        }
+        found.sort_by_key(|candidate| candidate.seq);
+        found.iter().all(|candidate| candidate.join(page));
+        Ok(())
+    }
+}
+
+/// Whether another object of the same pipeline and device is claimed.
+fn is_held_back(row: &SqliteRow, page: &LeasedPage) -> Result<bool, sqlx::Error> {
+    let device: Option<String> = row.try_get("device")?;
+    Ok(match device {
+        Some(device) => page.is_busy(row.try_get("pipeline_id")?, device),
+        None => false,
+    })
 }
 
 /// Puts what a statement answers on a page; false when the page has ended.
@@ -363,6 +487,10 @@ pub(crate) async fn choose(
         if !places.is_empty() {
             wanted.suspects(connection, &places, &mut page).await?;
         }
+        return Ok(page);
+    }
+    if claim.ordered {
+        wanted.in_order(connection, claim.limit.max(1), &mut page).await?;
         return Ok(page);
     }
     let near_end = wanted.near_end(connection).await?;

@@ -487,6 +487,7 @@ async fn no_statement_goes_through_the_whole_table() {
     open(&folder).await.close().await;
     let mut connection = raw(&folder).await;
     let by_place = "SEARCH object USING INTEGER PRIMARY KEY";
+    let by_device = "object_device (app_service_key=? AND pipeline_id=? AND device=?)";
     let by_id = "SEARCH object USING INDEX object_id (id=?)";
     let statements = [
         (
@@ -554,6 +555,21 @@ async fn no_statement_goes_through_the_whole_table() {
         (
             reader::IS_WAITING,
             "object_device (app_service_key=? AND pipeline_id=? AND device=?)",
+        ),
+        (reader::SUSPECTS, by_device),
+        (
+            reader::PIPELINES,
+            "object_device (app_service_key=? AND pipeline_id>?)",
+        ),
+        (
+            reader::HEADS,
+            "object_device (app_service_key=? AND pipeline_id=? AND device>?)",
+        ),
+        (reader::HEADS, by_device),
+        (reader::HEADS, by_place),
+        (
+            reader::WITHOUT_DEVICE,
+            "object_device (app_service_key=? AND pipeline_id=? AND device=? AND seq>?)",
         ),
         (maintain::EVICT, by_place),
         (maintain::TOO_OLD, by_place),

@@ -28,6 +28,7 @@ mod client;
 mod look;
 mod maintain;
 mod model;
+mod ordered;
 mod restart;
 mod settle;
 mod take;
@@ -158,6 +159,11 @@ queue_cases! { $
     take::a_lane_holds_only_its_own_objects,
     take::few_due_objects_of_a_lane_are_found_behind_many,
     take::nobody_is_a_suspect_without_a_crash,
+    ordered::only_the_oldest_of_a_device_is_handed_out,
+    ordered::what_is_not_due_holds_back_what_is_behind_it,
+    ordered::one_at_a_time_of_a_device_also_when_the_setting_changes,
+    ordered::what_is_redriven_comes_before_what_came_later,
+    ordered::passes_side_by_side_keep_the_order,
     settle::a_removed_object_is_gone,
     settle::every_verdict_may_be_repeated,
     settle::a_verdict_for_an_unknown_object_is_no_error,

@@ -173,7 +173,7 @@ impl Random {
         Claim {
             selection: Selection { lane, due },
             suspects: Suspects::Exclude,
-            ordered: false,
+            ordered: self.once_in(4),
             after_seq: 0,
             now,
             limit: 1 + self.size(6),
