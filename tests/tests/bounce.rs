@@ -136,17 +136,7 @@ async fn bounce(fault: Fault, away: Duration) -> Result<()> {
         Ok(seen)
     })
     .await;
-    let stats = stack
-        .service
-        .wait_stats("nothing to be left", |stats| {
-            stats.store("waiting") == 0 && stats.books("inFlight") == 0
-        })
-        .await;
-    assert_eq!(
-        (stats.store("error"), stats.books("dropped")),
-        (0, 0),
-        "{stats:?}"
-    );
+    stack.service.wait_nothing_left().await;
     let accepted = accepted(&stack.sink);
     let lost = confirmed.iter().filter(|id| !accepted.contains_key(*id)).count();
     report(

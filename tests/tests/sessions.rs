@@ -60,15 +60,20 @@ Trigger:
         .env("EDGEHOLD_GENERATION", "3"))
 }
 
-/// The warnings about the promise in a run from its start to its end, in which one event has gone through.
-async fn warnings(service: &mut Service, broker: &mut Mosquitto, sink: &HttpSink) -> Result<Vec<String>> {
+/// The warnings about the promise in a run from its start to its end, in which events published with this quality of
+/// service have gone through.
+async fn warnings(
+    service: &mut Service,
+    broker: &mut Mosquitto,
+    sink: &HttpSink,
+    qos: Qos,
+) -> Result<Vec<String>> {
     start_subscribed(service, broker).await?;
     sink.take();
     let mut publisher = MqttPublisher::connect(broker.port()).await?;
-    // The quality that every broker of these tests takes.
-    let message = (crate::support::TOPIC, envelope(&event(1)));
-    publisher.publish_all([message], Qos::AtMostOnce).await?;
-    wait_accepted(sink, 1..=1).await;
+    let messages = [1, 2].map(|number| (crate::support::TOPIC, envelope(&event(number))));
+    publisher.publish_all(messages, qos).await?;
+    wait_accepted(sink, 1..=2).await;
     service.stop().await?;
     let about = |line: &String| line.contains("level=WARN") && line.contains("Store and Forward is enabled");
     Ok(service.process().lines().into_iter().filter(about).collect())
@@ -101,7 +106,7 @@ async fn one_warning_names_the_keys_by_which_store_and_forward_keeps_less_than_i
             service = service.env(name, value);
         }
 
-        let warnings = warnings(&mut service, &mut broker, &sink).await?;
+        let warnings = warnings(&mut service, &mut broker, &sink, Qos::AtLeastOnce).await?;
 
         assert_eq!(
             warnings.len(),
@@ -141,17 +146,34 @@ async fn a_broker_that_grants_less_than_asked_is_warned_of_as_well() -> Result<(
 
     // Then that is said beside what the settings lack, and not at all without Store and Forward.
     let mut both = service(&broker, &sink.url("/"))?.env(PERSIST, "false");
-    let both = warnings(&mut both, &mut broker, &sink).await?;
+    let both = warnings(&mut both, &mut broker, &sink, Qos::AtMostOnce).await?;
     assert_eq!(both.len(), 2, "{both:?}");
     let grants = |line: &&String| line.contains("grants QoS 0") && line.contains("MessageBus/Optional/Qos");
     assert_eq!(both.iter().filter(grants).count(), 1, "{both:?}");
     let mut off = service(&broker, &sink.url("/"))?
         .env(ENABLED, "false")
         .env(QOS, "1");
-    assert_eq!(
-        warnings(&mut off, &mut broker, &sink).await?,
-        Vec::<String>::new()
+    let off = warnings(&mut off, &mut broker, &sink, Qos::AtMostOnce).await?;
+    assert_eq!(off, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn events_published_with_less_than_is_subscribed_for_are_warned_of_once() -> Result<()> {
+    let (mut broker, sink) = (broker().await?, HttpSink::start().await?);
+    let mut on = service(&broker, &sink.url("/"))?;
+    let on = warnings(&mut on, &mut broker, &sink, Qos::AtMostOnce).await?;
+    assert_eq!(on.len(), 1, "{on:?}");
+    assert!(
+        on[0].contains("QoS 0") && on[0].contains(crate::support::TOPIC),
+        "{on:?}"
     );
+
+    let mut off = service(&broker, &sink.url("/"))?
+        .env(ENABLED, "false")
+        .env(QOS, "1");
+    let off = warnings(&mut off, &mut broker, &sink, Qos::AtMostOnce).await?;
+    assert_eq!(off, Vec::<String>::new());
     Ok(())
 }
 

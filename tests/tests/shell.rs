@@ -271,17 +271,7 @@ async fn at_the_end_what_hangs_or_fails_under_load_is_stored_in_time_and_nothing
     stack.sink.behave(Behaviour::status(200));
     stack.start_service().await?;
     wait_accepted(&stack.sink, 1..=200).await;
-    let stats = stack
-        .service
-        .wait_stats("nothing to be left", |stats| {
-            stats.store("waiting") == 0 && stats.books("inFlight") == 0
-        })
-        .await;
-    assert_eq!(
-        (stats.store("error"), stats.books("dropped")),
-        (0, 0),
-        "{stats:?}"
-    );
+    stack.service.wait_nothing_left().await;
     Ok(())
 }
 

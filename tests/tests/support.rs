@@ -256,6 +256,20 @@ impl Service {
         })
     }
 
+    /// Waits until nothing waits or is in flight any more. Nothing may have been set aside or dropped.
+    ///
+    /// # Panics
+    /// When something was.
+    pub(crate) async fn wait_nothing_left(&self) {
+        let nothing_left = |stats: &Stats| stats.store("waiting") == 0 && stats.books("inFlight") == 0;
+        let stats = self.wait_stats("nothing to be left", nothing_left).await;
+        assert_eq!(
+            (stats.store("error"), stats.books("dropped")),
+            (0, 0),
+            "{stats:?}"
+        );
+    }
+
     /// How many rows the `object` table of the SQLite store has for each service key and state.
     pub(crate) async fn object_rows(&self) -> Result<BTreeMap<(String, i64), i64>> {
         use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};

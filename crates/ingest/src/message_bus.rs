@@ -79,6 +79,11 @@ impl MessageBusTrigger {
     pub fn granted(&self) -> watch::Receiver<Option<Qos>> {
         self.subscription.granted()
     }
+
+    /// Follows whether something was published with QoS 0 all the same: see [`Subscription::published_lower`].
+    pub fn published_lower(&self) -> watch::Receiver<Option<String>> {
+        self.subscription.published_lower()
+    }
 }
 
 impl Trigger for MessageBusTrigger {

@@ -139,6 +139,7 @@ pub struct Subscription {
     to_complete: Vec<u16>,
     state: watch::Sender<ConnectionState>,
     granted: watch::Sender<Option<Qos>>,
+    published_lower: watch::Sender<Option<String>>,
 }
 
 impl Subscription {
@@ -181,6 +182,7 @@ impl Subscription {
             to_complete: Vec::new(),
             state: watch::Sender::new(ConnectionState::Disconnected),
             granted: watch::Sender::new(None),
+            published_lower: watch::Sender::new(None),
         };
         Ok((subscription, incoming))
     }
@@ -204,6 +206,13 @@ impl Subscription {
     /// and when it refused all of them. At most what was asked for.
     pub fn granted(&self) -> watch::Receiver<Option<Qos>> {
         self.granted.subscribe()
+    }
+
+    /// Follows whether something was published with QoS 0 although the broker has granted QoS 1: its topic, the first time
+    /// it happens. A message comes with the lower quality of the two (MQTT 3.1.1 §3.8.4), and such a one is never
+    /// delivered again.
+    pub fn published_lower(&self) -> watch::Receiver<Option<String>> {
+        self.published_lower.subscribe()
     }
 
     /// Connects, and receives until told to end or until the receiver of messages is dropped. A broker that is away,
@@ -360,7 +369,13 @@ impl Subscription {
             QoS::ExactlyOnce => Some(Reply::PubRec(pkid)),
         };
         let ack = match reply {
-            None => Ack::none(),
+            None => {
+                if self.published_lower.borrow().is_none() && *self.granted.borrow() == Some(Qos::AtLeastOnce)
+                {
+                    self.published_lower.send_replace(Some(topic.clone()));
+                }
+                Ack::none()
+            }
             Some(reply) => {
                 let fingerprint = self.fingerprint.hash_one((&topic, &payload));
                 match self.replies.receive(reply, dup, fingerprint) {

@@ -33,6 +33,7 @@ struct Running {
     incoming: mpsc::Receiver<Incoming>,
     state: watch::Receiver<ConnectionState>,
     granted: watch::Receiver<Option<Qos>>,
+    published_lower: watch::Receiver<Option<String>>,
     shutdown: Shutdown,
     task: JoinHandle<()>,
     budget: ByteBudget,
@@ -89,6 +90,7 @@ impl Options {
             Subscription::try_new(settings, parsed(filters), self.qos, budget.clone()).unwrap();
         let subscription = subscription.with_former_filters(parsed(former));
         let (state, granted) = (subscription.state(), subscription.granted());
+        let published_lower = subscription.published_lower();
         let (shutdown, signal) = Shutdown::new();
         #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
         let task = tokio::spawn(subscription.run(signal));
@@ -96,6 +98,7 @@ impl Options {
             incoming,
             state,
             granted,
+            published_lower,
             shutdown,
             task,
             budget,
@@ -614,6 +617,29 @@ async fn a_quality_of_service_lower_than_asked_for_is_known() {
     let broker = Mosquitto::start().await.unwrap();
     let running = Options::default().start(broker.port()).await;
     assert_eq!(*running.granted.borrow(), Some(Qos::AtLeastOnce));
+}
+
+#[tokio::test]
+async fn what_is_published_with_a_lower_quality_than_subscribed_for_is_known_by_its_topic() {
+    for (qos, expected) in [(Qos::AtLeastOnce, Some("edgex/second")), (Qos::AtMostOnce, None)] {
+        let broker = Mosquitto::start().await.unwrap();
+        let options = Options {
+            qos,
+            ..Options::default()
+        };
+        let mut running = options.start(broker.port()).await;
+        let mut publisher = MqttPublisher::connect(broker.port()).await.unwrap();
+        let lower = PublishQos::AtMostOnce;
+        for (topic, qos) in [
+            ("edgex/first", PublishQos::AtLeastOnce),
+            ("edgex/second", lower),
+            ("edgex/third", lower),
+        ] {
+            publisher.publish(topic, "x", qos).await.unwrap();
+            running.next().await.ack.done();
+        }
+        assert_eq!(running.published_lower.borrow().as_deref(), expected, "{qos:?}");
+    }
 }
 
 #[tokio::test]

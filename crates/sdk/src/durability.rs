@@ -1,9 +1,9 @@
 //! What stands between an enabled Store and Forward and its promise that what was acknowledged is durable: settings that
-//! leave it empty, and a broker that grants less than was asked for.
+//! leave it empty, a broker that grants less than was asked for, and devices that publish with less than was granted.
 //!
 //! Owns what is said about it: one line that names every such key and what is lost, when the service starts and whenever
-//! that has changed since; one more when the broker's answer is known. With Store and Forward switched off nothing is
-//! promised, and nothing is said.
+//! that has changed since; one more when the broker's answer is known, and when the first such message has come. With
+//! Store and Forward switched off nothing is promised, and nothing is said.
 
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub(crate) struct BusSession {
     pub(crate) clean_session: bool,
     /// The lowest that the broker has granted; none while that is not known.
     pub(crate) granted: watch::Receiver<Option<Qos>>,
+    /// The topic of the first message that was published with less than that.
+    pub(crate) published_lower: watch::Receiver<Option<String>>,
 }
 
 /// What the promise stands on beside the settings that change.
@@ -39,11 +41,15 @@ impl Durability {
         mut writable: watch::Receiver<Arc<Writable>>,
         mut shutdown: ShutdownSignal,
     ) {
-        let mut told = [None, None];
+        let mut told = [None, None, None];
         loop {
             let now = {
                 let writable = writable.borrow_and_update();
-                [self.settings_gap(&writable), self.broker_gap(&writable)]
+                [
+                    self.settings_gap(&writable),
+                    self.broker_gap(&writable),
+                    self.publisher_gap(&writable),
+                ]
             };
             for (now, told) in now.into_iter().zip(&mut told) {
                 if let Some(line) = now.as_ref().filter(|_| now != *told) {
@@ -57,7 +63,7 @@ impl Durability {
                 changed = writable.changed() => if changed.is_err() {
                     return shutdown.recv().await;
                 },
-                () = granted_changed(self.bus.as_mut()) => {}
+                () = bus_changed(self.bus.as_mut()) => {}
             }
         }
     }
@@ -71,7 +77,8 @@ impl Durability {
         if let Some(bus) = &self.bus {
             if bus.qos == Qos::AtMostOnce {
                 gaps.push(
-                    "with MessageBus/Optional/Qos 0 what is in hand is lost when the service is killed",
+                    "with MessageBus/Optional/Qos 0 what is in hand when the service is killed, and what is published \
+                     while it is away, is lost",
                 );
             }
             if bus.clean_session {
@@ -101,20 +108,36 @@ impl Durability {
         let lower = bus.granted.borrow().is_some_and(|granted| granted < bus.qos);
         (lower && writable.store_and_forward.enabled).then(|| {
             "Store and Forward is enabled, but does not keep everything: the broker grants QoS 0 although \
-             MessageBus/Optional/Qos asks for 1, and what is in hand is lost when the service is killed"
+             MessageBus/Optional/Qos asks for 1: what is in hand when the service is killed, and what is published while \
+             it is away, is lost"
                 .to_owned()
+        })
+    }
+
+    /// Whether others publish with less than is subscribed for.
+    fn publisher_gap(&self, writable: &Writable) -> Option<String> {
+        let topic = self.bus.as_ref()?.published_lower.borrow().clone()?;
+        writable.store_and_forward.enabled.then(|| {
+            format!(
+                "Store and Forward is enabled, but does not keep everything: messages are published with QoS 0 (the first \
+                 one to '{topic}'), and of these what is in hand when the service is killed, and what is published while it \
+                 is away, is lost; set MessageBus/Optional/Qos to 1 at the publishers too"
+            )
         })
     }
 }
 
-/// Returns when the broker has answered anew. Pends where it never will.
-async fn granted_changed(bus: Option<&mut BusSession>) {
-    if let Some(bus) = bus
-        && bus.granted.changed().await.is_ok()
-    {
-        return;
+/// Returns when more is known of the bus. Pends where nothing ever will be.
+async fn bus_changed(bus: Option<&mut BusSession>) {
+    let Some(bus) = bus else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        Ok(()) = bus.granted.changed() => {}
+        Ok(()) = bus.published_lower.changed() => {}
+        // The trigger has ended.
+        else => std::future::pending().await,
     }
-    std::future::pending().await
 }
 
 /// Whether one function of a pipeline keeps what it failed to export.
@@ -161,6 +184,7 @@ mod tests {
                 qos,
                 clean_session,
                 granted: watch::channel(granted).1,
+                published_lower: watch::channel(None).1,
             }),
             own_functions: false,
         }

@@ -207,6 +207,7 @@ async fn message_bus(
         qos: qos.min(Qos::AtLeastOnce),
         clean_session,
         granted: trigger.granted(),
+        published_lower: trigger.published_lower(),
     };
     let trigger: Box<dyn Trigger> = match memory {
         None => Box::new(trigger),
