@@ -464,6 +464,7 @@ pub(super) async fn a_device_waits_until_its_last_object_has_ended(queue: &dyn R
             of(3, "b", Some("fan"), ObjectState::Failed),
             of(4, "b", Some("lamp"), ObjectState::Error),
             of(5, "b", None, ObjectState::Failed),
+            of(6, "c", Some("pump"), ObjectState::New),
         ],
     )
     .await?;
@@ -477,6 +478,7 @@ pub(super) async fn a_device_waits_until_its_last_object_has_ended(queue: &dyn R
     let all = [
         ("a", "pump", true),
         ("b", "pump", false),
+        ("c", "pump", true),
         ("b", "fan", true),
         ("b", "lamp", false),
         ("b", "", false),
