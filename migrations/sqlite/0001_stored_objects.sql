@@ -32,7 +32,8 @@ CREATE TABLE object (
     reason             TEXT,
     destination        TEXT,
     ended_at           INTEGER,
-    -- What context_data says it is about: by it objects are kept in order.
+    -- What context_data says it is about: by it objects are kept in order. Its index is there only while that is asked
+    -- for: it costs every append a page for each device.
     device             TEXT,
     payload_bytes      INTEGER NOT NULL
 ) STRICT;
@@ -61,10 +62,6 @@ CREATE INDEX object_asked_to_wait_rested ON object (app_service_key, destination
 
 -- The oldest waiting object.
 CREATE INDEX object_oldest ON object (app_service_key, created_at)
-    WHERE state IN (0, 2);
-
--- What waits of each pipeline and device: its order.
-CREATE INDEX object_device ON object (app_service_key, pipeline_id, device, seq)
     WHERE state IN (0, 2);
 
 -- What ended when: history and the error collection.

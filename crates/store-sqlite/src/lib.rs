@@ -25,6 +25,7 @@
 mod error;
 mod files;
 mod lease;
+mod order;
 mod queue;
 mod reader;
 mod row;

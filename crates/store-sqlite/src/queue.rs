@@ -25,6 +25,7 @@ use crate::{
     error::store_error,
     files::{self, Lock},
     lease::{LeasedPage, Leases},
+    order::Order,
     reader,
     row::{NewRow, ReadRow},
     schema,
@@ -67,6 +68,7 @@ pub struct SqliteQueue {
     service_key: ServiceKey,
     readers: SqlitePool,
     leases: Leases,
+    order: Order,
     /// None when the file was opened for reading only.
     requests: Option<mpsc::Sender<Request>>,
     closed: AtomicBool,
@@ -175,6 +177,7 @@ impl SqliteQueue {
             service_key,
             readers,
             leases: Leases::default(),
+            order: Order::default(),
             requests,
             closed: AtomicBool::new(false),
         }
@@ -241,8 +244,26 @@ impl SqliteQueue {
         Ok(answers)
     }
 
+    /// Makes the index by pipeline and device unless it is there.
+    async fn index_devices(&self) -> Result<(), StoreError> {
+        self.writer()?;
+        if self.order.is_missing() {
+            self.write(Work::IndexDevices(true)).await?;
+            self.order.is_now(true);
+        }
+        Ok(())
+    }
+
     async fn claim_page(&self, mut claim: Claim) -> Result<Vec<StoredObject>, StoreError> {
         self.writer()?;
+        if claim.ordered {
+            self.index_devices().await?;
+        } else if self.order.is_forgotten(claim.now) {
+            // Before and after it is gone: whoever needs it meanwhile makes it again.
+            self.order.is_now(false);
+            self.write(Work::IndexDevices(false)).await?;
+            self.order.is_now(false);
+        }
         loop {
             let mut connection = self.reader().await?;
             let page = reader::choose(&mut connection, &self.service_key, &claim, &self.leases)
@@ -457,6 +478,7 @@ impl RetryQueue for SqliteQueue {
         device: &'a str,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
+            self.index_devices().await?;
             let mut connection = self.reader().await?;
             reader::is_waiting(&mut connection, &self.service_key, pipeline_id, device)
                 .await

@@ -84,14 +84,22 @@ pub(crate) const DUE: &str = "
           AND not_before IS NOT NULL AND not_before <= ?4 LIMIT ?5)";
 
 /// Of the objects at some places those that may run.
-pub(crate) const SUSPECTS: &str = concat!(
-    "SELECT seq, id, payload_bytes, last_attempt_at, not_before, pipeline_id, device FROM object NOT INDEXED",
-    " WHERE seq IN (SELECT value FROM json_each(?2)) AND app_service_key = ?1 AND state = 2 AND seq > ?3",
-    " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
-    " AND (not_before IS NULL OR not_before <= ?5) AND (?6 OR destination IS ?7)",
-    " AND (?8 OR device IS NULL OR seq = (SELECT seq FROM object AS other INDEXED BY object_device",
+macro_rules! suspects {
+    ($($rest:literal),*) => {
+        concat!(
+            "SELECT seq, id, payload_bytes, last_attempt_at, not_before, pipeline_id, device FROM object NOT INDEXED",
+            " WHERE seq IN (SELECT value FROM json_each(?2)) AND app_service_key = ?1 AND state = 2 AND seq > ?3",
+            " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
+            " AND (not_before IS NULL OR not_before <= ?5) AND (?6 OR destination IS ?7)",
+            $($rest,)* " ORDER BY seq"
+        )
+    };
+}
+pub(crate) const SUSPECTS: &str = suspects!();
+pub(crate) const SUSPECTS_IN_ORDER: &str = suspects!(
+    " AND (device IS NULL OR seq = (SELECT other.seq FROM object AS other INDEXED BY object_device",
     "  WHERE other.app_service_key = ?1 AND other.pipeline_id = object.pipeline_id AND other.device = object.device",
-    "  AND other.state IN (0, 2) ORDER BY other.seq LIMIT 1)) ORDER BY seq"
+    "  AND other.state IN (0, 2) ORDER BY other.seq LIMIT 1))"
 );
 
 /// The pipelines of which something waits, by jumping from each to the next.
@@ -358,15 +366,15 @@ impl<'a> Wanted<'a> {
         page: &mut LeasedPage,
     ) -> Result<(), sqlx::Error> {
         let destination = self.destination();
-        let query = sqlx::query(SUSPECTS)
+        let statement = if self.ordered { SUSPECTS_IN_ORDER } else { SUSPECTS };
+        let query = sqlx::query(statement)
             .bind(self.service_key.as_str())
             .bind(places_json(places))
             .bind(self.after_seq)
             .bind(self.rested_since)
             .bind(self.now)
             .bind(destination.is_none())
-            .bind(destination.flatten())
-            .bind(!self.ordered);
+            .bind(destination.flatten());
         let mut rows = query.fetch(connection);
         while let Some(row) = rows.try_next().await? {
             if self.ordered && is_held_back(&row, page)? {

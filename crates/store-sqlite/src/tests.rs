@@ -486,6 +486,10 @@ async fn no_statement_goes_through_the_whole_table() {
     let folder = folder();
     open(&folder).await.close().await;
     let mut connection = raw(&folder).await;
+    sqlx::raw_sql(writer::INDEX_DEVICES)
+        .execute(&mut connection)
+        .await
+        .unwrap();
     let by_place = "SEARCH object USING INTEGER PRIMARY KEY";
     let by_device = "object_device (app_service_key=? AND pipeline_id=? AND device=?)";
     let by_id = "SEARCH object USING INDEX object_id (id=?)";
@@ -556,7 +560,8 @@ async fn no_statement_goes_through_the_whole_table() {
             reader::IS_WAITING,
             "object_device (app_service_key=? AND pipeline_id=? AND device=?)",
         ),
-        (reader::SUSPECTS, by_device),
+        (reader::SUSPECTS_IN_ORDER, by_place),
+        (reader::SUSPECTS_IN_ORDER, by_device),
         (
             reader::PIPELINES,
             "object_device (app_service_key=? AND pipeline_id>?)",
@@ -630,6 +635,39 @@ async fn no_statement_goes_through_the_whole_table() {
         let sorts = plan.iter().any(|step| step.contains("TEMP B-TREE FOR ORDER BY"));
         assert!(!sorts, "{statement}\n{plan:#?}");
     }
+}
+
+#[tokio::test]
+async fn the_index_of_devices_is_there_only_for_those_who_ask_for_order() {
+    let folder = folder();
+    let mut queue = open(&folder).await;
+    append(&queue, &[object(1)]).await;
+    let indexes = "SELECT count(*) FROM sqlite_schema WHERE name = 'object_device'";
+    let ordered = Claim {
+        ordered: true,
+        ..claim()
+    };
+    // given claims without order, with it, and, after a start, without it
+    for (restart, page, wanted) in [
+        (false, claim(), 0),
+        (false, ordered.clone(), 1),
+        (true, ordered, 1),
+        (true, claim(), 0),
+    ] {
+        if restart {
+            queue.close().await;
+            queue = open(&folder).await;
+        }
+        queue.claim(page).await.unwrap();
+        let mut connection = raw(&folder).await;
+        let found: i64 = sqlx::query_scalar(indexes)
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(found, wanted);
+    }
+    let waits = queue.is_waiting(&object(1).pipeline_id, "pump-1").await;
+    assert!(waits.unwrap(), "a look at a device brings it back");
 }
 
 #[tokio::test]

@@ -71,6 +71,8 @@ pub(crate) enum Work {
     /// Any other sweep, and how many objects at most.
     Sweep(Sweep, usize),
     Redrive(Redrive, usize),
+    /// Makes the index by pipeline and device, or drops it.
+    IndexDevices(bool),
 }
 
 impl Work {
@@ -396,6 +398,11 @@ impl Writing {
                     let removed = maintain::sweep(connection, service_key, sweep, *limit).await?;
                     (Done::Objects(removed), removed)
                 }
+                Work::IndexDevices(wanted) => {
+                    let statement = if *wanted { INDEX_DEVICES } else { FORGET_DEVICES };
+                    sqlx::query(statement).execute(connection).await?;
+                    (Done::Written, 0)
+                }
                 Work::Redrive(redrive, limit) => {
                     let redriven = maintain::redrive(connection, service_key, redrive, *limit).await?;
                     (Done::Objects(redriven), 0)
@@ -533,6 +540,12 @@ pub(crate) const MARK: &str = "
     INSERT INTO crash_mark (seq, claimed, crashes)
     SELECT seq, 1, 0 FROM object NOT INDEXED WHERE seq IN (SELECT value FROM json_each(?1))
     ON CONFLICT DO UPDATE SET claimed = 1";
+
+/// What waits of each pipeline and device: its order.
+pub(crate) const INDEX_DEVICES: &str = "
+    CREATE INDEX IF NOT EXISTS object_device ON object (app_service_key, pipeline_id, device, seq)
+    WHERE state IN (0, 2)";
+pub(crate) const FORGET_DEVICES: &str = "DROP INDEX IF EXISTS object_device";
 
 /// With the time of the machine: nobody says what time it is when a row is found to be damaged.
 pub(crate) const SET_ASIDE: &str = "
