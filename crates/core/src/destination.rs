@@ -185,6 +185,11 @@ impl DestinationState {
             .map_or(now, |rate| self.rate.ready_at(rate, now))
     }
 
+    /// Whether nothing but what is never refused may go there now.
+    pub fn is_closed(&self, policy: &DestinationPolicy, now: Duration) -> bool {
+        self.closed_until(policy, now).is_some()
+    }
+
     /// Whether it does not answer, so that only probes go there.
     pub fn is_open(&self, policy: &DestinationPolicy) -> bool {
         policy.breaker && self.breaker.is_open()
@@ -202,11 +207,11 @@ impl DestinationState {
         self.limit.now().min(share_of(policy.retry_concurrency, share))
     }
 
-    /// A visit of the run with this id has ended.
+    /// A visit of the run with this id has ended; it is asked for only when it matters.
     pub fn leave(
         &mut self,
         visit: Visit,
-        id: StoredObjectId,
+        id: impl FnOnce() -> StoredObjectId,
         answer: Answer,
         policy: &DestinationPolicy,
         now: Duration,
@@ -244,7 +249,7 @@ impl DestinationState {
         }
         match answer {
             Answer::Accepted | Answer::Declined if self.breaker.answered() => Change::Closed,
-            Answer::Failed { .. } if self.breaker.failed(id, now) => {
+            Answer::Failed { .. } if self.breaker.failed(id(), now) => {
                 self.limit = Limit::default();
                 Change::Opened
             }

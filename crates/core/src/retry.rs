@@ -52,7 +52,7 @@ pub enum OnPipelineChange {
 }
 
 /// The settings a decision depends on, at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryPolicy {
     /// The pause between two attempts of one object.
     pub interval: Duration,
@@ -62,6 +62,33 @@ pub struct RetryPolicy {
     pub on_pipeline_change: OnPipelineChange,
     /// Whether what was delivered is kept as history.
     pub keep_history: bool,
+    /// The longest a destination may ask to be left alone, and the longest pause of a growing backoff.
+    pub max_interval: Duration,
+    /// With exponential backoff, a number drawn for this decision, from 0 to below 1; none while all pauses are alike.
+    pub jitter: Option<f64>,
+}
+
+impl RetryPolicy {
+    /// Until when an object waits after so many failed attempts, beyond the interval that holds for all: as long as its
+    /// destination asked for, or, with exponential backoff, a random time between the interval and one that doubles
+    /// with each attempt.
+    pub fn not_before(
+        &self,
+        attempts: u32,
+        retry_after: Option<Duration>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let asked = retry_after.map(|delay| delay.min(self.max_interval));
+        let backoff = self.jitter.map(|jitter| {
+            let doubled = 2_u32
+                .checked_pow(attempts)
+                .and_then(|factor| self.interval.checked_mul(factor));
+            let longest = doubled.unwrap_or(Duration::MAX).min(self.max_interval);
+            let spread = longest.saturating_sub(self.interval);
+            self.interval + spread.mul_f64(jitter.clamp(0.0, 1.0))
+        });
+        asked.max(backoff).map(|delay| now.saturating_add(delay))
+    }
 }
 
 /// Whether an object may run now.
@@ -209,13 +236,27 @@ pub struct Failure {
 
 /// Maps the end of an attempt to what the store has to do.
 ///
-/// A failure counts only when the object was due: a pass woken early by a success at the destination may try it and
+/// What was not attempted does not count. A failure counts only when the object was due: a pass woken early by a success at the destination may try it and
 /// fail without using up one of its retries.
 pub fn settle(object: &StoredObject, attempt: Attempt, policy: &RetryPolicy, now: Timestamp) -> Verdict {
     let action = match attempt {
         Attempt::Succeeded if policy.keep_history => Action::Succeed { at: now },
         Attempt::Succeeded => Action::Remove,
         Attempt::Interrupted => Action::RELEASE,
+        Attempt::Failed {
+            class: ErrorClass::NotAttempted,
+            error,
+            retry_after: _,
+            destination,
+            progress,
+        } => Action::Release {
+            // Its destination, and with it everything that waits there, is let in again at the same moment.
+            not_before: None,
+            // What went wrong when something was tried says more, unless that was another function.
+            last_error: (object.last_error.is_none() || progress.is_some()).then_some(error),
+            destination,
+            progress,
+        },
         Attempt::Failed {
             error,
             destination,
@@ -242,7 +283,7 @@ pub fn settle(object: &StoredObject, attempt: Attempt, policy: &RetryPolicy, now
                 attempts,
                 at: now,
                 error,
-                not_before: retry_after.map(|delay| now.saturating_add(delay)),
+                not_before: policy.not_before(attempts, retry_after, now),
                 destination,
                 progress,
             };

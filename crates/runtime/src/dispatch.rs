@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use crate::{
-    Books, Keeper, Wake,
+    Books, Destinations, Keeper, Wake,
     decode::{decode, describe},
     first_attempt::FirstAttempt,
     journal::Source,
@@ -73,6 +73,8 @@ pub struct Dispatch {
     pub books: Arc<Books>,
     /// Told of each destination that accepted something.
     pub wake: Arc<Wake>,
+    /// Who may send where, and when.
+    pub destinations: Arc<Destinations>,
     /// Sends responses back; none where there is nowhere to send them.
     pub response: Option<Arc<dyn ResponsePublisher>>,
 }

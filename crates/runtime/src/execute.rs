@@ -3,9 +3,12 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use edgehold_core::{
-    Context, Data, Destination, ErrorClass, Flow, FunctionError, Pipeline, RetryData, retry::Progress,
+    Context, Data, Destination, ErrorClass, Flow, FunctionError, Pipeline, RetryData, destination::Answer,
+    retry::Progress,
 };
 use futures_util::FutureExt;
+
+use crate::destinations::Visitor;
 
 /// How a run ended.
 #[derive(Debug)]
@@ -24,7 +27,15 @@ pub(crate) struct FailedStep {
     pub(crate) error: FunctionError,
     /// What it wants to be called with next time; none when it is not to be called again.
     pub(crate) retry_data: Option<RetryData>,
+    /// Where it sends to: what it said, or a name of its own for each function that did not say.
     pub(crate) destination: Option<Destination>,
+}
+
+impl FailedStep {
+    /// Whether anything was tried.
+    pub(crate) fn is_attempt(&self) -> bool {
+        self.error.class() != ErrorClass::NotAttempted
+    }
 }
 
 /// A run of a pipeline. It always knows the position of the function that is running or has failed, and what that
@@ -34,11 +45,31 @@ pub(crate) struct Run {
     pub(crate) ctx: Context,
     pub(crate) position: usize,
     pub(crate) input: Data,
+    pub(crate) visitor: Arc<Visitor>,
 }
 
 impl Run {
+    /// A run whose functions ask this visitor before they send.
+    pub(crate) fn new(
+        pipeline: Arc<Pipeline>,
+        mut ctx: Context,
+        position: usize,
+        input: Data,
+        visitor: Arc<Visitor>,
+    ) -> Self {
+        ctx.set_gate(visitor.clone());
+        Self {
+            pipeline,
+            ctx,
+            position,
+            input,
+            visitor,
+        }
+    }
+
     /// Calls the remaining functions. `sent` is told of each destination that accepted something.
     pub(crate) async fn advance(&mut self, sent: impl Fn(&Destination)) -> Outcome {
+        let _leaves = Leaves(self.visitor.clone());
         while let Some(step) = self.pipeline.steps().get(self.position) {
             self.ctx.take_retry_data();
             self.ctx.take_destination();
@@ -53,8 +84,8 @@ impl Run {
             let destination = self.ctx.take_destination();
             match result {
                 Ok(flow) => {
-                    if let Some(destination) = &destination {
-                        sent(destination);
+                    if let Some(destination) = self.visitor.succeed(destination) {
+                        sent(&destination);
                     }
                     match flow {
                         Flow::Stop => return Outcome::Filtered,
@@ -65,7 +96,9 @@ impl Run {
                     }
                 }
                 Err(error) => {
+                    self.visitor.leave(Answer::of(&error));
                     let retry_data = self.ctx.take_retry_data();
+                    let destination = destination.or_else(|| Some(self.unnamed_destination()));
                     return Outcome::Failed(FailedStep {
                         error,
                         retry_data,
@@ -88,12 +121,35 @@ impl Run {
         }
     }
 
+    /// What the current function has received.
+    pub(crate) fn retry_input(&self) -> RetryData {
+        RetryData {
+            payload: self.input.to_bytes(self.ctx.generation()),
+            kind: self.input.kind(),
+        }
+    }
+
+    /// Stands for the destination of the current function, when that does not name one.
+    fn unnamed_destination(&self) -> Destination {
+        let (pipeline_id, position) = (self.pipeline.id(), self.position);
+        Destination::new(&format!("pipeline:{pipeline_id}/{position}"))
+    }
+
     /// The configured name of the function at the run's position, for log lines.
     pub(crate) fn function_name(&self) -> &str {
         self.pipeline
             .steps()
             .get(self.position)
             .map_or("", |step| &step.name)
+    }
+}
+
+/// A run that is dropped in the middle of a function is no longer where that was about to send to.
+struct Leaves(Arc<Visitor>);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.leave(Answer::Unknown);
     }
 }
 

@@ -7,16 +7,17 @@
 use std::sync::Arc;
 
 use edgehold_core::{
-    Context, Data, Pipeline, RetryData, ShutdownSignal, StoredObject,
+    Context, Data, Destination, Pipeline, ShutdownSignal, StoredObject, Timestamp,
     retry::{Action, Attempt, Verdict, settle},
 };
-use edgehold_store::semantics::{Applied, apply};
+use edgehold_store::semantics::{Applied, apply, due_at};
 use tokio::sync::oneshot;
 
 use crate::{
     Dispatch, DropReason,
     books::InFlight,
     clock::now,
+    destinations::Visitor,
     execute::{FailedStep, Outcome, Run},
     journal::{JournalEntry, Source},
     keeper::{NotKept, StoreState, policy},
@@ -52,13 +53,10 @@ impl FirstAttempt<'_> {
             turn,
         };
         let has_to_wait = open.line_up(dispatch).await;
-        let mut entry = JournalEntry::new(&dispatch.keeper, source, pipeline.clone());
-        let mut run = Run {
-            pipeline,
-            ctx,
-            position: 0,
-            input,
-        };
+        let visitor = Visitor::fresh(dispatch.destinations.clone());
+        let mut entry = JournalEntry::new(&dispatch.keeper, source, pipeline.clone(), visitor.clone());
+        let mut run = Run::new(pipeline, ctx, 0, input, visitor.clone());
+        let mut parked_at = None;
         let mut too_late = false;
         if entry.comes_first() && !has_to_wait {
             tokio::select! {
@@ -73,6 +71,7 @@ impl FirstAttempt<'_> {
             let advance = run.advance(|destination| dispatch.wake.succeeded(destination));
             tokio::pin!(advance);
             let mut may_journal = !entry.is_written();
+            let mut may_park = entry.is_written();
             loop {
                 tokio::select! {
                     biased;
@@ -81,9 +80,15 @@ impl FirstAttempt<'_> {
                     () = hurry.recv() => break None,
                     written = entry.write(), if may_journal => {
                         may_journal = false;
+                        may_park = written;
                         if written {
                             open.is_journaled(dispatch);
                         }
+                    }
+                    // The store has it, so that it can wait there as well as in memory.
+                    destination = visitor.waits(), if may_park => {
+                        parked_at = Some(destination);
+                        break None;
                     }
                 }
             }
@@ -95,6 +100,8 @@ impl FirstAttempt<'_> {
             run,
             row,
             written,
+            parked_at,
+            opens_at: None,
         };
         if end.enter(outcome, hurry).await {
             open.is_safe();
@@ -161,6 +168,10 @@ struct End<'a> {
     run: Run,
     row: StoredObject,
     written: bool,
+    /// Where it waited to be let in when it was broken off.
+    parked_at: Option<Destination>,
+    /// When the destination that refused it may let somebody in.
+    opens_at: Option<Timestamp>,
 }
 
 impl End<'_> {
@@ -182,15 +193,11 @@ impl End<'_> {
             }
             Some(Outcome::Failed(failed)) => self.failed(failed).await,
             None => {
-                let retry_data = RetryData {
-                    payload: self.run.input.to_bytes(self.run.ctx.generation()),
-                    kind: self.run.input.kind(),
-                };
                 let release = Action::Release {
                     not_before: None,
                     last_error: None,
-                    destination: None,
-                    progress: Some(self.run.progress(retry_data)),
+                    destination: self.parked_at.take(),
+                    progress: Some(self.run.progress(self.run.retry_input())),
                 };
                 self.keep(release).await
             }
@@ -213,11 +220,17 @@ impl End<'_> {
         let books = &self.dispatch.books;
         let (pipeline_id, correlation_id) = (self.run.pipeline.id(), self.run.ctx.correlation_id());
         let error = failed.error.chain();
-        books.failed_attempt();
-        tracing::error!(
-            %pipeline_id, %correlation_id, function = self.run.function_name(), position = self.run.position,
-            "Pipeline ({pipeline_id}) function #{} resulted in error: {error}", self.run.position
-        );
+        if failed.is_attempt() {
+            books.failed_attempt();
+            tracing::error!(
+                %pipeline_id, %correlation_id, function = self.run.function_name(), position = self.run.position,
+                "Pipeline ({pipeline_id}) function #{} resulted in error: {error}", self.run.position
+            );
+        } else {
+            // The destination has been told of when it stopped answering.
+            tracing::debug!(%pipeline_id, %correlation_id, "kept without an attempt: {error}");
+            self.opens_at = failed.error.retry_after().map(|wait| now().saturating_add(wait));
+        }
         let Some(retry_data) = failed.retry_data else {
             self.leave_dropped(DropReason::NotPersistent).await;
             return true;
@@ -265,7 +278,11 @@ impl End<'_> {
                     );
                 } else {
                     books.stored();
-                    dispatch.wake.kept(row.destination.as_ref());
+                    let interval = keeper.settings().store_and_forward.retry_interval;
+                    let due = due_at(row.last_attempt_at, row.not_before, interval, now());
+                    dispatch
+                        .wake
+                        .kept(row.destination.as_ref(), self.opens_at.unwrap_or(due));
                     tracing::debug!(
                         %pipeline_id, %correlation_id, stored_object_id = %row.id, "stored for a later retry"
                     );

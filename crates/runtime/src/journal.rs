@@ -23,9 +23,8 @@ use edgehold_core::{
 };
 use edgehold_store::StoreError;
 use tokio::time::{Sleep, sleep};
-use uuid::Uuid;
 
-use crate::{clock::now, keeper::Keeper, keeper::StoreState};
+use crate::{clock::now, destinations::Visitor, keeper::Keeper, keeper::StoreState};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -44,13 +43,14 @@ impl Source {
     /// A row in state new for this delivery.
     pub(crate) fn row(
         &self,
+        id: StoredObjectId,
         service_key: &ServiceKey,
         pipeline_id: PipelineId,
         version: PipelineVersion,
         created_at: Timestamp,
     ) -> StoredObject {
         StoredObject {
-            id: StoredObjectId::from_uuid(Uuid::now_v7()),
+            id,
             seq: 0,
             service_key: service_key.clone(),
             pipeline_id,
@@ -90,6 +90,8 @@ pub(crate) struct JournalEntry<'a> {
     keeper: &'a Keeper,
     source: &'a Source,
     pipeline: Arc<Pipeline>,
+    /// Knows the id under which the run is stored.
+    visitor: Arc<Visitor>,
     began_at: Timestamp,
     stage: Stage,
     pause: Duration,
@@ -100,7 +102,12 @@ pub(crate) struct JournalEntry<'a> {
 }
 
 impl<'a> JournalEntry<'a> {
-    pub(crate) fn new(keeper: &'a Keeper, source: &'a Source, pipeline: Arc<Pipeline>) -> Self {
+    pub(crate) fn new(
+        keeper: &'a Keeper,
+        source: &'a Source,
+        pipeline: Arc<Pipeline>,
+        visitor: Arc<Visitor>,
+    ) -> Self {
         let saf = &keeper.settings().store_and_forward;
         let stage = match saf.journal {
             _ if !saf.enabled => Stage::Off,
@@ -112,6 +119,7 @@ impl<'a> JournalEntry<'a> {
             keeper,
             source,
             pipeline,
+            visitor,
             began_at: now(),
             stage,
             pause: FIRST_PAUSE,
@@ -170,8 +178,9 @@ impl<'a> JournalEntry<'a> {
 
     fn make_row(&self) -> StoredObject {
         let (id, version) = (self.pipeline.id().clone(), self.pipeline.version().clone());
+        let service_key = self.keeper.service_key();
         self.source
-            .row(self.keeper.service_key(), id, version, self.began_at)
+            .row(self.visitor.id(), service_key, id, version, self.began_at)
     }
 
     fn begin(&mut self) {

@@ -7,16 +7,22 @@ use std::{sync::Arc, time::Duration};
 
 use edgehold_config::{
     Writable,
-    configuration::{StoreAndForward, WhenFull},
+    configuration::{Backoff, StoreAndForward, WhenFull},
 };
 use edgehold_core::{
     ErrorClass, ErrorReason, ObjectState, PipelineId, PipelineVersion, ServiceKey, StoredObject,
+    StoredObjectId,
     retry::{RetryPolicy, Verdict},
 };
 use edgehold_store::{Eviction, RetryQueue, Room, StoreError};
 use tokio::sync::watch;
+use uuid::Uuid;
 
-use crate::{Books, DropReason, Health, clock::now, journal::Source};
+use crate::{
+    Books, DropReason, Health,
+    clock::{now, random},
+    journal::Source,
+};
 
 /// Where the store of this service stands.
 #[derive(Clone, Default)]
@@ -130,6 +136,7 @@ impl Keeper {
             ended_at: Some(at),
             last_error: Some(problem.to_owned()),
             ..source.row(
+                StoredObjectId::from_uuid(Uuid::now_v7()),
                 &self.service_key,
                 PipelineId::default_pipeline(),
                 PipelineVersion::from_stored(""),
@@ -296,6 +303,11 @@ pub(crate) fn policy(saf: &StoreAndForward) -> RetryPolicy {
         max_retries: saf.max_retries,
         on_pipeline_change: saf.on_pipeline_change,
         keep_history: saf.history_retention.is_some(),
+        max_interval: saf.max_retry_interval,
+        jitter: match saf.backoff {
+            Backoff::Fixed => None,
+            Backoff::Exponential => Some(random()),
+        },
     }
 }
 

@@ -9,9 +9,11 @@
 //! Invariants: it knows traits and never names a backend; every channel it makes is bounded; no lock is held across
 //! an await; a delivery is acknowledged only by `dispatch`, and only when every pipeline is done with it.
 
+mod attempt;
 mod books;
 mod clock;
 mod decode;
+mod destinations;
 mod dispatch;
 mod drain;
 mod execute;
@@ -20,6 +22,7 @@ mod health;
 mod housekeeping;
 mod journal;
 mod keeper;
+mod lane;
 mod order;
 mod pipelines;
 mod retry_loop;
@@ -28,6 +31,7 @@ mod wake;
 
 pub use books::{Books, BooksSnapshot, DropReason};
 pub use clock::now;
+pub use destinations::Destinations;
 pub use dispatch::{Dispatch, ServiceIdentity};
 pub use drain::Drain;
 pub use health::Health;

@@ -1,46 +1,51 @@
-//! The retry loop: claims what may run, runs it, writes the verdicts.
+//! The retry loop: hands out what may run, lane by lane, and writes the verdicts.
 //!
-//! It sleeps until the next object is due and is woken by a success at a destination, changed settings or pipelines, a
-//! store that came, and an object kept while nothing waited. All of these lead to the same pass; what woke it decides
-//! nothing but which objects it looks at. A pass goes through the queue once, oldest first, in pages; verdicts are
-//! written while it runs, so that a crash repeats only what was in flight.
+//! All lanes run at the same time, in one task: what hangs at one destination holds up nobody else. The loop sleeps
+//! until something is due, a destination may be probed, or somebody tells: a success at a destination, an object that
+//! was kept, changed settings or pipelines, a store that came. Whatever woke it, it does the same: it looks at each lane
+//! and does what there is to do. Verdicts are written while attempts run, all there are in one go, so that a crash
+//! repeats only what was in flight.
+//!
+//! When a lane has something to do is [`lane`](crate::lane)'s to say, who may be at a destination is
+//! [`destinations`](crate::destinations)', what an attempt does is [`attempt`](crate::attempt)'s.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use edgehold_config::configuration::{Ordering, StoreAndForward};
 use edgehold_core::{
-    Context, Data, ErrorReason, PipelineSet, ShutdownSignal, StoredInput, StoredObject, Timestamp,
-    retry::{Action, Admission, Attempt, OnPipelineChange, Progress, RetryPolicy, Verdict, admit, settle},
+    BoxFuture, Destination, ErrorReason, ShutdownSignal, StoredObject, Timestamp, retry::Verdict,
 };
-use edgehold_store::{Claim, Lane, RetryQueue, Selection, StoreError, Suspects};
+use edgehold_store::{Claim, LaneStatus, Redrive, RetryQueue, StoreError, Suspects};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::time::Instant;
 
 use crate::{
     Dispatch, DropReason, QueueHandle,
+    attempt::{Ended, Entry, attempt, release},
     clock::now,
-    decode::{decode, describe},
-    execute::{Outcome, Run},
+    destinations::{Outlook, Visitor},
+    lane::{LaneKey, LaneState, Purpose},
 };
 
-/// The pause after a pass that changed nothing although something seemed due, and between tries of a failing store.
+/// The pause between tries of a failing store.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// Most attempts at a time, over all lanes.
+const MAX_RUNNING: usize = 1024;
+
+/// Most verdicts written at once. Nothing is begun while more than that wait to be written.
+const MAX_VERDICTS: usize = 1024;
+
+/// Most objects brought back from the error collection at once.
+const REDRIVE_PAGE: usize = 256;
+
 /// Retries what is stored.
 pub struct RetryLoop {
-    /// What runs pipelines: identity, pipelines, settings, books, wake.
+    /// What runs pipelines: identity, pipelines, settings, books, destinations, wake.
     pub dispatch: Dispatch,
     /// The store, once it is open.
     pub queue: QueueHandle,
-}
-
-/// What a settled verdict means for the books.
-enum Entry {
-    Completed,
-    Filtered,
-    Failed,
-    GivenUp,
-    Discarded,
-    Nothing,
 }
 
 impl RetryLoop {
@@ -48,27 +53,133 @@ impl RetryLoop {
     ///
     /// Not cancel-safe in one respect: attempts of a dropped loop that had already been accepted by their destination are
     /// made again.
-    pub async fn run(mut self, mut shutdown: ShutdownSignal, hurry: ShutdownSignal) {
+    pub async fn run(self, mut shutdown: ShutdownSignal, hurry: ShutdownSignal) {
+        let mut queue_handle = self.queue.clone();
+        let mut settings = self.dispatch.settings.clone();
         while !shutdown.is_triggered() {
-            let mut settings = self.dispatch.settings.clone();
-            let mut pipelines = self.dispatch.pipelines.clone();
+            let queue = queue_handle.borrow_and_update().queue().cloned();
+            let enabled = settings.borrow_and_update().store_and_forward.enabled;
+            if let Some(queue) = queue.filter(|_| enabled) {
+                Drive::new(&self, queue, shutdown.clone(), hurry.clone())
+                    .run()
+                    .await;
+                if shutdown.is_triggered() {
+                    break;
+                }
+            }
+            // It ended because something changed, or is off until something does.
+            tokio::select! {
+                () = shutdown.recv() => break,
+                changed = settings.changed() => if changed.is_err() { break },
+                changed = queue_handle.changed() => if changed.is_err() { break },
+            }
+        }
+    }
+}
+
+/// One thing that was under way and has ended.
+enum Done {
+    Looked(Result<Vec<LaneStatus>, StoreError>),
+    Redriven(Result<(), StoreError>),
+    Claimed(LaneKey, Result<Vec<StoredObject>, StoreError>),
+    Attempted(Box<Attempted>),
+    Settled(Vec<Settling>, Result<(), StoreError>),
+}
+
+struct Attempted {
+    lane: LaneKey,
+    purpose: Purpose,
+    seq: i64,
+    bytes: usize,
+    ended: Ended,
+}
+
+/// A verdict on its way into the store, and what it means once it is there.
+struct Settling {
+    verdict: Verdict,
+    entry: Entry,
+    waits: Option<(Option<Destination>, Timestamp)>,
+    /// It was handed out by this lane.
+    lane: LaneKey,
+}
+
+/// The loop while Store and Forward is on and this store is open.
+struct Drive<'a> {
+    dispatch: &'a Dispatch,
+    queue: Arc<dyn RetryQueue>,
+    shutdown: ShutdownSignal,
+    hurry: ShutdownSignal,
+    lanes: HashMap<LaneKey, LaneState>,
+    under_way: FuturesUnordered<BoxFuture<'a, Done>>,
+    running: usize,
+    running_bytes: HashMap<LaneKey, usize>,
+    verdicts: Vec<Settling>,
+    settling: bool,
+    /// The store is to be asked what is due; it is being asked.
+    look: bool,
+    looking: bool,
+    /// What left with its pipeline may be brought back; it is being brought.
+    redrive: bool,
+    redriving: bool,
+    /// The store fails: it is left alone until then.
+    store_rests: Option<Instant>,
+    store_pause: Duration,
+    /// The store is closed, or its settings are gone.
+    over: bool,
+}
+
+impl<'a> Drive<'a> {
+    fn new(
+        owner: &'a RetryLoop,
+        queue: Arc<dyn RetryQueue>,
+        shutdown: ShutdownSignal,
+        hurry: ShutdownSignal,
+    ) -> Self {
+        Self {
+            dispatch: &owner.dispatch,
+            queue,
+            shutdown,
+            hurry,
+            lanes: HashMap::new(),
+            under_way: FuturesUnordered::new(),
+            running: 0,
+            running_bytes: HashMap::new(),
+            verdicts: Vec::new(),
+            settling: false,
+            look: true,
+            looking: false,
+            redrive: true,
+            redriving: false,
+            store_rests: None,
+            store_pause: PAUSE,
+            over: false,
+        }
+    }
+
+    /// Runs until shutdown, until Store and Forward is switched off or until the store is closed, and then until
+    /// everything under way has ended and is written down.
+    async fn run(mut self) {
+        let mut settings = self.dispatch.settings.clone();
+        let mut pipelines = self.dispatch.pipelines.clone();
+        let mut shutdown = self.shutdown.clone();
+        loop {
             settings.mark_unchanged();
             pipelines.mark_unchanged();
-            let queue = self.queue.borrow_and_update().queue().cloned();
-            let enabled = settings.borrow().store_and_forward.enabled;
-            let wake_at = match queue.filter(|_| enabled) {
-                None => None,
-                Some(queue) => match self.activate(&*queue, &shutdown, &hurry).await {
-                    Ok(next_due) => next_due,
-                    Err(StoreError::Closed) => None,
-                    Err(error) => {
-                        tracing::warn!("the retry loop cannot reach the store, will try again: {error}");
-                        Some(now().saturating_add(LONGEST_PAUSE))
-                    }
-                },
+            let goes_on = self.goes_on();
+            self.take_notes();
+            let wake_at = match goes_on {
+                true => self.feed(),
+                false => {
+                    self.break_off_all();
+                    None
+                }
             };
-            if wake_at.is_some() {
-                self.dispatch.wake.set_idle(false);
+            self.settle();
+            if !goes_on && self.under_way.is_empty() {
+                return;
+            }
+            if goes_on && !self.dispatch.wake.may_sleep_until(wake_at) {
+                continue;
             }
             let sleep = async {
                 match wake_at {
@@ -78,358 +189,434 @@ impl RetryLoop {
             };
             // Every arm is cancel-safe; the next turn reads current values, whatever the cause.
             tokio::select! {
-                () = shutdown.recv() => break,
+                Some(done) = self.under_way.next() => {
+                    self.enter(done);
+                    while let Some(Some(done)) = self.under_way.next().now_or_never() {
+                        self.enter(done);
+                    }
+                }
                 () = sleep => {}
                 () = self.dispatch.wake.notified() => {}
-                changed = settings.changed() => if changed.is_err() { break },
-                changed = pipelines.changed() => if changed.is_err() { break },
-                changed = self.queue.changed() => if changed.is_err() { break },
-            }
-        }
-    }
-
-    /// Tries everything that may be tried now. Answers when something will be due next. Idempotent.
-    async fn activate(
-        &self,
-        queue: &dyn RetryQueue,
-        shutdown: &ShutdownSignal,
-        hurry: &ShutdownSignal,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        let policy = self.policy();
-        let due = Selection {
-            lane: Lane::Any,
-            due: Some(policy.interval),
-        };
-        // What was in flight at a crash goes first and alone.
-        let suspects = self
-            .pass(queue, due.clone(), Suspects::Only, shutdown, hurry)
-            .await?;
-        let mut tried = self.pass(queue, due, Suspects::Exclude, shutdown, hurry).await?;
-        tried.any |= suspects.any;
-        for destination in self.dispatch.wake.take_succeeded() {
-            self.dispatch.wake.begin_pass(&destination);
-            let there = Selection {
-                lane: Lane::To(destination.clone()),
-                due: None,
-            };
-            let passed = self
-                .pass(queue, there, Suspects::Exclude, shutdown, hurry)
-                .await?;
-            if !passed.all_settled {
-                self.dispatch.wake.still_waiting(&destination);
-            }
-        }
-        // Before looking: an object kept between the look and the sleep must wake the loop.
-        self.dispatch.wake.set_idle(true);
-        let interval = self.policy().interval;
-        let lanes = queue.lanes(interval, now()).await?;
-        let next_due = lanes.into_iter().map(|lane| lane.next_due).min();
-        let earliest = if tried.any {
-            now()
-        } else {
-            now().saturating_add(PAUSE)
-        };
-        // One interval at most: the clock may be set back, and only a claim is told the time.
-        let latest = now().saturating_add(interval).max(earliest);
-        Ok(next_due.map(|at| at.clamp(earliest, latest)))
-    }
-
-    /// One walk through the queue, oldest first. A pass woken by a destination ends with the first failure there.
-    async fn pass(
-        &self,
-        queue: &dyn RetryQueue,
-        selection: Selection,
-        suspects: Suspects,
-        shutdown: &ShutdownSignal,
-        hurry: &ShutdownSignal,
-    ) -> Result<Tried, StoreError> {
-        let ends_at_failure = selection.due.is_none();
-        let mut tried = Tried {
-            any: false,
-            all_settled: true,
-        };
-        let mut after_seq = 0;
-        let mut exhausted = false;
-        let mut page = VecDeque::new();
-        let mut running = FuturesUnordered::new();
-        loop {
-            let (concurrency, limit, max_bytes, enabled) = {
-                let settings = self.dispatch.settings.borrow();
-                let saf = &settings.store_and_forward;
-                let max_bytes = usize::try_from(saf.retry_batch_bytes).unwrap_or(usize::MAX);
-                (
-                    saf.retry_concurrency,
-                    saf.retry_batch_size,
-                    max_bytes,
-                    saf.enabled,
-                )
-            };
-            let go_on = enabled && !shutdown.is_triggered() && (tried.all_settled || !ends_at_failure);
-            let concurrency = match suspects {
-                Suspects::Only => 1,
-                Suspects::Exclude => concurrency.get(),
-            };
-            while go_on && running.len() < concurrency {
-                if page.is_empty() && !exhausted {
-                    let claim = Claim {
-                        selection: selection.clone(),
-                        suspects,
-                        ordered: false,
-                        after_seq,
-                        now: now(),
-                        // A suspect is marked when it is handed out, so each is claimed by itself.
-                        limit: if suspects == Suspects::Only {
-                            1
-                        } else {
-                            limit.get()
-                        },
-                        max_bytes,
-                    };
-                    page = VecDeque::from(queue.claim(claim).await?);
-                    exhausted = page.is_empty();
+                () = shutdown.recv(), if goes_on => {}
+                changed = settings.changed(), if goes_on => {
+                    self.look = true;
+                    self.over |= changed.is_err();
                 }
-                let Some(object) = page.pop_front() else { break };
-                after_seq = object.seq;
-                running.push(self.attempt(object, hurry.clone()));
+                changed = pipelines.changed(), if goes_on => {
+                    self.look = true;
+                    self.redrive = true;
+                    self.over |= changed.is_err();
+                }
             }
-            let Some(first) = running.next().await else { break };
-            let mut settled = vec![first];
-            while let Some(Some(next)) = running.next().now_or_never() {
-                settled.push(next);
-            }
-            tried.any = true;
-            tried.all_settled &= settled.iter().all(|(_, entry)| {
-                matches!(
-                    entry,
-                    Entry::Completed | Entry::Filtered | Entry::Discarded | Entry::GivenUp
-                )
-            });
-            self.write(queue, settled, hurry).await?;
         }
-        // Claimed but not attempted, because the pass ended early.
-        let unused = page.into_iter().map(|object| {
-            (
-                Verdict {
-                    id: object.id,
-                    action: Action::RELEASE,
-                },
-                Entry::Nothing,
-            )
-        });
-        self.write(queue, unused.collect(), hurry).await?;
-        Ok(tried)
     }
 
-    /// Writes verdicts until the store has them, and enters them into the books.
-    async fn write(
-        &self,
-        queue: &dyn RetryQueue,
-        settled: Vec<(Verdict, Entry)>,
-        hurry: &ShutdownSignal,
-    ) -> Result<(), StoreError> {
-        if settled.is_empty() {
-            return Ok(());
-        }
-        let (verdicts, entries): (Vec<_>, Vec<_>) = settled.into_iter().unzip();
-        let mut pause = PAUSE;
-        while let Err(error) = queue.settle(&verdicts).await {
-            if hurry.is_triggered() || matches!(error, StoreError::Closed) {
-                return Err(error);
-            }
-            tracing::warn!(
-                verdicts = verdicts.len(),
-                "cannot write the outcome of retries yet: {error}"
-            );
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-        let books = &self.dispatch.books;
-        for entry in entries {
-            match entry {
-                Entry::Completed => books.completed(),
-                Entry::Filtered => books.filtered(),
-                Entry::GivenUp => books.given_up(),
-                Entry::Discarded => books.dropped(DropReason::PipelineChanged),
-                Entry::Failed | Entry::Nothing => {}
-            }
-        }
-        Ok(())
+    fn goes_on(&self) -> bool {
+        !self.over
+            && !self.shutdown.is_triggered()
+            && self.dispatch.settings.borrow().store_and_forward.enabled
     }
 
-    fn policy(&self) -> RetryPolicy {
-        let settings = self.dispatch.settings.borrow();
+    fn lane(&mut self, key: LaneKey) -> &mut LaneState {
+        self.lanes
+            .entry(key)
+            .or_insert_with_key(|key| LaneState::new(key.clone()))
+    }
+
+    /// What the rest of the service has told.
+    fn take_notes(&mut self) {
+        let (succeeded, kept) = self.dispatch.wake.take();
+        for destination in succeeded {
+            self.lane(LaneKey::To(Some(destination))).wake();
+        }
+        for (destination, at) in kept {
+            self.lane(LaneKey::To(destination)).note(at);
+        }
+    }
+
+    /// Begins what can begin. Answers when there is something to do that nobody will tell of.
+    fn feed(&mut self) -> Option<Timestamp> {
+        let moment = Instant::now();
+        if let Some(until) = self.store_rests {
+            if moment < until {
+                return Some(now().saturating_add(until.saturating_duration_since(moment)));
+            }
+            self.store_rests = None;
+        }
+        let settings = self.dispatch.settings.borrow().clone();
         let saf = &settings.store_and_forward;
-        RetryPolicy {
-            interval: saf.retry_interval,
-            max_retries: saf.max_retries,
-            on_pipeline_change: saf.on_pipeline_change,
-            keep_history: saf.history_retention.is_some(),
+        let keys: Vec<_> = self.lanes.keys().cloned().collect();
+        for key in &keys {
+            self.feed_lane(key, saf, moment);
+        }
+        self.ask(saf);
+        let now = now();
+        let wake_at = keys
+            .iter()
+            .filter_map(|key| {
+                let outlook = self.outlook(key);
+                self.lanes[key].wake_at(&outlook, now, moment)
+            })
+            .min();
+        self.lanes.retain(|_, lane| !lane.is_forgettable(moment));
+        // One interval at most: the clock may be set back, and only a claim is told the time.
+        wake_at.map(|at| at.min(now.saturating_add(saf.retry_interval)))
+    }
+
+    /// Asks the store what is due, and brings back what may come back.
+    fn ask(&mut self, saf: &StoreAndForward) {
+        if self.redrive && !self.redriving {
+            (self.redrive, self.redriving) = (false, true);
+            let (queue, set) = (self.queue.clone(), self.dispatch.pipelines.borrow().clone());
+            self.under_way.push(Box::pin(async move {
+                for pipeline in &set.pipelines {
+                    let redrive = Redrive {
+                        pipeline_id: Some(pipeline.id().clone()),
+                        version: Some(pipeline.version().clone()),
+                        reasons: vec![ErrorReason::PipelineChanged, ErrorReason::PipelineRemoved],
+                        after_seq: 0,
+                    };
+                    loop {
+                        match queue.redrive(redrive.clone(), REDRIVE_PAGE).await {
+                            Ok(brought) if brought < REDRIVE_PAGE as u64 => break,
+                            Ok(_) => {}
+                            Err(error) => return Done::Redriven(Err(error)),
+                        }
+                    }
+                }
+                Done::Redriven(Ok(()))
+            }));
+        }
+        if self.look && !self.looking {
+            (self.look, self.looking) = (false, true);
+            self.lanes.values_mut().for_each(LaneState::ask);
+            let (queue, interval) = (self.queue.clone(), saf.retry_interval);
+            self.under_way.push(Box::pin(async move {
+                Done::Looked(queue.lanes(interval, now()).await)
+            }));
         }
     }
 
-    /// One attempt of one object, from its position on.
-    async fn attempt(&self, object: StoredObject, mut hurry: ShutdownSignal) -> (Verdict, Entry) {
-        let set = self.dispatch.pipelines.borrow().clone();
-        let policy = self.policy();
-        let verdict = |action| Verdict {
-            id: object.id,
-            action,
+    fn feed_lane(&mut self, key: &LaneKey, saf: &StoreAndForward, moment: Instant) {
+        let mut outlook = self.outlook(key);
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
         };
-        let mut run = match admit(&object, &set, &policy, now()) {
-            Admission::Run(pipeline) => {
-                let mut ctx = self
-                    .dispatch
-                    .identity
-                    .context(&pipeline, object.correlation_id.clone());
-                match restore(&object, &set, &mut ctx) {
-                    Ok(input) => Run {
-                        pipeline,
-                        ctx,
-                        position: object.position as usize,
-                        input,
-                    },
-                    Err(error) => return self.give_up(&object, ErrorReason::Undecodable, &error),
+        if outlook.closed && lane.passing().is_some() {
+            if lane.end_if_done(moment) {
+                self.look = true;
+            }
+            self.break_off(key, moment);
+            return;
+        }
+        let woken = lane.begin(&outlook, now(), moment);
+        if let (true, LaneKey::To(Some(destination))) = (woken, key) {
+            self.dispatch.wake.begin_pass(destination);
+        }
+        while outlook.room > 0 && self.running < MAX_RUNNING && self.verdicts.len() < MAX_VERDICTS {
+            let Some(lane) = self.lanes.get_mut(key).filter(|lane| lane.running < outlook.most) else {
+                break;
+            };
+            let Some((object, purpose)) = lane.next() else {
+                break;
+            };
+            lane.running += 1;
+            self.start(key, object, purpose);
+            outlook = self.outlook(key);
+        }
+        self.claim(key, &outlook, saf);
+        if let Some(lane) = self.lanes.get_mut(key)
+            && lane.end_if_done(moment)
+        {
+            self.look = true;
+        }
+    }
+
+    /// The name under which the destinations know this lane.
+    fn destination_of(destination: Option<Destination>) -> Destination {
+        destination.unwrap_or_else(|| Destination::new("unknown"))
+    }
+
+    fn outlook(&self, key: &LaneKey) -> Outlook {
+        match key {
+            LaneKey::To(destination) => self
+                .dispatch
+                .destinations
+                .outlook(&Self::destination_of(destination.clone())),
+            LaneKey::Suspects => {
+                let running = self.lanes.get(key).map_or(0, |lane| lane.running);
+                let room = 1_usize.saturating_sub(running);
+                Outlook {
+                    room,
+                    most: 1,
+                    soon: room,
+                    closed: false,
+                    probing: false,
+                    ready_in: Duration::ZERO,
                 }
             }
-            Admission::Postpone(until) => {
-                let action = Action::Release {
-                    not_before: Some(until),
-                    last_error: None,
-                    destination: None,
-                    progress: None,
-                };
-                return (verdict(action), Entry::Nothing);
-            }
-            Admission::GiveUp(reason) if policy.on_pipeline_change == OnPipelineChange::Discard => {
-                tracing::error!(
-                    pipeline_id = %object.pipeline_id, correlation_id = %object.correlation_id,
-                    stored_object_id = %object.id, reason = reason.as_str(),
-                    "discarded, as OnPipelineChange says"
-                );
-                return (verdict(Action::Remove), Entry::Discarded);
-            }
-            Admission::GiveUp(reason) => {
-                return self.give_up(&object, reason, "its pipeline is not the one it was stored by");
-            }
-        };
-        let outcome = tokio::select! {
-            biased;
-            outcome = run.advance(|destination| self.dispatch.wake.succeeded(destination)) => Some(outcome),
-            () = hurry.recv() => None,
-        };
-        let (attempt, entry) = match outcome {
-            None => (Attempt::Interrupted, Entry::Nothing),
-            Some(Outcome::Completed) => (Attempt::Succeeded, Entry::Completed),
-            Some(Outcome::Filtered) => (Attempt::Succeeded, Entry::Filtered),
-            Some(Outcome::Failed(failed)) => {
-                self.dispatch.books.failed_attempt();
-                let moved = run.position != object.position as usize || object.input.is_delivery();
-                let progress = moved.then(|| progress(&run, failed.retry_data.as_ref()));
-                let attempt = Attempt::Failed {
-                    class: failed.error.class(),
-                    error: failed.error.chain(),
-                    retry_after: failed.error.retry_after(),
-                    destination: failed.destination,
-                    progress,
-                };
-                (attempt, Entry::Failed)
-            }
-        };
-        // The settings may have changed during the attempt: the current ones count.
-        let verdict = settle(&object, attempt, &self.policy(), now());
-        match &verdict.action {
-            Action::Remove | Action::Succeed { .. } => {
-                tracing::debug!(
-                    pipeline_id = %object.pipeline_id, correlation_id = %object.correlation_id,
-                    stored_object_id = %object.id, "retry successful"
-                );
-                (verdict, entry)
-            }
-            Action::GiveUp { reason, failure, .. } => {
-                let error = failure.as_ref().map_or("", |failure| failure.error.as_str());
-                let attempts = failure
-                    .as_ref()
-                    .map_or(object.attempts, |failure| failure.attempts);
-                tracing::error!(
-                    pipeline_id = %object.pipeline_id, correlation_id = %object.correlation_id,
-                    stored_object_id = %object.id, attempts, reason = reason.as_str(),
-                    "given up, set aside in the error collection: {error}"
-                );
-                (verdict, Entry::GivenUp)
-            }
-            Action::RetryLater(failure) => {
-                tracing::warn!(
-                    pipeline_id = %object.pipeline_id, correlation_id = %object.correlation_id,
-                    stored_object_id = %object.id, attempts = failure.attempts,
-                    "retry failed, will try again: {}", failure.error
-                );
-                (verdict, entry)
-            }
-            Action::Release { .. } => (verdict, entry),
         }
     }
 
-    fn give_up(&self, object: &StoredObject, reason: ErrorReason, why: &str) -> (Verdict, Entry) {
-        tracing::error!(
-            pipeline_id = %object.pipeline_id, correlation_id = %object.correlation_id,
-            stored_object_id = %object.id, reason = reason.as_str(),
-            "set aside in the error collection: {why}"
-        );
-        (
-            Verdict {
-                id: object.id,
-                action: Action::GiveUp {
-                    reason,
-                    at: now(),
-                    failure: None,
-                },
+    /// Begins an attempt, if its destination lets it in.
+    fn start(&mut self, key: &LaneKey, object: StoredObject, purpose: Purpose) {
+        self.running += 1;
+        let (lane, seq, bytes) = (key.clone(), object.seq, object.payload.len());
+        *self.running_bytes.entry(key.clone()).or_default() += bytes;
+        let destination = Self::destination_of(object.destination.clone());
+        let visitor = Visitor::retried(&self.dispatch.destinations, object.id, &destination);
+        let (dispatch, hurry) = (self.dispatch, self.hurry.clone());
+        self.under_way.push(Box::pin(async move {
+            let ended = match visitor {
+                Ok(visitor) => attempt(dispatch, object, visitor, hurry).await,
+                Err(_) => release(object, None),
+            };
+            Done::Attempted(Box::new(Attempted {
+                lane,
+                purpose,
+                seq,
+                bytes,
+                ended,
+            }))
+        }));
+    }
+
+    fn claim(&mut self, key: &LaneKey, outlook: &Outlook, saf: &StoreAndForward) {
+        let passing = self
+            .lanes
+            .values()
+            .filter(|lane| lane.passing().is_some())
+            .count();
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
+        let share = usize::try_from(saf.retry_batch_bytes).unwrap_or(usize::MAX) / passing.max(1);
+        let in_hand = lane.page_bytes() + self.running_bytes.get(key).copied().unwrap_or(0);
+        if in_hand > 0 && in_hand >= share {
+            return;
+        }
+        let batch = saf.retry_batch_size.get();
+        let Some(wanted) = lane.want(outlook, saf.retry_interval, batch) else {
+            return;
+        };
+        let claim = Claim {
+            selection: wanted.selection,
+            suspects: match key {
+                LaneKey::Suspects => Suspects::Only,
+                LaneKey::To(_) => Suspects::Exclude,
             },
-            Entry::GivenUp,
-        )
+            ordered: saf.ordering == Ordering::Device,
+            after_seq: wanted.after_seq,
+            now: now(),
+            limit: wanted.limit,
+            max_bytes: (share - in_hand).max(1),
+        };
+        let (queue, key) = (self.queue.clone(), key.clone());
+        self.under_way.push(Box::pin(
+            async move { Done::Claimed(key, queue.claim(claim).await) },
+        ));
+    }
+
+    fn break_off(&mut self, key: &LaneKey, moment: Instant) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
+        if let (Some(Purpose::Woken), LaneKey::To(Some(destination))) = (lane.passing(), key) {
+            self.dispatch.wake.still_waiting(destination, moment);
+        }
+        let unused = lane.break_off();
+        self.give_back(unused);
+    }
+
+    fn break_off_all(&mut self) {
+        let keys: Vec<_> = self.lanes.keys().cloned().collect();
+        for key in keys {
+            self.break_off(&key, Instant::now());
+        }
+    }
+
+    fn give_back(&mut self, unused: Vec<StoredObject>) {
+        for object in unused {
+            let lane = LaneKey::To(object.destination.clone());
+            self.verdicts.push(Settling::of(release(object, None), lane));
+        }
+    }
+
+    /// Writes the verdicts there are, unless some are being written. They are tried again until the store has them.
+    fn settle(&mut self) {
+        if self.settling || self.verdicts.is_empty() {
+            return;
+        }
+        self.settling = true;
+        let rest = self.verdicts.split_off(self.verdicts.len().min(MAX_VERDICTS));
+        let settling = std::mem::replace(&mut self.verdicts, rest);
+        let (queue, mut hurry) = (self.queue.clone(), self.hurry.clone());
+        self.under_way.push(Box::pin(async move {
+            let verdicts: Vec<_> = settling.iter().map(|settling| settling.verdict.clone()).collect();
+            let mut pause = PAUSE;
+            let mut told = false;
+            let result = loop {
+                let error = match queue.settle(&verdicts).await {
+                    Ok(()) => break Ok(()),
+                    Err(error) => error,
+                };
+                if hurry.is_triggered() || matches!(error, StoreError::Closed) {
+                    break Err(error);
+                }
+                if !std::mem::replace(&mut told, true) {
+                    let verdicts = verdicts.len();
+                    tracing::warn!(verdicts, "cannot write the outcome of retries yet: {error}");
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    () = hurry.recv() => {}
+                }
+            };
+            Done::Settled(settling, result)
+        }));
+    }
+
+    /// What follows from the end of something.
+    fn enter(&mut self, done: Done) {
+        match done {
+            Done::Looked(result) => {
+                self.looking = false;
+                if let Some(lanes) = self.heard(result) {
+                    self.looked(lanes);
+                } else {
+                    self.look = true;
+                }
+            }
+            Done::Redriven(result) => {
+                self.redriving = false;
+                self.redrive |= self.heard(result).is_none();
+                self.look = true;
+            }
+            Done::Claimed(key, result) => {
+                let failed = result.is_err();
+                let objects = self.heard(result).unwrap_or_default();
+                if let Err(unwanted) = self.lane(key.clone()).got(objects) {
+                    self.give_back(unwanted);
+                }
+                if failed {
+                    self.break_off(&key, Instant::now());
+                    self.look = true;
+                }
+            }
+            Done::Attempted(attempted) => self.attempted(*attempted),
+            Done::Settled(settled, result) => {
+                self.settling = false;
+                if self.heard(result).is_some() {
+                    settled.into_iter().for_each(|settled| self.settled(settled));
+                }
+            }
+        }
+    }
+
+    /// The answer of the store; none when it has failed, which is told once, and not asked about again at once.
+    fn heard<T>(&mut self, result: Result<T, StoreError>) -> Option<T> {
+        match result {
+            Ok(answer) => {
+                self.store_pause = PAUSE;
+                Some(answer)
+            }
+            Err(StoreError::Closed) => {
+                self.over = true;
+                None
+            }
+            Err(error) => {
+                if self.store_rests.is_none() && self.store_pause == PAUSE {
+                    tracing::warn!("the retry loop cannot reach the store, will try again: {error}");
+                }
+                self.store_rests = Some(Instant::now() + self.store_pause);
+                self.store_pause = (self.store_pause * 2).min(LONGEST_PAUSE);
+                None
+            }
+        }
+    }
+
+    fn looked(&mut self, statuses: Vec<LaneStatus>) {
+        let first = statuses.iter().map(|status| status.next_due).min();
+        let mut due: HashMap<_, _> = statuses
+            .into_iter()
+            .map(|status| (LaneKey::To(status.destination), status.next_due))
+            .collect();
+        // Suspects may be in any lane.
+        if let Some(first) = first {
+            due.insert(LaneKey::Suspects, first);
+        }
+        for (key, lane) in &mut self.lanes {
+            lane.answer(due.remove(key));
+        }
+        for (key, at) in due {
+            self.lane(key).note(at);
+        }
+    }
+
+    fn attempted(&mut self, attempted: Attempted) {
+        let Attempted {
+            lane: key,
+            purpose,
+            seq,
+            bytes,
+            ended,
+        } = attempted;
+        self.running -= 1;
+        if let Some(running) = self.running_bytes.get_mut(&key) {
+            *running -= bytes;
+            if *running == 0 {
+                self.running_bytes.remove(&key);
+            }
+        }
+        let interval = self.dispatch.settings.borrow().store_and_forward.retry_interval;
+        let moment = Instant::now();
+        let failed_early = ended.failed && purpose == Purpose::Woken;
+        self.verdicts.push(Settling::of(ended, key.clone()));
+        let lane = self.lane(key.clone());
+        lane.running -= 1;
+        if failed_early {
+            let until = lane.failed_early(seq, interval, moment);
+            if lane.passing() == Some(Purpose::Woken) {
+                self.break_off(&key, moment);
+            }
+            if let LaneKey::To(Some(destination)) = &key {
+                self.dispatch.wake.still_waiting(destination, until);
+            }
+        }
+    }
+
+    fn settled(&mut self, settled: Settling) {
+        let books = &self.dispatch.books;
+        match settled.entry {
+            Entry::Completed => books.completed(),
+            Entry::Filtered => books.filtered(),
+            Entry::GivenUp => books.given_up(),
+            Entry::Discarded => books.dropped(DropReason::PipelineChanged),
+            Entry::Nothing => {}
+        }
+        match settled.waits {
+            Some((destination, at)) if settled.lane != LaneKey::To(destination.clone()) => {
+                // For where it waits from now on it is a new one.
+                self.dispatch.wake.kept(destination.as_ref(), at);
+            }
+            Some((_, at)) => self.lane(settled.lane).note(at),
+            None => {}
+        }
+        // In order, it may have held back others of its device, wherever they are to go.
+        if self.dispatch.settings.borrow().store_and_forward.ordering == Ordering::Device {
+            self.lanes.values_mut().for_each(LaneState::refresh);
+            self.look |= self.lanes.values().all(|lane| lane.passing().is_none());
+        }
     }
 }
 
-/// What a pass did.
-struct Tried {
-    /// Something was attempted.
-    any: bool,
-    /// Everything attempted left the queue.
-    all_settled: bool,
-}
-
-/// What the function at the saved position receives, and the context values it had.
-fn restore(object: &StoredObject, set: &PipelineSet, ctx: &mut Context) -> Result<Data, String> {
-    match &object.input {
-        StoredInput::Bytes { kind } => {
-            ctx.restore_values(object.context.clone());
-            // What does not fit its kind is still what the function was to send: it gets the bytes.
-            Ok(Data::restore(*kind, object.payload.clone())
-                .unwrap_or_else(|_| Data::Bytes(object.payload.clone())))
+impl Settling {
+    fn of(ended: Ended, lane: LaneKey) -> Self {
+        Self {
+            verdict: ended.verdict,
+            entry: ended.entry,
+            waits: ended.waits,
+            lane,
         }
-        StoredInput::Delivery {
-            content_type,
-            topic,
-            form,
-        } => {
-            let generation = ctx.generation();
-            let data = decode(set.target_type, generation, &object.payload, *form, content_type)?;
-            describe(ctx, &data, topic, content_type);
-            Ok(data)
-        }
-    }
-}
-
-/// Where the next attempt begins, because everything before the failing function has succeeded.
-fn progress(run: &Run, retry_data: Option<&edgehold_core::RetryData>) -> Progress {
-    let (kind, payload) = match retry_data {
-        Some(retry_data) => (retry_data.kind, retry_data.payload.clone()),
-        None => (run.input.kind(), run.input.to_bytes(run.ctx.generation())),
-    };
-    Progress {
-        version: run.pipeline.version().clone(),
-        position: u32::try_from(run.position).unwrap_or(u32::MAX),
-        kind,
-        payload,
-        context: run.ctx.values().clone(),
     }
 }

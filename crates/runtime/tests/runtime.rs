@@ -13,13 +13,13 @@ use edgehold_config::{Layers, Writable, resolve};
 use edgehold_contracts::Generation;
 use edgehold_core::{
     Ack, AppFunction, BoxFuture, BytePermit, Context, CorrelationId, Data, Delivery, Destination,
-    Disposition, Flow, FunctionError, ObjectState, PayloadForm, Pipeline, PipelineId, PipelineSet,
+    Disposition, Fault, Flow, FunctionError, ObjectState, PayloadForm, Pipeline, PipelineId, PipelineSet,
     PipelineStep, Received, ResponseError, ResponsePublisher, Secret, SecretError, SecretProvider,
-    ServiceKey, Shutdown, StoredInput, StoredObject, TopicFilter, Transform,
+    ServiceKey, Shutdown, StoredInput, StoredObject, TopicFilter, Transform, Unsent,
 };
 use edgehold_runtime::{
-    Books, BooksSnapshot, Dispatch, Health, Housekeeping, Keeper, RetryLoop, ServiceIdentity, StoreState,
-    Tasks, Wake,
+    Books, BooksSnapshot, Destinations, Dispatch, Health, Housekeeping, Keeper, RetryLoop, ServiceIdentity,
+    StoreState, Tasks, Wake,
 };
 use edgehold_store::{ListRequest, RetryQueue, memory::MemoryQueue};
 use edgehold_test_support::wait;
@@ -27,7 +27,9 @@ use tokio::sync::{mpsc, watch};
 
 mod runtime {
     mod journal;
+    mod lanes;
     mod limits;
+    mod order;
 }
 
 const EVENT: &str = r#"{"apiVersion":"v3","id":"0f0e0d0c-0000-4000-8000-000000000001","deviceName":"pump-1","profileName":"Pump","sourceName":"Level","origin":1700000000000000001,"readings":[{"id":"0f0e0d0c-0000-4000-8000-000000000002","origin":1700000000000000001,"deviceName":"pump-1","resourceName":"Level","profileName":"Pump","valueType":"Int64","value":"7"}]}"#;
@@ -92,8 +94,15 @@ impl AppFunction for Call {
     fn call<'a>(&'a self, ctx: &'a mut Context, data: Data) -> BoxFuture<'a, Result<Flow, FunctionError>> {
         Box::pin(async move {
             let export = &self.0;
+            let unsent = match *export.answer.borrow() {
+                Answer::RefuseWithoutKeeping => Unsent::Lost,
+                _ => Unsent::Kept,
+            };
+            if let Err(refusal) = ctx.approach(Destination::new(export.name), unsent).await {
+                ctx.set_retry_input(&data);
+                return Err(refusal);
+            }
             export.calls.fetch_add(1, Ordering::SeqCst);
-            ctx.set_destination(Destination::new(export.name));
             let mut answers = export.answer.subscribe();
             // What hangs does so until it is told otherwise.
             let answer = *answers.wait_for(|answer| *answer != Answer::Hang).await.unwrap();
@@ -104,7 +113,7 @@ impl AppFunction for Call {
                 }
                 Answer::Refuse => {
                     ctx.set_retry_input(&data);
-                    Err(FunctionError::transient("refused"))
+                    Err(FunctionError::transient("refused").with_fault(Fault::Destination))
                 }
                 Answer::RefuseWithoutKeeping => Err(FunctionError::transient("refused")),
                 Answer::Reject => {
@@ -283,10 +292,11 @@ impl Harness {
         let dispatch = Dispatch {
             identity,
             pipelines: pipelines_in,
-            settings: settings_in,
+            settings: settings_in.clone(),
             keeper: Arc::new(keeper),
             books: books.clone(),
             wake,
+            destinations: Arc::new(Destinations::new(settings_in.clone(), handle.clone())),
             response,
         };
         let housekeeping = Housekeeping {

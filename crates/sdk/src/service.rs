@@ -14,7 +14,8 @@ use edgehold_core::{
     TriggerError,
 };
 use edgehold_runtime::{
-    Books, Dispatch, Drain, Health, Keeper, PipelineRejection, Pipelines, ServiceIdentity, StoreState, Wake,
+    Books, Destinations, Dispatch, Drain, Health, Keeper, PipelineRejection, Pipelines, ServiceIdentity,
+    StoreState, Wake,
 };
 use edgehold_store::{CustomStoreFactory, InvalidStoreName, StoreError, StoreFactories};
 use tokio::{
@@ -318,6 +319,7 @@ impl Built {
         let wake = Arc::new(Wake::default());
         let (health, drain) = (Arc::new(Health::default()), Arc::new(Drain::default()));
         let (store_state, queue) = watch::channel(StoreState::Opening);
+        let destinations = Arc::new(Destinations::new(self.view.writable.clone(), queue.clone()));
         let keeper = Arc::new(Keeper::new(
             self.identity.service_key.clone(),
             self.view.writable.clone(),
@@ -343,6 +345,7 @@ impl Built {
             keeper,
             books,
             wake,
+            destinations,
             response: self.ingress.response,
         };
         Running::start(Parts {

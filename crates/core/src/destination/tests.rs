@@ -54,7 +54,7 @@ impl There {
 
     fn leave(&mut self, visit: Visit, number: usize, answer: Answer) -> Change {
         self.state
-            .leave(visit, id(number), answer, &self.policy, self.now)
+            .leave(visit, || id(number), answer, &self.policy, self.now)
     }
 
     /// A fresh visit of what is kept, refused or not.

@@ -19,6 +19,8 @@ fn policy(max_retry_count: i64) -> RetryPolicy {
         max_retries: MaxRetries::from_setting(max_retry_count),
         on_pipeline_change: OnPipelineChange::DeadLetter,
         keep_history: false,
+        max_interval: Duration::from_secs(3600),
+        jitter: None,
     }
 }
 
@@ -235,4 +237,76 @@ fn an_attempt_in_the_future_counts_as_long_ago() {
     let mut object = object(&["A"], 1);
     object.last_attempt_at = Some(at(1_000));
     assert!(object.is_due(INTERVAL, at(5)));
+}
+
+#[test]
+fn what_was_not_attempted_is_not_counted_and_waits_for_its_destination_alone() {
+    let refused = |progress| Attempt::Failed {
+        class: ErrorClass::NotAttempted,
+        error: "closed".to_owned(),
+        retry_after: Some(Duration::from_secs(30)),
+        destination: Some(Destination::new("http://b:1")),
+        progress,
+    };
+    // Due or not, and behind an export that has just succeeded.
+    let progress = Progress {
+        version: PipelineVersion::from_stored("that ran"),
+        position: 1,
+        kind: DataKind::Text,
+        payload: Bytes::from_static(b"answer"),
+        context: BTreeMap::new(),
+    };
+    for (now, progress) in [(at(5), None), (at(50), None), (at(50), Some(progress))] {
+        let object = object(&["HTTPExport", "HTTPExport2"], 3);
+        let verdict = settle(&object, refused(progress.clone()), &policy(3), now);
+        assert_eq!(
+            verdict.action,
+            Action::Release {
+                not_before: None,
+                last_error: Some("closed".to_owned()),
+                destination: Some(Destination::new("http://b:1")),
+                progress,
+            }
+        );
+    }
+}
+
+#[test]
+fn a_destination_may_not_ask_for_longer_than_the_longest_interval() {
+    let not_before = |asked| policy(3).not_before(1, Some(Duration::from_secs(asked)), at(100));
+    assert_eq!(not_before(20), Some(at(120)));
+    assert_eq!(not_before(86_400), Some(at(3_700)));
+    assert_eq!(policy(3).not_before(1, None, at(100)), None);
+}
+
+#[test]
+fn exponential_backoff_stays_between_the_interval_and_what_doubles_up_to_the_longest() {
+    for attempts in [1, 2, 5, 20, 31, 32, u32::MAX] {
+        for jitter in [0.0, 0.25, 0.5, 0.999] {
+            let policy = RetryPolicy {
+                jitter: Some(jitter),
+                ..policy(0)
+            };
+            let until = policy.not_before(attempts, None, at(0)).unwrap();
+            let waits = until.saturating_since(at(0));
+            let doubled = INTERVAL.as_secs_f64() * 2_f64.powi(i32::try_from(attempts).unwrap_or(i32::MAX));
+            let longest = Duration::from_secs_f64(doubled.min(3_600.0));
+            assert!(
+                (INTERVAL..=longest).contains(&waits),
+                "{attempts} {jitter}: {waits:?}"
+            );
+            let spread = (longest - INTERVAL).mul_f64(jitter);
+            assert!(
+                waits.abs_diff(INTERVAL + spread) <= Duration::from_millis(1),
+                "{waits:?}"
+            );
+        }
+    }
+    // An interval beyond the longest is kept.
+    let policy = RetryPolicy {
+        interval: Duration::from_secs(7_200),
+        jitter: Some(0.9),
+        ..policy(0)
+    };
+    assert_eq!(policy.not_before(3, None, at(0)), Some(at(7_200)));
 }
