@@ -1,4 +1,4 @@
-//! Faults of the servers around: what breaks comes back by itself, and what came meanwhile is not lost.
+//! Faults of the servers around: what breaks comes back by itself, what came meanwhile is not lost, and the log stays short.
 
 use std::time::Duration;
 
@@ -119,6 +119,41 @@ async fn a_quiet_connection_outlives_the_keep_alive() -> Result<()> {
     assert_eq!(subscriptions(&mut stack.broker), before);
     assert_eq!(accepted(&stack.sink), each(1..=2, 1));
     Ok(())
+}
+
+#[tokio::test]
+async fn an_outage_fills_the_store_and_not_the_log() -> Result<()> {
+    // Given a destination that cannot be reached, and nothing that is tried again meanwhile.
+    let mut stack = Stack::start_storing(&[("StoreAndForward/RetryInterval", "1h")]).await?;
+    stack.sink.refuse().await;
+
+    // When many events come.
+    let events = 2000;
+    stack.publish(0..events).await?;
+    stack
+        .service
+        .wait_stats("all to wait", |stats| stats.store("failed") == events)
+        .await;
+    stack.service.stop().await?;
+
+    // Then a few lines tell of each of them, and the log holds little else.
+    let log = stack.service.process().lines();
+    let failures: Vec<&String> = log
+        .iter()
+        .filter(|line| line.contains("level=ERROR") && line.contains("resulted in error"))
+        .collect();
+    let told: u64 = failures.iter().map(|line| 1 + others_like(line)).sum();
+    assert_eq!(told, events, "{failures:#?}");
+    assert!(log.len() < 200, "{} lines: {log:#?}", log.len());
+    Ok(())
+}
+
+/// How many more a line of the log says it stands for.
+fn others_like(line: &str) -> u64 {
+    let number = line
+        .split_once(" … (and ")
+        .and_then(|(_, rest)| rest.split_once(" more like this in the last "));
+    number.map_or(0, |(number, _)| number.parse().expect("it is a number"))
 }
 
 fn subscriptions(broker: &mut Mosquitto) -> usize {

@@ -1,35 +1,36 @@
-//! Log lines as EdgeX services write them, and a level that can change while the service runs.
+//! The log of this process: its lines, and a level that can change while the service runs.
 //!
-//! ```text
-//! level=INFO ts=2026-11-22T15:18:08.020556313Z app=app-rules-engine source=service.rs:210 msg="…"
-//! ```
-//!
-//! logfmt, one line for each record; fields of the event stand between `source` and `msg`. Values with spaces, `=` or
-//! quotes are quoted. Or the same keys in the same order as a JSON object for each line ([`LogFormat::Json`]), where
-//! numbers and booleans of events are such.
+//! How a line looks is `record`'s. What repeats itself at WARN and ERROR is limited and counted (`repeats`), unless the
+//! level is DEBUG or TRACE: who looks that closely wants to see all of it. Nothing below WARN is limited.
+
+mod record;
+mod repeats;
 
 use std::{
     error::Error,
-    fmt, io,
-    sync::{Arc, PoisonError, RwLock},
+    fmt,
+    io::{self, Write},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use edgehold_config::{LogFormat, configuration::LogLevel};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tracing::{
-    Event, Level, Subscriber,
-    field::{Field, Visit},
-    level_filters::LevelFilter,
-};
+use edgehold_core::ShutdownSignal;
+use time::OffsetDateTime;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
-    Registry,
+    Layer, Registry,
     filter::Targets,
-    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
-    layer::SubscriberExt,
-    registry::LookupSpan,
+    layer::{Context, SubscriberExt},
     reload,
     util::SubscriberInitExt,
 };
+
+use self::{record::Record, repeats::Repeats};
 
 /// Libraries whose inner life is no concern of an operator: nothing below WARN of them is ever shown.
 const QUIET: [&str; 10] = [
@@ -47,6 +48,9 @@ const QUIET: [&str; 10] = [
 /// Libraries that log every failure themselves, several times; their callers log it once.
 const SILENT: [&str; 2] = ["consulrs", "rustify"];
 
+/// How often counts are looked at: a count is told this long after its time at the latest.
+const COUNTS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Where log lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogOutput {
@@ -60,42 +64,63 @@ pub enum LogOutput {
 #[derive(Clone)]
 pub struct LogControl {
     level: reload::Handle<Targets, Registry>,
-    app: Arc<RwLock<String>>,
+    lines: Arc<Lines>,
 }
 
 impl LogControl {
     /// Starts logging, once in a process; a later call answers a control without effect.
     pub fn init(app: &str, level: LogLevel, output: LogOutput, format: LogFormat) -> Self {
-        let app = Arc::new(RwLock::new(app.to_owned()));
         let (filter, handle) = reload::Layer::new(targets(level));
-        let lines = Lines {
-            app: app.clone(),
-            format,
+        // What cannot be written has nowhere to be reported to.
+        let write: WriteLine = match output {
+            LogOutput::Stdout => Box::new(|line| drop(io::stdout().write_all(line.as_bytes()))),
+            LogOutput::Stderr => Box::new(|line| drop(io::stderr().write_all(line.as_bytes()))),
         };
-        let layer = tracing_subscriber::fmt::layer().event_format(lines);
-        let registry = tracing_subscriber::registry().with(filter);
+        let lines = Arc::new(Lines::new(app, level, format, write));
         // Another subscriber may already be there: in tests, or in a program that brings its own.
-        let _ = match output {
-            LogOutput::Stdout => registry.with(layer.with_writer(io::stdout)).try_init(),
-            LogOutput::Stderr => registry.with(layer.with_writer(io::stderr)).try_init(),
-        };
-        Self { level: handle, app }
+        let _ = tracing_subscriber::registry()
+            .with(filter)
+            .with(LinesLayer(lines.clone()))
+            .try_init();
+        Self { level: handle, lines }
     }
 
     /// Shows this level and the more urgent ones from now on.
     pub fn set_level(&self, level: LogLevel) {
+        self.lines.set_limited(level);
         let _ = self.level.reload(targets(level));
     }
 
     /// Shows this service key from now on.
     pub fn set_app(&self, app: &str) {
-        app.clone_into(&mut self.app.write().unwrap_or_else(PoisonError::into_inner));
+        app.clone_into(&mut self.lines.app.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Writes the counts of repeated records when their time has come, until told to end. Cancel-safe: what is not
+    /// written yet stays counted.
+    pub(crate) async fn write_counts(self, shutdown: ShutdownSignal) {
+        self.lines.write_counts(shutdown).await;
+    }
+
+    /// Writes all counts of repeated records, whether their time has come or not.
+    pub(crate) fn write_all_counts(&self) {
+        self.lines.write_all_counts();
     }
 }
 
 impl fmt::Debug for LogControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("LogControl")
+    }
+}
+
+/// The log of a service, from before its start to its end. Dropping it writes what is still counted: no way to end, a
+/// failed start among them, keeps a number back.
+pub(crate) struct ServiceLog(pub(crate) LogControl);
+
+impl Drop for ServiceLog {
+    fn drop(&mut self) {
+        self.0.write_all_counts();
     }
 }
 
@@ -113,121 +138,91 @@ fn targets(level: LogLevel) -> Targets {
         .with_targets(SILENT.map(|name| (name, LevelFilter::OFF)))
 }
 
-/// Writes each event as a line.
+type WriteLine = Box<dyn Fn(&str) + Send + Sync>;
+
+/// Writes records as lines, or counts them.
 struct Lines {
-    app: Arc<RwLock<String>>,
+    app: RwLock<String>,
     format: LogFormat,
+    limited: AtomicBool,
+    repeats: Mutex<Repeats>,
+    write: WriteLine,
 }
 
-impl<S, N> FormatEvent<S, N> for Lines
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let metadata = event.metadata();
-        let level = match *metadata.level() {
-            Level::TRACE => "TRACE",
-            Level::DEBUG => "DEBUG",
-            Level::INFO => "INFO",
-            Level::WARN => "WARN",
-            Level::ERROR => "ERROR",
-        };
-        let ts = OffsetDateTime::now_utc()
-            .format(&Rfc3339)
-            .map_err(|_| fmt::Error)?;
-        let file = metadata
-            .file()
-            .unwrap_or("unknown")
-            .rsplit(['/', '\\'])
-            .next()
-            .unwrap_or("unknown");
-        let source = format!("{file}:{}", metadata.line().unwrap_or(0));
-        let app = self.app.read().unwrap_or_else(PoisonError::into_inner);
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        match self.format {
-            LogFormat::Logfmt => {
-                write!(out, "level={level} ts={ts} app=")?;
-                write_value(&mut out, &app)?;
-                write!(out, " source={source}")?;
-                for field in &fields.others {
-                    write!(out, " {}=", field.name)?;
-                    write_value(&mut out, &field.text)?;
-                }
-                out.write_str(" msg=")?;
-                write_quoted(&mut out, &fields.message)?;
-                out.write_char('\n')
-            }
-            LogFormat::Json => {
-                write!(out, "{{\"level\":\"{level}\",\"ts\":\"{ts}\",\"app\":")?;
-                write_quoted(&mut out, &app)?;
-                out.write_str(",\"source\":")?;
-                write_quoted(&mut out, &source)?;
-                for field in &fields.others {
-                    write!(out, ",\"{}\":", field.name)?;
-                    match field.is_json {
-                        true => out.write_str(&field.text)?,
-                        false => write_quoted(&mut out, &field.text)?,
-                    }
-                }
-                out.write_str(",\"msg\":")?;
-                write_quoted(&mut out, &fields.message)?;
-                out.write_str("}\n")
-            }
+impl Lines {
+    fn new(app: &str, level: LogLevel, format: LogFormat, write: WriteLine) -> Self {
+        Self {
+            app: RwLock::new(app.to_owned()),
+            format,
+            limited: AtomicBool::new(is_limited(level)),
+            repeats: Mutex::default(),
+            write,
         }
     }
-}
 
-/// The fields of an event.
-#[derive(Default)]
-struct Fields {
-    others: Vec<LogField>,
-    message: String,
-}
-
-struct LogField {
-    name: &'static str,
-    text: String,
-    /// Whether the text is a JSON value as it stands: a number or boolean.
-    is_json: bool,
-}
-
-impl Fields {
-    fn add(&mut self, field: &Field, text: String, is_json: bool) {
-        let name = field.name();
-        if name == "message" {
-            self.message = text;
+    fn take(&self, record: Record) {
+        let may_repeat = *record.metadata.level() <= Level::WARN;
+        if may_repeat && self.limited.load(Ordering::Relaxed) {
+            self.write_of(|repeats| repeats.take(record, Instant::now()));
         } else {
-            self.others.push(LogField { name, text, is_json });
+            self.write(&record);
+        }
+    }
+
+    /// What was counted until now is told first: it belongs to the level before.
+    fn set_limited(&self, level: LogLevel) {
+        self.limited.store(is_limited(level), Ordering::Relaxed);
+        self.write_all_counts();
+    }
+
+    async fn write_counts(&self, mut shutdown: ShutdownSignal) {
+        let mut ticks = interval(COUNTS_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.recv() => return,
+                _ = ticks.tick() => self.write_counts_over(),
+            }
+        }
+    }
+
+    fn write_counts_over(&self) {
+        self.write_of(|repeats| repeats.over(Instant::now()));
+    }
+
+    fn write_all_counts(&self) {
+        self.write_of(|repeats| repeats.all(Instant::now()));
+    }
+
+    /// Writes what the counting hands out, after the lock is given back: an output that blocks blocks only its writer.
+    fn write_of(&self, hand_out: impl FnOnce(&mut Repeats) -> Vec<Record>) {
+        let ready = hand_out(&mut self.repeats.lock().unwrap_or_else(PoisonError::into_inner));
+        for record in ready {
+            self.write(&record);
+        }
+    }
+
+    fn write(&self, record: &Record) {
+        let line = {
+            let app = self.app.read().unwrap_or_else(PoisonError::into_inner);
+            record.line(&app, OffsetDateTime::now_utc(), self.format)
+        };
+        if let Ok(line) = line {
+            (self.write)(&line);
         }
     }
 }
 
-impl Visit for Fields {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.add(field, value.to_owned(), false);
-    }
+fn is_limited(level: LogLevel) -> bool {
+    !matches!(level, LogLevel::Debug | LogLevel::Trace)
+}
 
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.add(field, value.to_string(), true);
-    }
+/// Hands events to the lines.
+struct LinesLayer(Arc<Lines>);
 
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.add(field, value.to_string(), true);
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.add(field, value.to_string(), true);
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no word for infinity.
-        self.add(field, format!("{value:?}"), value.is_finite());
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.add(field, format!("{value:?}"), false);
+impl<S: Subscriber> Layer<S> for LinesLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.0.take(Record::new(event));
     }
 }
 
@@ -245,123 +240,158 @@ pub(crate) fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-fn write_value(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
-    let plain = !text.is_empty()
-        && !text
-            .chars()
-            .any(|c| c <= ' ' || matches!(c, '=' | '"') || c.is_control());
-    if plain {
-        out.write_str(text)
-    } else {
-        write_quoted(out, text)
-    }
-}
-
-/// A text in quotes, as logfmt and JSON have it alike.
-fn write_quoted(out: &mut impl fmt::Write, text: &str) -> fmt::Result {
-    out.write_char('"')?;
-    for c in text.chars() {
-        match c {
-            '"' => out.write_str("\\\"")?,
-            '\\' => out.write_str("\\\\")?,
-            '\n' => out.write_str("\\n")?,
-            '\r' => out.write_str("\\r")?,
-            '\t' => out.write_str("\\t")?,
-            c if c.is_control() => write!(out, "\\u{:04x}", u32::from(c))?,
-            c => out.write_char(c)?,
-        }
-    }
-    out.write_char('"')
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::Weak;
 
-    use tracing_subscriber::fmt::MakeWriter;
+    use edgehold_core::Shutdown;
 
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
+    struct Collected(Arc<Mutex<Vec<Record>>>);
 
-    impl io::Write for Captured {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
+    impl<S: Subscriber> Layer<S> for Collected {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            self.0.lock().unwrap().push(Record::new(event));
         }
     }
 
-    impl<'a> MakeWriter<'a> for Captured {
-        type Writer = Self;
+    /// The records of what is logged in there.
+    pub(super) fn records(log: impl FnOnce()) -> Vec<Record> {
+        let collected = Collected::default();
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(collected.clone()), log);
+        std::mem::take(&mut *collected.0.lock().unwrap())
+    }
 
-        fn make_writer(&'a self) -> Self {
-            self.clone()
+    /// Lines that are written into a list.
+    struct Written {
+        lines: Arc<Lines>,
+        texts: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Written {
+        fn new(level: LogLevel) -> Self {
+            let texts = Arc::new(Mutex::new(Vec::new()));
+            let sink = texts.clone();
+            let write: WriteLine = Box::new(move |line| sink.lock().unwrap().push(line.to_owned()));
+            Self {
+                lines: Arc::new(Lines::new("app-x", level, LogFormat::Logfmt, write)),
+                texts,
+            }
+        }
+
+        fn log(&self, log: impl FnOnce()) {
+            let subscriber = tracing_subscriber::registry().with(LinesLayer(self.lines.clone()));
+            tracing::subscriber::with_default(subscriber, log);
+        }
+
+        /// The lines since the last call.
+        fn texts(&self) -> Vec<String> {
+            std::mem::take(&mut self.texts.lock().unwrap())
         }
     }
 
-    fn line(format: LogFormat, log: impl FnOnce()) -> String {
-        let captured = Captured::default();
-        let lines = Lines {
-            app: Arc::new(RwLock::new("app-x".to_owned())),
-            format,
-        };
-        let layer = tracing_subscriber::fmt::layer()
-            .event_format(lines)
-            .with_writer(captured.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), log);
-        String::from_utf8(captured.0.lock().unwrap().clone()).unwrap()
+    fn refused(times: usize) {
+        for _ in 0..times {
+            tracing::error!("connection refused");
+        }
     }
 
     #[test]
-    fn a_line_has_the_order_and_quoting_of_edgex() {
-        let text = line(LogFormat::Logfmt, || {
-            tracing::warn!(attempt = 2, name = "a b", "it said \"no\"\nand left");
+    fn only_what_warns_is_limited() {
+        let written = Written::new(LogLevel::Info);
+        written.log(|| {
+            for _ in 0..100 {
+                tracing::info!("accepted");
+            }
         });
-        let (head, tail) = text.split_once(" source=").unwrap();
-        assert!(
-            head.starts_with("level=WARN ts=20") && head.ends_with("Z app=app-x"),
-            "{text}"
-        );
-        assert!(tail.starts_with("logging.rs:"), "{text}");
-        assert!(
-            tail.ends_with(" attempt=2 name=\"a b\" msg=\"it said \\\"no\\\"\\nand left\"\n"),
-            "{text}"
-        );
+        assert_eq!(written.texts().len(), 100);
+        written.log(|| refused(100));
+        assert_eq!(written.texts().len(), 5);
+        written.log(|| {
+            for _ in 0..100 {
+                tracing::warn!("slow");
+            }
+        });
+        assert_eq!(written.texts().len(), 5);
     }
 
     #[test]
-    fn a_json_line_is_an_object_with_the_same_keys_in_the_same_order() {
-        let text = line(LogFormat::Json, || {
-            tracing::error!(
-                attempt = 2,
-                share = 0.5,
-                rate = f64::INFINITY,
-                stored = true,
-                name = "a \u{7} \\b\u{7f}",
-                reason = ?Some("x"),
-                "it said \"no\"\nand left"
-            );
-        });
-        let object: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(text.lines().count(), 1, "{text}");
+    fn nothing_is_limited_while_somebody_debugs() {
+        let written = Written::new(LogLevel::Info);
+        written.log(|| refused(100));
+        written.texts();
+
+        // What was counted so far is told at the change.
+        written.lines.set_limited(LogLevel::Debug);
+        let told = written.texts();
+        assert_eq!(told.len(), 1);
+        assert!(told[0].contains("(and 94 more like this"), "{told:?}");
+
+        written.log(|| refused(100));
+        assert_eq!(written.texts().len(), 100);
+
+        written.lines.set_limited(LogLevel::Error);
+        written.log(|| refused(100));
+        assert_eq!(written.texts().len(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_count_is_told_although_nothing_else_is_logged() {
+        let written = Written::new(LogLevel::Info);
+        let (shutdown, signal) = Shutdown::new();
+        let telling = written.lines.write_counts(signal);
+        tokio::pin!(telling);
+        written.log(|| refused(100));
+        written.texts();
+
+        // Paused time runs to whatever comes first.
+        let told = tokio::time::timeout(Duration::from_secs(12), &mut telling).await;
+        assert!(told.is_err(), "it goes on");
+        let told = written.texts();
+        assert_eq!(told.len(), 1, "{told:?}");
         assert!(
-            text.starts_with("{\"level\":\"ERROR\",\"ts\":\"20") && text.ends_with("left\"}\n"),
-            "{text}"
+            told[0].contains(" msg=\"connection refused … (and 94 more like this in the last 10 s)\""),
+            "{told:?}"
         );
-        let mut expected = serde_json::json!({
-            "level": "ERROR", "app": "app-x", "attempt": 2, "share": 0.5, "rate": "inf", "stored": true,
-            "name": "a \u{7} \\b\u{7f}", "reason": "Some(\"x\")", "msg": "it said \"no\"\nand left",
+
+        shutdown.trigger();
+        telling.await;
+    }
+
+    #[test]
+    fn the_end_tells_what_is_still_counted() {
+        let written = Written::new(LogLevel::Info);
+        let (_, level) = reload::Layer::new(targets(LogLevel::Info));
+        let log = ServiceLog(LogControl {
+            level,
+            lines: written.lines.clone(),
         });
-        for key in ["ts", "source"] {
-            expected[key] = object[key].clone();
-            assert!(object[key].is_string(), "{text}");
+        written.log(|| refused(100));
+        written.texts();
+        drop(log);
+        assert_eq!(written.texts().len(), 1);
+    }
+
+    #[test]
+    fn an_output_that_blocks_does_not_hold_up_the_counting() {
+        let written = Arc::new(Mutex::new(0));
+        let count = written.clone();
+        let lines = Arc::new_cyclic(|lines: &Weak<Lines>| {
+            let lines = lines.clone();
+            let write: WriteLine = Box::new(move |_| {
+                let lines = lines.upgrade().unwrap();
+                assert!(lines.repeats.try_lock().is_ok(), "others may count meanwhile");
+                *count.lock().unwrap() += 1;
+            });
+            Lines::new("app-x", LogLevel::Info, LogFormat::Logfmt, write)
+        });
+        for record in records(|| refused(100)) {
+            lines.take(record);
         }
-        assert_eq!(object, expected);
+        lines.write_all_counts();
+        assert_eq!(*written.lock().unwrap(), 6);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A running service: its tasks, and the order in which they end.
 //!
 //! Two groups. *Work* takes deliveries in and gets rid of them: trigger, dispatch, retry loop. *Support* is what work leans
-//! on: live settings and their provider, the store, REST, the connection responses go by. Ending runs downstream:
+//! on: live settings and their provider, the store, REST, the connection responses go by, the counts in the log. Ending runs downstream:
 //!
 //! 1. deregister; the trigger stops receiving, the retry loop stops claiming;
 //! 2. deliveries in hand are exported or stored; what is still being sent when most of the time is gone is stored as it is;
@@ -27,6 +27,7 @@ use tokio::{
 use crate::{
     durability::Durability,
     live::LiveSettings,
+    logging::ServiceLog,
     store::{Opened, StoreOpener},
 };
 
@@ -55,6 +56,7 @@ pub(crate) struct Parts {
     pub(crate) registration: Option<Membership>,
     pub(crate) version_check: Option<VersionCheck>,
     pub(crate) listener: TcpListener,
+    pub(crate) log: ServiceLog,
     pub(crate) store_state: watch::Sender<StoreState>,
     pub(crate) queue: QueueHandle,
     pub(crate) drain: Arc<Drain>,
@@ -74,6 +76,7 @@ pub struct Running {
     dispatch: Dispatch,
     queue: QueueHandle,
     fatal: oneshot::Receiver<String>,
+    log: ServiceLog,
 }
 
 /// What a running service has done and holds.
@@ -95,6 +98,7 @@ impl Running {
         let mut support = Tasks::default();
         let mut work = Tasks::default();
 
+        support.spawn("log", parts.log.0.clone().write_counts(support_signal.clone()));
         let (snapshot_sender, snapshots) = watch::channel(None);
         if let Some(provider) = parts.provider {
             tracing::info!("listening for private and common configuration changes");
@@ -174,6 +178,7 @@ impl Running {
             dispatch: parts.dispatch,
             queue: parts.queue,
             fatal,
+            log: parts.log,
         }
     }
 
@@ -235,6 +240,8 @@ impl Running {
         self.stop_support.trigger();
         let mut late = self.support.drain(grace / 8).await;
         late.extend(aborted);
+        // Before the line that everybody looks for as the last one.
+        self.log.0.write_all_counts();
         if late.is_empty() {
             tracing::info!("the service has ended");
         } else {

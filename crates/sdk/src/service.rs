@@ -29,7 +29,7 @@ use crate::{
     durability::Durability,
     invocation::{Invocation, InvocationError},
     live::{LiveSettings, LiveView},
-    logging::{LogControl, LogOutput, with_causes},
+    logging::{LogControl, LogOutput, ServiceLog, with_causes},
     running::{Membership, Parts, Running},
     sources,
     store::{Opened, StoreOpener},
@@ -210,6 +210,7 @@ impl AppService {
             LogOutput::Stdout,
             invocation.flags.log_format,
         );
+        let service_log = ServiceLog(log.clone());
         log.set_app(service_key.as_str());
         let generation = bootstrap::generation(invocation);
         tracing::info!("Starting {service_key} {}", version(generation));
@@ -284,6 +285,7 @@ impl AppService {
             registration,
             version_check,
             listener,
+            log: service_log,
         })
     }
 }
@@ -302,6 +304,7 @@ pub struct Built {
     registration: Option<Membership>,
     version_check: Option<VersionCheck>,
     listener: TcpListener,
+    log: ServiceLog,
 }
 
 impl Built {
@@ -363,6 +366,7 @@ impl Built {
             registration: self.registration,
             version_check: self.version_check,
             listener: self.listener,
+            log: self.log,
             store_state,
             queue,
             drain,
