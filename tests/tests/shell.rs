@@ -326,3 +326,19 @@ async fn a_taken_port_is_named_and_ends_the_start() -> Result<()> {
     wait_accepted(&first.sink, 1..=1).await;
     Ok(())
 }
+
+#[tokio::test]
+async fn the_log_has_the_time_its_generation_shows() -> Result<()> {
+    // Given a zone east of Greenwich.
+    for (generation, offset) in [("3", "Z"), ("4", "+05:30")] {
+        let mut service = Service::new()?
+            .env("EDGEHOLD_GENERATION", generation)
+            .env("TZ", "XST-5:30");
+
+        // When it starts, then EdgeX 3 shows UTC and EdgeX 4 local time.
+        service.spawn()?;
+        let line = service.process().wait_for_line("msg=\"Starting ", LONG).await;
+        assert!(line.contains(&format!("{offset} app=")), "{line}");
+    }
+    Ok(())
+}

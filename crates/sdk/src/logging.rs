@@ -19,7 +19,7 @@ use std::{
 
 use edgehold_config::{LogFormat, configuration::LogLevel};
 use edgehold_core::ShutdownSignal;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, UtcOffset};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{Event, Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -96,6 +96,11 @@ impl LogControl {
         app.clone_into(&mut self.lines.app.write().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Shows local time with its offset from now on, or UTC.
+    pub(crate) fn set_local_time(&self, local: bool) {
+        self.lines.local_time.store(local, Ordering::Relaxed);
+    }
+
     /// Writes the counts of repeated records when their time has come, until told to end. Cancel-safe: what is not
     /// written yet stays counted.
     pub(crate) async fn write_counts(self, shutdown: ShutdownSignal) {
@@ -144,6 +149,7 @@ type WriteLine = Box<dyn Fn(&str) + Send + Sync>;
 struct Lines {
     app: RwLock<String>,
     format: LogFormat,
+    local_time: AtomicBool,
     limited: AtomicBool,
     repeats: Mutex<Repeats>,
     write: WriteLine,
@@ -154,6 +160,7 @@ impl Lines {
         Self {
             app: RwLock::new(app.to_owned()),
             format,
+            local_time: AtomicBool::new(false),
             limited: AtomicBool::new(is_limited(level)),
             repeats: Mutex::default(),
             write,
@@ -205,10 +212,25 @@ impl Lines {
     fn write(&self, record: &Record) {
         let line = {
             let app = self.app.read().unwrap_or_else(PoisonError::into_inner);
-            record.line(&app, OffsetDateTime::now_utc(), self.format)
+            record.line(&app, self.timestamp(), self.format)
         };
         if let Ok(line) = line {
             (self.write)(&line);
+        }
+    }
+
+    /// Now, in the zone that is asked for; in UTC where the system does not know its own.
+    fn timestamp(&self) -> OffsetDateTime {
+        let now = OffsetDateTime::now_utc();
+        let local = || {
+            // Asked for each line, so that summer time comes and goes. Zones of long ago had seconds, RFC 3339 has none.
+            let offset = UtcOffset::local_offset_at(now).ok()?;
+            let offset = UtcOffset::from_hms(offset.whole_hours(), offset.minutes_past_hour(), 0).ok()?;
+            now.checked_to_offset(offset)
+        };
+        match self.local_time.load(Ordering::Relaxed) {
+            true => local().unwrap_or(now),
+            false => now,
         }
     }
 }

@@ -213,6 +213,7 @@ impl AppService {
         let service_log = ServiceLog(log.clone());
         log.set_app(service_key.as_str());
         let generation = bootstrap::generation(invocation);
+        log.set_local_time(generation == Generation::V4);
         tracing::info!("Starting {service_key} {}", version(generation));
         if invocation.flags.secure {
             tracing::warn!(

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! logfmt, one line for each record; fields of the event stand between `source` and `msg`. Values with spaces, `=` or
-//! quotes are quoted. Or the same keys in the same order as a JSON object for each line ([`LogFormat::Json`]), where
+//! quotes are quoted. `ts` is UTC in EdgeX 3, local time with its offset in EdgeX 4. Or the same keys in the same order as a JSON object for each line ([`LogFormat::Json`]), where
 //! numbers and booleans of events are such.
 
 use std::fmt::{self, Write};
