@@ -8,7 +8,7 @@ TOOLS := $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt fmt-check doc deny bench fuzz settings-table clean servers prerequisites tools
+.PHONY: help run test soak lint fmt fmt-check doc deny bench fuzz settings-table clean servers prerequisites tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,15 @@ run: prerequisites ## Run the demo: a broker, a device, the service and a destin
 
 test: servers prerequisites ## Run every test against real servers (installs them on Debian)
 	cargo build --locked -p edgehold-app
+	cargo build --locked -p edgehold-app --features fail-points --bin edgehold-fail-points
 	cargo test --workspace --locked
+
+# What CI has no time for: the ignored tests whose names begin with soak_, one after the other. EDGEHOLD_SOAK_KILLS kills
+# instead of 1,000; each run of kills prints its seed, EDGEHOLD_TEST_SEED repeats it.
+soak: servers prerequisites ## Kill the service a thousand times, with and without what the disk had not synced
+	cargo build --locked -p edgehold-app
+	cargo build --locked -p edgehold-app --features fail-points --bin edgehold-fail-points
+	cargo test --locked -p edgehold-tests --test suite -- --ignored --nocapture --test-threads 1 soak_
 
 lint: prerequisites ## Run clippy on everything; a warning is an error
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings

@@ -49,6 +49,8 @@ pub(crate) async fn broker() -> Result<Mosquitto> {
 pub(crate) struct Service {
     // Before the folders, so that the process is gone when they go.
     process: Option<Process>,
+    /// Another build than the one under test.
+    binary: Option<PathBuf>,
     flags: Vec<String>,
     environment: BTreeMap<String, String>,
     port: Port,
@@ -62,6 +64,7 @@ impl Service {
         let data = TempDir::with_prefix("edgehold-data-").context("making a data folder")?;
         let service = Self {
             process: None,
+            binary: None,
             flags: vec![format!("--data-dir={}", data.path().display())],
             environment: BTreeMap::new(),
             port,
@@ -95,6 +98,16 @@ impl Service {
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.to_owned(), value.to_owned());
         self
+    }
+
+    /// From the next start on it is this binary.
+    pub(crate) fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = Some(binary);
+    }
+
+    /// From the next start on it has this in its environment.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -131,7 +144,11 @@ impl Service {
 
     /// Starts it and returns at once.
     pub(crate) fn spawn(&mut self) -> Result<()> {
-        self.process = Some(Process::start("edgehold", &mut self.command(&[])?)?);
+        let mut command = match &self.binary {
+            Some(binary) => self.command(binary, &[]),
+            None => self.command(&edgehold_binary()?, &[]),
+        };
+        self.process = Some(Process::start("edgehold", &mut command)?);
         Ok(())
     }
 
@@ -190,7 +207,7 @@ impl Service {
 
     /// Runs a command of the binary with the same flags and environment, beside the service or without it.
     pub(crate) fn run(&self, words: &[&str]) -> Result<Output> {
-        self.command(words)?
+        self.command(&edgehold_binary()?, words)
             .output()
             .context("running a command of the binary")
     }
@@ -209,6 +226,22 @@ impl Service {
         number
             .parse()
             .with_context(|| format!("store count printed {printed:?}, not a number alone"))
+    }
+
+    /// `edgehold <flags> dead ls`: the whole error collection, oldest first.
+    pub(crate) fn error_collection(&self) -> Result<Vec<Value>> {
+        let output = self.run(&["dead", "ls", "--json", "--limit", "0"])?;
+        ensure!(
+            output.status.success(),
+            "dead ls ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let lines = output.stdout.split(|byte| *byte == b'\n');
+        lines
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).context("reading what dead ls printed"))
+            .collect()
     }
 
     pub(crate) async fn get(&self, target: &str) -> Result<http::Response> {
@@ -299,6 +332,23 @@ impl Service {
         Ok(answer)
     }
 
+    /// Moves the time of each object's last attempt by so many milliseconds, in the file and behind the service's back;
+    /// answers how many objects there are.
+    pub(crate) async fn move_last_attempts(&self, millis: i64) -> Result<u64> {
+        use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+
+        let options = SqliteConnectOptions::new()
+            .filename(self.database()?)
+            .busy_timeout(LONG);
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let moved = sqlx::query("UPDATE object SET last_attempt_at = last_attempt_at + ?1")
+            .bind(millis)
+            .execute(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(moved.rows_affected())
+    }
+
     fn database(&self) -> Result<PathBuf> {
         let entries = std::fs::read_dir(self.data_dir()).context("listing the data folder")?;
         let paths: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
@@ -310,8 +360,8 @@ impl Service {
             .with_context(|| format!("no database among {paths:?}"))
     }
 
-    fn command(&self, words: &[&str]) -> Result<Command> {
-        let mut command = Command::new(edgehold_binary()?);
+    fn command(&self, binary: &Path, words: &[&str]) -> Command {
+        let mut command = Command::new(binary);
         // Its environment is what the test says and nothing else.
         command
             .env_clear()
@@ -319,7 +369,7 @@ impl Service {
             .args(&self.flags)
             .args(words);
         command.current_dir(self.data_dir());
-        Ok(command)
+        command
     }
 }
 
@@ -389,8 +439,13 @@ impl Stack {
     /// Everything around the service, which is not started yet. `common` are keys of the common configuration beyond
     /// the recorded ones, or instead of them.
     pub(crate) async fn new(common: &[(&str, &str)]) -> Result<Self> {
-        let (broker, consul, sink) = tokio::join!(broker(), Consul::start(), HttpSink::start());
-        let (broker, consul, sink) = (broker?, consul?, sink?);
+        Self::around(broker().await?, common).await
+    }
+
+    /// [`Self::new`] with a broker of the test's own.
+    pub(crate) async fn around(broker: Mosquitto, common: &[(&str, &str)]) -> Result<Self> {
+        let (consul, sink) = tokio::join!(Consul::start(), HttpSink::start());
+        let (consul, sink) = (consul?, sink?);
         seed_common(&consul, broker.port(), common).await?;
         let service = Service::http_export(&consul, &sink.url("/export"))?;
         Ok(Self {

@@ -89,6 +89,8 @@ impl Dispatch {
         let (places, turns) = (Arc::new(Places::default()), Arc::new(Turns::default()));
         let mut running = JoinSet::new();
         while let Some(delivery) = deliveries.recv().await {
+            #[cfg(feature = "fail-points")]
+            let delivery = crate::fail_point::acknowledge_early(delivery);
             let prepared = Prepared::new(&shared, &turns, delivery);
             let place = places.clone().take();
             running.spawn(deliver(shared.clone(), prepared, place, hurry.clone()));

@@ -17,6 +17,8 @@ mod destinations;
 mod dispatch;
 mod drain;
 mod execute;
+#[cfg(feature = "fail-points")]
+mod fail_point;
 mod first_attempt;
 mod health;
 mod housekeeping;

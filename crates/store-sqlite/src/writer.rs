@@ -203,6 +203,11 @@ impl Writing {
             .foreign_keys(true)
             // A log that grew is cut back to this when it is started anew.
             .pragma("journal_size_limit", "16777216");
+        // The fault that the crash suite has to find: what is answered as kept may be in memory only.
+        #[cfg(feature = "fail-points")]
+        if std::env::var("EDGEHOLD_FAIL_POINT").is_ok_and(|name| name == "unsynced") {
+            options = options.synchronous(SqliteSynchronous::Off);
+        }
         if let Some(max_bytes) = max_bytes {
             options = options.pragma("max_page_count", (max_bytes / 4_096).max(1).to_string());
         }
