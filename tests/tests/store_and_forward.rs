@@ -66,6 +66,26 @@ async fn interval_and_maximum_changed_in_one_transaction_both_act() -> Result<()
 }
 
 #[tokio::test]
+async fn objects_wait_no_longer_for_a_clock_that_was_set_back() -> Result<()> {
+    // Given objects that were last attempted two hours from now, as the clock has it after it was set back.
+    let stack = Stack::start_storing(&[NEVER]).await?;
+    stack.sink.behave(refusing());
+    stack.publish(1..=3).await?;
+    stack
+        .service
+        .wait_stats("three objects to wait", |stats| stats.store("failed") == 3)
+        .await;
+    assert_eq!(stack.service.move_last_attempts(2 * 60 * 60 * 1_000).await?, 3);
+
+    // When the interval is a second, then they leave, long before those two hours are over.
+    stack.sink.behave(Behaviour::status(200));
+    stack.set(&[OFTEN]).await?;
+    wait_accepted(&stack.sink, 1..=3).await;
+    assert_eq!(accepted(&stack.sink), each(1..=3, 1));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_changed_common_setting_acts_and_a_private_one_still_wins() -> Result<()> {
     // Given an object that waits, with the maximum set privately and the interval of the common configuration.
     let stack = Stack::start_storing(&[("StoreAndForward/MaxRetryCount", "1")]).await?;
