@@ -86,24 +86,29 @@ CREATE TABLE counter (
     PRIMARY KEY (owner, object_state)
 ) STRICT, WITHOUT ROWID;
 
+-- A damaged size counts as one a payload can have: no number in a row may bring the counting to an end.
 CREATE TRIGGER object_inserted AFTER INSERT ON object BEGIN
     INSERT INTO counter (owner, object_state, objects, payload_bytes)
-    VALUES (new.app_service_key, new.state, 1, new.payload_bytes)
+    VALUES (new.app_service_key, new.state, 1, min(max(new.payload_bytes, 0), 1000000000))
     ON CONFLICT DO UPDATE
     SET objects = objects + 1, payload_bytes = payload_bytes + excluded.payload_bytes;
 END;
 
 CREATE TRIGGER object_deleted AFTER DELETE ON object BEGIN
-    UPDATE counter SET objects = objects - 1, payload_bytes = payload_bytes - old.payload_bytes
+    UPDATE counter
+    SET objects = objects - 1,
+        payload_bytes = max(payload_bytes - min(max(old.payload_bytes, 0), 1000000000), 0)
     WHERE owner = old.app_service_key AND object_state = old.state;
 END;
 
 CREATE TRIGGER object_changed AFTER UPDATE OF state, payload_bytes ON object
 WHEN old.state <> new.state OR old.payload_bytes <> new.payload_bytes BEGIN
-    UPDATE counter SET objects = objects - 1, payload_bytes = payload_bytes - old.payload_bytes
+    UPDATE counter
+    SET objects = objects - 1,
+        payload_bytes = max(payload_bytes - min(max(old.payload_bytes, 0), 1000000000), 0)
     WHERE owner = old.app_service_key AND object_state = old.state;
     INSERT INTO counter (owner, object_state, objects, payload_bytes)
-    VALUES (new.app_service_key, new.state, 1, new.payload_bytes)
+    VALUES (new.app_service_key, new.state, 1, min(max(new.payload_bytes, 0), 1000000000))
     ON CONFLICT DO UPDATE
     SET objects = objects + 1, payload_bytes = payload_bytes + excluded.payload_bytes;
 END;

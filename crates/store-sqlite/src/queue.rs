@@ -330,6 +330,21 @@ impl SqliteQueue {
         Ok(objects)
     }
 
+    async fn look_at_lanes(&self, interval: Duration, now: Timestamp) -> Result<Vec<LaneStatus>, StoreError> {
+        let mut connection = self.reader().await?;
+        let look = async |connection: &mut _| {
+            let (lanes, damaged) =
+                reader::lanes(connection, &self.service_key, interval, now, &self.leases).await?;
+            // No claim can name a lane that has no name: its objects would wait for ever.
+            let places = reader::unreadable_lanes(connection, &self.service_key, damaged).await?;
+            Ok((lanes, reader::read(connection, &self.service_key, &places).await?))
+        };
+        let (lanes, damaged) = look(&mut connection).await.map_err(|error| self.failed(error))?;
+        drop(connection);
+        self.set_aside(&damaged).await;
+        Ok(lanes)
+    }
+
     async fn evict_oldest(&self, eviction: Eviction) -> Result<Vec<Evicted>, StoreError> {
         self.writer()?;
         let mut connection = self.reader().await?;
@@ -464,12 +479,7 @@ impl RetryQueue for SqliteQueue {
         interval: Duration,
         now: Timestamp,
     ) -> BoxFuture<'_, Result<Vec<LaneStatus>, StoreError>> {
-        Box::pin(async move {
-            let mut connection = self.reader().await?;
-            reader::lanes(&mut connection, &self.service_key, interval, now, &self.leases)
-                .await
-                .map_err(|error| self.failed(error))
-        })
+        Box::pin(self.look_at_lanes(interval, now))
     }
 
     fn is_waiting<'a>(

@@ -120,17 +120,17 @@ pub(crate) const PIPELINES: &str = "
 pub(crate) const HEADS: &str = "
     WITH RECURSIVE named (device) AS (
         SELECT (SELECT device FROM object INDEXED BY object_device
-                WHERE app_service_key = ?1 AND pipeline_id = ?2 AND state IN (0, 2) AND device IS NOT NULL
+                WHERE app_service_key = ?1 AND pipeline_id = CAST(?2 AS TEXT) AND state IN (0, 2) AND device IS NOT NULL
                 ORDER BY device LIMIT 1)
         UNION ALL
         SELECT (SELECT device FROM object INDEXED BY object_device
-                WHERE app_service_key = ?1 AND pipeline_id = ?2 AND state IN (0, 2) AND device > named.device
+                WHERE app_service_key = ?1 AND pipeline_id = CAST(?2 AS TEXT) AND state IN (0, 2) AND device > named.device
                 ORDER BY device LIMIT 1)
         FROM named WHERE named.device IS NOT NULL
     ),
     head (seq) AS (
         SELECT (SELECT seq FROM object INDEXED BY object_device
-                WHERE app_service_key = ?1 AND pipeline_id = ?2 AND state IN (0, 2) AND device = named.device
+                WHERE app_service_key = ?1 AND pipeline_id = CAST(?2 AS TEXT) AND state IN (0, 2) AND device = named.device
                 ORDER BY seq LIMIT 1)
         FROM named WHERE named.device IS NOT NULL
     )
@@ -142,7 +142,7 @@ pub(crate) const HEADS: &str = "
 
 /// The objects of a pipeline that are in no order, as far as they may run.
 pub(crate) const WITHOUT_DEVICE: &str = candidate!(
-    "INDEXED BY object_device WHERE app_service_key = ?1 AND pipeline_id = ?2 AND state IN (0, 2) AND state = 2",
+    "INDEXED BY object_device WHERE app_service_key = ?1 AND pipeline_id = CAST(?2 AS TEXT) AND state IN (0, 2) AND state = 2",
     " AND device IS NULL AND seq > ?3",
     " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
     " AND (not_before IS NULL OR not_before <= ?5) AND (?6 OR destination IS ?7) ORDER BY seq"
@@ -161,6 +161,12 @@ pub(crate) const DESTINATIONS: &str = "
         FROM lane WHERE lane.destination IS NOT NULL
     )
     SELECT destination FROM lane WHERE destination IS NOT NULL";
+
+/// Some objects of a lane whose name is no text.
+pub(crate) const UNREADABLE_LANE: &str = "
+    SELECT seq FROM object INDEXED BY object_lane
+    WHERE app_service_key = ?1 AND state = 2 AND destination = CAST(?2 AS TEXT)
+    ORDER BY seq LIMIT 256";
 
 pub(crate) const FIRST_RESTED: &str = candidate!(
     "INDEXED BY object_rested WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2 AND not_before IS NULL",
@@ -327,7 +333,11 @@ impl<'a> Wanted<'a> {
     async fn few(&self, connection: &mut SqliteConnection) -> Result<Option<Vec<Candidate>>, sqlx::Error> {
         let lanes = match self.destination() {
             Some(destination) => vec![destination.map(str::to_owned)],
-            None => destinations(connection, self.service_key).await?,
+            // What is damaged is met by the walk instead.
+            None => match destinations(connection, self.service_key).await? {
+                (lanes, damaged) if damaged.is_empty() => lanes,
+                _ => return Ok(None),
+            },
         };
         let mut found = Vec::new();
         for destination in lanes {
@@ -387,7 +397,8 @@ impl<'a> Wanted<'a> {
         Ok(())
     }
 
-    fn of_pipeline<'q>(&'q self, statement: &'static str, pipeline_id: &'q str) -> Statement<'q> {
+    /// `pipeline_id` is what a row says, which need not be a text.
+    fn of_pipeline<'q>(&'q self, statement: &'static str, pipeline_id: &'q [u8]) -> Statement<'q> {
         let destination = self.destination();
         sqlx::query(statement)
             .bind(self.service_key.as_str())
@@ -406,7 +417,7 @@ impl<'a> Wanted<'a> {
         limit: usize,
         page: &mut LeasedPage,
     ) -> Result<(), sqlx::Error> {
-        let pipelines: Vec<String> = sqlx::query_scalar(PIPELINES)
+        let pipelines: Vec<Vec<u8>> = sqlx::query_scalar(PIPELINES)
             .bind(self.service_key.as_str())
             .fetch_all(&mut *connection)
             .await?;
@@ -443,9 +454,10 @@ impl<'a> Wanted<'a> {
 
 /// Whether another object of the same pipeline and device is claimed.
 fn is_held_back(row: &SqliteRow, page: &LeasedPage) -> Result<bool, sqlx::Error> {
-    let device: Option<String> = row.try_get("device")?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let device: Option<Vec<u8>> = row.try_get("device")?;
     Ok(match device {
-        Some(device) => page.is_busy(row.try_get("pipeline_id")?, device),
+        Some(device) => page.is_busy(text(row.try_get("pipeline_id")?), text(device)),
         None => false,
     })
 }
@@ -465,16 +477,43 @@ async fn offer(
     Ok(true)
 }
 
-/// The lanes there are, the one without a destination first whether it has objects or not.
+/// The lanes there are, the one without a destination first whether it has objects or not; and the names of those
+/// that are damaged, which are no text.
 async fn destinations(
     connection: &mut SqliteConnection,
     service_key: &ServiceKey,
-) -> Result<Vec<Option<String>>, sqlx::Error> {
-    let named: Vec<String> = sqlx::query_scalar(DESTINATIONS)
+) -> Result<(Vec<Option<String>>, Vec<Vec<u8>>), sqlx::Error> {
+    let named: Vec<Vec<u8>> = sqlx::query_scalar(DESTINATIONS)
         .bind(service_key.as_str())
         .fetch_all(connection)
         .await?;
-    Ok(std::iter::once(None).chain(named.into_iter().map(Some)).collect())
+    let mut lanes = vec![None];
+    let mut damaged = Vec::new();
+    for name in named {
+        match String::from_utf8(name) {
+            Ok(name) => lanes.push(Some(name)),
+            Err(error) => damaged.push(error.into_bytes()),
+        }
+    }
+    Ok((lanes, damaged))
+}
+
+/// The places of some objects whose destination is no text, so that they can be set aside.
+pub(crate) async fn unreadable_lanes(
+    connection: &mut SqliteConnection,
+    service_key: &ServiceKey,
+    damaged: Vec<Vec<u8>>,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let mut places = Vec::new();
+    for name in damaged {
+        let of_lane: Vec<i64> = sqlx::query_scalar(UNREADABLE_LANE)
+            .bind(service_key.as_str())
+            .bind(name)
+            .fetch_all(&mut *connection)
+            .await?;
+        places.extend(of_lane);
+    }
+    Ok(places)
 }
 
 fn places_json(places: &[i64]) -> String {
@@ -690,16 +729,17 @@ impl LaneLook<'_> {
     }
 }
 
-/// The lanes that have unclaimed objects, and when the first of each is due.
+/// The lanes that have unclaimed objects, and when the first of each is due; and the names of those that are damaged.
 pub(crate) async fn lanes(
     connection: &mut SqliteConnection,
     service_key: &ServiceKey,
     interval: Duration,
     now: Timestamp,
     leases: &Leases,
-) -> Result<Vec<LaneStatus>, sqlx::Error> {
+) -> Result<(Vec<LaneStatus>, Vec<Vec<u8>>), sqlx::Error> {
     let mut lanes = Vec::new();
-    for destination in destinations(connection, service_key).await? {
+    let (destinations, damaged) = destinations(connection, service_key).await?;
+    for destination in destinations {
         let look = LaneLook {
             service_key,
             destination: destination.as_deref(),
@@ -718,7 +758,7 @@ pub(crate) async fn lanes(
             });
         }
     }
-    Ok(lanes)
+    Ok((lanes, damaged))
 }
 
 /// The places of a listed page, and where the next one begins.

@@ -162,7 +162,7 @@ pub(crate) struct ReadRow {
 pub(crate) const SELECT: &str = "
     SELECT object.seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
            input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
-           last_error, reason, destination, ended_at, bytes, ifnull(crashes, 0) AS crashes
+           last_error, reason, destination, ended_at, payload_bytes, bytes, ifnull(crashes, 0) AS crashes
     FROM object NOT INDEXED
     LEFT JOIN payload ON payload.seq = object.seq
     LEFT JOIN crash_mark ON crash_mark.seq = object.seq
@@ -187,6 +187,12 @@ impl Problems {
         T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
     {
         self.value(column, row.try_get(column), stand_in)
+    }
+
+    /// A text that may be null in other rows and must not be in this one.
+    fn present(&mut self, row: &SqliteRow, column: &str) -> String {
+        let text = self.column(row, column, None::<String>).ok_or("it is missing");
+        self.value(column, text, String::new())
     }
 
     fn time(&mut self, row: &SqliteRow, column: &str) -> Option<Timestamp> {
@@ -220,8 +226,8 @@ pub(crate) fn read(row: &SqliteRow, service_key: &ServiceKey) -> Result<ReadRow,
     let context = problems.value("context_data", context, Default::default());
     let input = match problems.column(row, "input_kind", "bytes") {
         name if let Some(form) = delivery_form(name) => StoredInput::Delivery {
-            content_type: problems.column(row, "input_content_type", String::new()),
-            topic: problems.column(row, "input_topic", String::new()),
+            content_type: problems.present(row, "input_content_type"),
+            topic: problems.present(row, "input_topic"),
             form,
         },
         name => {
@@ -236,6 +242,11 @@ pub(crate) fn read(row: &SqliteRow, service_key: &ServiceKey) -> Result<ReadRow,
         .column(row, "bytes", None::<Vec<u8>>)
         .ok_or("the payload is missing");
     let payload = problems.value("bytes", payload, Vec::new());
+    let wanted: i64 = problems.column(row, "payload_bytes", 0);
+    if problems.0.is_empty() && usize::try_from(wanted) != Ok(payload.len()) {
+        let problem = format!("bytes: there are {} of {wanted}", payload.len());
+        problems.0.push(problem);
+    }
     let mut object = StoredObject {
         id,
         seq,

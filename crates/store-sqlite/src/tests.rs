@@ -5,7 +5,7 @@ use edgehold_core::{
     retry::{Action, Failure, Verdict},
 };
 use edgehold_store::{
-    Claim, Lane, ListRequest, RetryQueue, Room, Selection, StoreError, Suspects,
+    Claim, Eviction, Lane, ListRequest, Redrive, RetryQueue, Room, Selection, StoreError, Suspects, Sweep,
     conformance::{object, service_key},
 };
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -395,6 +395,54 @@ async fn a_full_store_refuses_appends_and_lets_objects_leave() {
 }
 
 #[tokio::test]
+async fn a_full_store_makes_room_when_asked_to() {
+    // given a file of two megabytes that is filled
+    let folder = folder();
+    let options = Options {
+        max_bytes: Some(2 << 20),
+        ..options(&folder)
+    };
+    let (queue, writer) = SqliteQueue::open(options).await.unwrap();
+    run(writer);
+    let mut number = 0;
+    let mut fill = async || {
+        loop {
+            number += 1;
+            assert!(number < 1_000, "it never became full");
+            if queue
+                .append(&[sized(number, 50 << 10)], Room::default())
+                .await
+                .swap_remove(0)
+                .is_err()
+            {
+                break;
+            }
+        }
+    };
+    fill().await;
+    // then each way of making room makes it
+    let objects = 5;
+    let evicted = queue.evict(Eviction { objects, bytes: 0 }).await.unwrap();
+    assert_eq!(evicted.len(), 5);
+    fill().await;
+    let now = claim().now;
+    let given_up = queue.sweep(Sweep::TooOld { before: now, at: now }, 5).await;
+    assert_eq!(given_up.unwrap(), 5);
+    let removed = queue.sweep(Sweep::DeadLettersOver { max: 0 }, 5).await;
+    assert_eq!(removed.unwrap(), 5);
+    fill().await;
+    let claimed = queue.claim(claim()).await.unwrap();
+    queue
+        .settle(&verdicts(&claimed[..5], &Action::Succeed { at: now }))
+        .await
+        .unwrap();
+    let later = Timestamp::from_unix_millis(now.as_unix_millis() + 1);
+    let removed = queue.sweep(Sweep::History { before: later }, 10).await;
+    assert_eq!(removed.unwrap(), 5);
+    append(&queue, &[sized(2_000, 50 << 10)]).await;
+}
+
+#[tokio::test]
 async fn space_returns_to_the_file_system_when_objects_leave() {
     let folder = folder();
     let queue = open(&folder).await;
@@ -481,6 +529,158 @@ async fn damaged_rows_are_set_aside_with_their_payload_and_stop_nobody() {
     assert_eq!(ids(&queue.claim(suspects).await.unwrap()), [objects[6].id]);
 }
 
+/// Ways to damage a row, and what is then said to be wrong. `?` is its place.
+const DAMAGES: &[(&str, &str)] = &[
+    ("UPDATE object SET id = x'0102' WHERE seq = ?", "id"),
+    ("UPDATE object SET pipeline_id = ' ' WHERE seq = ?", "pipeline_id"),
+    (
+        "UPDATE object SET pipeline_id = CAST(x'ff70' AS TEXT) WHERE seq = ?",
+        "pipeline_id",
+    ),
+    (
+        "UPDATE object SET pipeline_position = -1 WHERE seq = ?",
+        "pipeline_position",
+    ),
+    (
+        "UPDATE object SET pipeline_position = 4294967296 WHERE seq = ?",
+        "pipeline_position",
+    ),
+    (
+        "UPDATE object SET version = CAST(x'ff' AS TEXT) WHERE seq = ?",
+        "version",
+    ),
+    (
+        "UPDATE object SET correlation_id = CAST(x'ff' AS TEXT) WHERE seq = ?",
+        "correlation_id",
+    ),
+    (
+        "UPDATE object SET context_data = '{\"unfinished' WHERE seq = ?",
+        "context_data",
+    ),
+    (
+        "UPDATE object SET context_data = '[1]' WHERE seq = ?",
+        "context_data",
+    ),
+    (
+        "UPDATE object SET input_kind = 'hologram' WHERE seq = ?",
+        "input_kind",
+    ),
+    (
+        "UPDATE object SET input_kind = 'delivery-json' WHERE seq = ?",
+        "input_content_type",
+    ),
+    ("UPDATE object SET attempts = -1 WHERE seq = ?", "attempts"),
+    (
+        "UPDATE object SET attempts = 9223372036854775807 WHERE seq = ?",
+        "attempts",
+    ),
+    (
+        "UPDATE object SET last_error = CAST(x'ff' AS TEXT) WHERE seq = ?",
+        "last_error",
+    ),
+    ("UPDATE object SET reason = 'because' WHERE seq = ?", "reason"),
+    (
+        "UPDATE object SET destination = CAST(x'ff41' AS TEXT) WHERE seq = ?",
+        "destination",
+    ),
+    ("UPDATE object SET payload_bytes = -5 WHERE seq = ?", "bytes"),
+    (
+        "UPDATE object SET payload_bytes = 9223372036854775807 WHERE seq = ?",
+        "bytes",
+    ),
+    ("UPDATE payload SET bytes = x'00' WHERE seq = ?", "bytes"),
+    ("DELETE FROM payload WHERE seq = ?", "bytes"),
+];
+
+/// A store whose rows are damaged in each way, between sound ones, one of each for this device.
+async fn damaged(folder: &TempDir) -> (SqliteQueue, Vec<StoredObject>) {
+    let queue = open(folder).await;
+    let mut sound = Vec::new();
+    let mut connection = raw(folder).await;
+    for (number, (damage, _)) in (1..).zip(DAMAGES) {
+        let pair = [number * 2, number * 2 + 1].map(|number| StoredObject {
+            context: [("devicename".to_owned(), format!("device {number}"))].into(),
+            ..object(number)
+        });
+        let seq = queue.append(&pair, Room::default()).await.swap_remove(0).unwrap();
+        sqlx::query(*damage)
+            .bind(seq)
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        sound.push(pair[1].clone());
+    }
+    (queue, sound)
+}
+
+#[tokio::test]
+async fn no_damage_keeps_anything_from_being_handed_out() {
+    for ordered in [false, true] {
+        let folder = folder();
+        let (queue, sound) = damaged(&folder).await;
+        // when everything is tried as the lanes say, until they say nothing any more
+        let mut handed_out = Vec::new();
+        let now = claim().now;
+        for turn in 0.. {
+            let lanes = queue.lanes(Duration::from_secs(1), now).await.unwrap();
+            if lanes.is_empty() {
+                break;
+            }
+            assert!(turn < 100, "still waiting: {lanes:?}");
+            for status in lanes {
+                let selection = Selection {
+                    lane: Lane::of(status.destination),
+                    ..claim().selection
+                };
+                let page = Claim {
+                    selection,
+                    ordered,
+                    limit: 3,
+                    ..claim()
+                };
+                handed_out.extend(queue.claim(page).await.unwrap());
+            }
+        }
+        // then all that is sound was handed out, and all that is damaged is set aside for what is wrong with it
+        let ids = |objects: &[StoredObject]| objects.iter().map(|object| object.id).collect::<Vec<_>>();
+        assert_eq!(ids(&handed_out), ids(&sound), "ordered: {ordered}");
+        let set_aside = queue.list(list(ObjectState::Error)).await.unwrap().objects;
+        assert_eq!(set_aside.len(), DAMAGES.len());
+        for (object, (damage, problem)) in set_aside.iter().zip(DAMAGES) {
+            assert_eq!(object.reason, Some(ErrorReason::Corrupt), "{damage}");
+            assert!(object.ended_at.is_some(), "{damage}");
+            let error = object.last_error.as_deref().unwrap();
+            assert!(error.starts_with(problem), "{damage}: {error}");
+        }
+        // and a re-drive leaves what cannot be read where it is
+        assert_eq!(queue.redrive(Redrive::default(), 100).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn no_damage_keeps_anything_from_leaving() {
+    let folder = folder();
+    let (queue, _) = damaged(&folder).await;
+    let half = Eviction {
+        objects: u64::try_from(DAMAGES.len()).unwrap(),
+        bytes: 0,
+    };
+    assert_eq!(queue.evict(half).await.unwrap().len(), DAMAGES.len());
+    let now = claim().now;
+    let too_old = Sweep::TooOld { before: now, at: now };
+    assert_eq!(
+        queue.sweep(too_old, 100).await.unwrap(),
+        u64::try_from(DAMAGES.len()).unwrap()
+    );
+    let all = Sweep::DeadLettersOver { max: 0 };
+    assert_eq!(
+        queue.sweep(all, 100).await.unwrap(),
+        u64::try_from(DAMAGES.len()).unwrap()
+    );
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.failed.objects, stats.error.objects), (0, 0));
+}
+
 #[tokio::test]
 async fn no_statement_goes_through_the_whole_table() {
     let folder = folder();
@@ -530,6 +730,10 @@ async fn no_statement_goes_through_the_whole_table() {
         (
             reader::DESTINATIONS,
             "object_lane (app_service_key=? AND destination>?)",
+        ),
+        (
+            reader::UNREADABLE_LANE,
+            "object_lane (app_service_key=? AND destination=?)",
         ),
         (
             reader::FIRST_RESTED,

@@ -555,7 +555,8 @@ pub(crate) const FORGET_DEVICES: &str = "DROP INDEX IF EXISTS object_device";
 /// With the time of the machine: nobody says what time it is when a row is found to be damaged.
 pub(crate) const SET_ASIDE: &str = "
     UPDATE object SET state = ?1, reason = ?2, last_error = ?3, id = ?4,
-           ended_at = ifnull(ended_at, CAST(unixepoch('subsecond') * 1000 AS INTEGER))
+           ended_at = ifnull(ended_at, CAST(unixepoch('subsecond') * 1000 AS INTEGER)),
+           payload_bytes = ifnull((SELECT length(bytes) FROM payload WHERE payload.seq = object.seq), 0)
     WHERE seq = ?5";
 
 async fn set_aside(connection: &mut SqliteConnection, damaged: &[Damage]) -> Result<(), sqlx::Error> {

@@ -49,20 +49,23 @@ pub(super) async fn evict(
     service_key: &ServiceKey,
     places: &[i64],
 ) -> Result<Vec<Evicted>, sqlx::Error> {
-    let mut removed: Vec<(i64, Vec<u8>, String, String, i64)> = sqlx::query_as(EVICT)
+    // Read as bytes: what is damaged need not be a text, and leaves all the same.
+    type Row = (i64, Vec<u8>, Vec<u8>, Vec<u8>, i64);
+    let mut removed: Vec<Row> = sqlx::query_as(EVICT)
         .bind(places_json(places))
         .bind(service_key.as_str())
         .fetch_all(connection)
         .await?;
     removed.sort_unstable_by_key(|(seq, ..)| *seq);
-    let evicted =
-        |(seq, id, pipeline_id, correlation_id, bytes): (i64, Vec<u8>, String, String, i64)| Evicted {
-            id: id_of(seq, &id).unwrap_or_else(|stand_in| stand_in),
-            // What a damaged row has instead of a name is no name.
-            pipeline_id: PipelineId::try_new(&pipeline_id).unwrap_or_else(|_| PipelineId::default_pipeline()),
-            correlation_id: CorrelationId::new(&correlation_id),
-            payload_bytes: u64::try_from(bytes).unwrap_or(0),
-        };
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let evicted = |(seq, id, pipeline_id, correlation_id, bytes): Row| Evicted {
+        id: id_of(seq, &id).unwrap_or_else(|stand_in| stand_in),
+        // What a damaged row has instead of a name is no name.
+        pipeline_id: PipelineId::try_new(&text(pipeline_id))
+            .unwrap_or_else(|_| PipelineId::default_pipeline()),
+        correlation_id: CorrelationId::new(&text(correlation_id)),
+        payload_bytes: u64::try_from(bytes).unwrap_or(0),
+    };
     Ok(removed.into_iter().map(evicted).collect())
 }
 
