@@ -310,8 +310,12 @@ mod tests {
         let (mut lines, mut now, mut most) = (Vec::new(), start, 0);
         // More kinds than are known at once, each many times, over many windows.
         let failures = records(|| {
-            for number in 0..30_000 {
-                places()[number % 5](number * 7919 % 300);
+            let mut random = 1_u64;
+            for _ in 0..30_000 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let below = |bits: u32, end: u64| usize::try_from((random >> bits) % end).unwrap();
+                // Some often, most now and then.
+                places()[below(32, 5)](below(40, 20) * below(48, 20));
             }
         });
         for failure in failures {
