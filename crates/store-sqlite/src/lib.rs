@@ -5,8 +5,10 @@
 //! SQL; the conformance suite compares the two.
 //!
 //! ```text
-//!   append, settle ──▶ bounded channel ──▶ Writer ──▶ one connection, one transaction for all that has queued up
-//!   claim, list, next_due, stats ──▶ a few connections that only read
+//!   append, settle, marks of claims ──▶ bounded channel ──▶ Writer ──▶ one connection, one transaction for all that
+//!                                                                      has queued up
+//!   evict, sweep, redrive ───────────▶ the same channel, a transaction each
+//!   claim, lanes, list, stats ───────▶ a few connections that only read
 //! ```
 //!
 //! *Durability.* Write-ahead log with `synchronous = FULL`: a call is answered after the log is on the disk. The writer
@@ -15,6 +17,11 @@
 //! *Claims* are in memory. A page is chosen, claimed, and only then read, so that nothing that was settled in between
 //! is handed out in its old state. A crash ends every claim, and opening makes failed what a dead process left in
 //! state new.
+//!
+//! *Crash marks* are in the file: that an object is handed out is on the disk before it is, and any verdict takes it
+//! back. What a start finds marked was in flight at a crash; after three in a row the object is set aside.
+//!
+//! *What leaves the queue by itself* (evicted, too old) is claimed for it first, so that nobody is trying it.
 //!
 //! *One process.* A lock on `<file>.lock` is held while the store is open for writing. Reading beside another process
 //! is fine ([`SqliteQueue::open_read_only`]).

@@ -266,7 +266,7 @@ impl SqliteQueue {
         }
         loop {
             let mut connection = self.reader().await?;
-            let page = reader::choose(&mut connection, &self.service_key, &claim, &self.leases)
+            let page = reader::claim::choose(&mut connection, &self.service_key, &claim, &self.leases)
                 .await
                 .map_err(|error| self.failed(error))?;
             let seqs = page.seqs();
@@ -334,9 +334,9 @@ impl SqliteQueue {
         let mut connection = self.reader().await?;
         let look = async |connection: &mut _| {
             let (lanes, damaged) =
-                reader::lanes(connection, &self.service_key, interval, now, &self.leases).await?;
+                reader::lanes::lanes(connection, &self.service_key, interval, now, &self.leases).await?;
             // No claim can name a lane that has no name: its objects would wait for ever.
-            let places = reader::unreadable_lanes(connection, &self.service_key, damaged).await?;
+            let places = reader::lanes::unreadable_lanes(connection, &self.service_key, damaged).await?;
             Ok((lanes, reader::read(connection, &self.service_key, &places).await?))
         };
         let (lanes, damaged) = look(&mut connection).await.map_err(|error| self.failed(error))?;
@@ -348,7 +348,7 @@ impl SqliteQueue {
     async fn evict_oldest(&self, eviction: Eviction) -> Result<Vec<Evicted>, StoreError> {
         self.writer()?;
         let mut connection = self.reader().await?;
-        let page = reader::choose_oldest(&mut connection, &self.service_key, &eviction, &self.leases)
+        let page = reader::claim::choose_oldest(&mut connection, &self.service_key, &eviction, &self.leases)
             .await
             .map_err(|error| self.failed(error))?;
         drop(connection);
@@ -371,9 +371,10 @@ impl SqliteQueue {
             return self.count(Work::Sweep(sweep, limit)).await;
         };
         let mut connection = self.reader().await?;
-        let page = reader::choose_too_old(&mut connection, &self.service_key, before, limit, &self.leases)
-            .await
-            .map_err(|error| self.failed(error))?;
+        let page =
+            reader::claim::choose_too_old(&mut connection, &self.service_key, before, limit, &self.leases)
+                .await
+                .map_err(|error| self.failed(error))?;
         drop(connection);
         let places = page.seqs();
         if places.is_empty() {

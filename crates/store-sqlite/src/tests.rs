@@ -695,89 +695,92 @@ async fn no_statement_goes_through_the_whole_table() {
     let by_id = "SEARCH object USING INDEX object_id (id=?)";
     let statements = [
         (
-            reader::NEAR_END,
+            reader::claim::NEAR_END,
             "object_queue (app_service_key=? AND state=? AND seq>?)",
         ),
         (
-            reader::NEAR_END_IN_LANE,
+            reader::claim::NEAR_END_IN_LANE,
             "object_lane (app_service_key=? AND destination=? AND seq>?)",
         ),
         (
-            reader::WALK,
+            reader::claim::WALK,
             "object_queue (app_service_key=? AND state=? AND seq>? AND seq<?)",
         ),
         (
-            reader::WALK_IN_LANE,
+            reader::claim::WALK_IN_LANE,
             "object_lane (app_service_key=? AND destination=? AND seq>? AND seq<?)",
         ),
         (
-            reader::DUE,
+            reader::claim::DUE,
             "object_rested (app_service_key=? AND destination=? AND last_attempt_at<?)",
         ),
         (
-            reader::DUE,
+            reader::claim::DUE,
             "object_rested (app_service_key=? AND destination=? AND last_attempt_at>?)",
         ),
         (
-            reader::DUE,
+            reader::claim::DUE,
             "object_rested (app_service_key=? AND destination=? AND last_attempt_at=?)",
         ),
         (
-            reader::DUE,
+            reader::claim::DUE,
             "object_asked_to_wait (app_service_key=? AND destination=? AND not_before>? AND not_before<?)",
         ),
-        (reader::SUSPECTS, by_place),
+        (reader::claim::SUSPECTS, by_place),
         (
-            reader::DESTINATIONS,
+            reader::lanes::DESTINATIONS,
             "object_lane (app_service_key=? AND destination>?)",
         ),
         (
-            reader::UNREADABLE_LANE,
+            reader::lanes::UNREADABLE_LANE,
             "object_lane (app_service_key=? AND destination=?)",
         ),
         (
-            reader::FIRST_RESTED,
+            reader::lanes::FIRST_RESTED,
             "object_rested (app_service_key=? AND destination=?)",
         ),
         (
-            reader::FIRST_RESTED_IN_FUTURE,
+            reader::lanes::FIRST_RESTED_IN_FUTURE,
             "object_rested (app_service_key=? AND destination=? AND last_attempt_at>?)",
         ),
         (
-            reader::FIRST_ASKED_TO_WAIT,
+            reader::lanes::FIRST_ASKED_TO_WAIT,
             "object_asked_to_wait (app_service_key=? AND destination=? AND not_before>?)",
         ),
         (
-            reader::FIRST_ASKED_TO_WAIT_RESTED,
+            reader::lanes::FIRST_ASKED_TO_WAIT_RESTED,
             "object_asked_to_wait_rested (app_service_key=? AND destination=?)",
         ),
         (
-            reader::FIRST_ASKED_TO_WAIT_IN_FUTURE,
+            reader::lanes::FIRST_ASKED_TO_WAIT_IN_FUTURE,
             "object_asked_to_wait_rested (app_service_key=? AND destination=? AND last_attempt_at>?)",
         ),
-        (reader::OLDEST, "object_queue (app_service_key=? AND state=?)"),
         (
-            reader::TOO_OLD,
+            reader::claim::OLDEST,
+            "object_queue (app_service_key=? AND state=?)",
+        ),
+        (
+            reader::claim::TOO_OLD,
             "object_oldest (app_service_key=? AND created_at<?)",
         ),
         (
             reader::IS_WAITING,
             "object_device (app_service_key=? AND pipeline_id=? AND device=?)",
         ),
-        (reader::SUSPECTS_IN_ORDER, by_place),
-        (reader::SUSPECTS_IN_ORDER, by_device),
+        (reader::claim::SUSPECTS_IN_ORDER, by_place),
+        (reader::claim::SUSPECTS_IN_ORDER, by_device),
         (
-            reader::PIPELINES,
+            reader::claim::PIPELINES,
             "object_device (app_service_key=? AND pipeline_id>?)",
         ),
         (
-            reader::HEADS,
+            reader::claim::HEADS,
             "object_device (app_service_key=? AND pipeline_id=? AND device>?)",
         ),
-        (reader::HEADS, by_device),
-        (reader::HEADS, by_place),
+        (reader::claim::HEADS, by_device),
+        (reader::claim::HEADS, by_place),
         (
-            reader::WITHOUT_DEVICE,
+            reader::claim::WITHOUT_DEVICE,
             "object_device (app_service_key=? AND pipeline_id=? AND device=? AND seq>?)",
         ),
         (maintain::EVICT, by_place),
