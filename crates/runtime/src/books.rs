@@ -61,6 +61,7 @@ pub struct Books {
     given_up: AtomicU64,
     carried_over: AtomicU64,
     failed_attempts: AtomicU64,
+    responses_lost: AtomicU64,
     dropped_not_persistent: AtomicU64,
     dropped_store_and_forward_disabled: AtomicU64,
     dropped_pipeline_changed: AtomicU64,
@@ -99,6 +100,8 @@ pub struct BooksSnapshot {
     pub carried_over: u64,
     /// Attempts that failed, retries included.
     pub failed_attempts: u64,
+    /// Responses that were not published. Their runs count as what they are.
+    pub responses_lost: u64,
     /// Runs dropped by name, in all.
     pub dropped: u64,
     /// Of these: the failing function did not ask for its data to be kept.
@@ -168,6 +171,10 @@ impl Books {
         self.given_up.fetch_add(objects, Ordering::Relaxed);
     }
 
+    pub(crate) fn response_lost(&self) {
+        add(&self.responses_lost);
+    }
+
     pub(crate) fn failed_attempt(&self) {
         add(&self.failed_attempts);
     }
@@ -216,6 +223,7 @@ impl Books {
             given_up: get(&self.given_up),
             carried_over: get(&self.carried_over),
             failed_attempts: get(&self.failed_attempts),
+            responses_lost: get(&self.responses_lost),
             dropped: dropped_not_persistent
                 + dropped_store_and_forward_disabled
                 + dropped_pipeline_changed

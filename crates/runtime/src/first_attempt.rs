@@ -335,13 +335,14 @@ async fn respond(dispatch: &Dispatch, ctx: &Context, mut hurry: ShutdownSignal) 
         return;
     }
     let (pipeline_id, correlation_id) = (ctx.pipeline_id(), ctx.correlation_id());
-    tokio::select! {
+    let lost = tokio::select! {
         biased;
-        result = response.respond(ctx) => if let Err(error) = result {
-            tracing::error!(%pipeline_id, %correlation_id, "the response is lost: {}", error.chain());
+        result = response.respond(ctx) => match result {
+            Ok(()) => return,
+            Err(error) => error.chain(),
         },
-        () = hurry.recv() => {
-            tracing::error!(%pipeline_id, %correlation_id, "the response is lost: the service is ending");
-        }
-    }
+        () = hurry.recv() => "the service is ending".to_owned(),
+    };
+    dispatch.books.response_lost();
+    tracing::error!(%pipeline_id, %correlation_id, "the response is lost: {lost}");
 }
