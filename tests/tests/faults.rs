@@ -124,7 +124,11 @@ async fn a_quiet_connection_outlives_the_keep_alive() -> Result<()> {
 #[tokio::test]
 async fn an_outage_fills_the_store_and_not_the_log() -> Result<()> {
     // Given a destination that cannot be reached, and nothing that is tried again meanwhile.
-    let mut stack = Stack::start_storing(&[("StoreAndForward/RetryInterval", "1h")]).await?;
+    let settings = [
+        ("StoreAndForward/RetryInterval", "1h"),
+        ("StoreAndForward/Breaker", "off"),
+    ];
+    let mut stack = Stack::start_storing(&settings).await?;
     stack.sink.refuse().await;
 
     // When many events come.

@@ -12,6 +12,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -19,10 +20,15 @@ use edgehold_test_support::{
     Behaviour, Mosquitto,
     wait::{self, LONG},
 };
+use tokio::time::Instant;
 
 use super::unsynced::UnsyncedWrites;
 use crate::support::{DURABLE, Stack, accepted, event_id, exported_id, publish, wait_accepted};
 
+/// So long a round lasts in which the breaker keeps the requests away by which its moment is counted.
+const BREAKER_HOLDS: Duration = Duration::from_secs(2);
+/// Of so many rounds, one begins with the breaker on; in the others everything is tried.
+const ROUNDS_TO_A_BREAKER: u64 = 4;
 const EVENTS_OF_A_ROUND: u64 = 100;
 /// It is killed before so many of a round's events have been sent once, so that the rest is on its way.
 const LATEST_KILL: u64 = 80;
@@ -35,7 +41,8 @@ const FAILING: [u64; 10] = [30, 100, 0, 60, 95, 100, 10, 80, 100, 50];
 const ROUNDS_TO_A_HANGING_ONE: u64 = 3;
 /// `Journal` and `JournalDelay`.
 const JOURNALS: [(&str, &str); 4] = [("auto", "5ms"), ("auto", "0s"), ("auto", "1s"), ("always", "5ms")];
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 6] = [
+    ("StoreAndForward/Breaker", "off"),
     ("Pipeline/Concurrency", "32"),
     ("StoreAndForward/RetryConcurrency", "32"),
     ("StoreAndForward/RetryInterval", "1s"),
@@ -130,9 +137,10 @@ impl Rounds {
                 requests: 0,
             });
             let load = publish(stack.broker.port(), numbers);
+            let began = Instant::now();
             let kill = async {
                 wait::until("the moment of the kill", LONG, async || {
-                    destination.requests() > moment
+                    destination.requests() > moment || began.elapsed() > BREAKER_HOLDS
                 })
                 .await;
                 stack.service.kill9()
@@ -144,11 +152,16 @@ impl Rounds {
                 undone_bytes += unsynced.undo(stack.service.data_dir())?;
             }
             let (journal, delay) = JOURNALS[usize::try_from(random.below(JOURNALS.len() as u64))?];
-            let journal = [
+            let breaker = match random.below(ROUNDS_TO_A_BREAKER) {
+                0 => "on",
+                _ => "off",
+            };
+            let next_round = [
                 ("StoreAndForward/Journal", journal),
                 ("StoreAndForward/JournalDelay", delay),
+                ("StoreAndForward/Breaker", breaker),
             ];
-            stack.set(&journal).await?;
+            stack.set(&next_round).await?;
             restarts.push(stack.broker.process().line_count());
             stack.start_service().await?;
         }
