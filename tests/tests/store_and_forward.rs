@@ -21,6 +21,9 @@ const NEVER: (&str, &str) = ("StoreAndForward/RetryInterval", "1h");
 const OFTEN: (&str, &str) = ("StoreAndForward/RetryInterval", "1s");
 const ENDLESS: (&str, &str) = ("StoreAndForward/MaxRetryCount", "0");
 
+/// `Pipeline/Concurrency`, which nobody has changed.
+const CONCURRENCY: usize = 64;
+
 /// The `object` table's codes of states.
 const FAILED: i64 = 2;
 const ERROR: i64 = 3;
@@ -215,6 +218,81 @@ async fn a_success_releases_what_waits_for_the_same_destination() -> Result<()> 
     // Then the others follow at once.
     wait_accepted(&stack.sink, 1..=6).await;
     assert_eq!(accepted(&stack.sink), each(1..=6, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_destination_is_probed_and_disturbs_no_other() -> Result<()> {
+    // Given two pipelines with destinations of their own, both down, and a backlog for each.
+    let stack = Stack::start_storing(&[NEVER, ENDLESS]).await?;
+    let other = HttpSink::start().await?;
+    let second = "Pipeline/PerTopicPipelines/second";
+    stack
+        .set(&[
+            (
+                "Pipeline/Functions/HTTPExport2/Parameters/Url",
+                &other.url("/export"),
+            ),
+            ("Pipeline/Functions/HTTPExport2/Parameters/PersistOnError", "true"),
+            (&format!("{second}/Id"), "second-pipeline"),
+            (&format!("{second}/Topics"), "events/#"),
+            (&format!("{second}/ExecutionOrder"), "Transform, HTTPExport2"),
+        ])
+        .await?;
+    stack
+        .service
+        .wait_config(
+            "/Writable/Pipeline/PerTopicPipelines/second/ExecutionOrder",
+            "Transform, HTTPExport2",
+        )
+        .await;
+    stack.sink.behave(refusing());
+    other.behave(refusing());
+    stack.publish(0..300).await?;
+    stack
+        .service
+        .wait_stats("all to wait", |stats| stats.store("failed") == 600)
+        .await;
+
+    // Then most of it was never sent: sixteen failed, and what was on its way at that moment.
+    let tried = stack.sink.count();
+    assert!((16..=16 + CONCURRENCY).contains(&tried), "{tried} were sent");
+    let output = stack.service.run(&["store", "ls", "--json", "--limit", "0"])?;
+    let objects = String::from_utf8(output.stdout)?;
+    let attempts: Vec<_> = objects
+        .lines()
+        .map(serde_json::from_str::<serde_json::Value>)
+        .collect::<Result<_, _>>()?;
+    let there =
+        |object: &&serde_json::Value| object["destination"] == stack.sink.url("").trim_end_matches('/');
+    let untried = attempts
+        .iter()
+        .filter(there)
+        .filter(|object| object["attempts"] == 0)
+        .count();
+    assert_eq!(untried, 300 - tried, "what was not sent has no attempt");
+
+    // And when one is back and things are tried often, then its backlog leaves and new events reach it, while the other
+    // is sent no more than a probe each second.
+    other.behave(Behaviour::status(200));
+    let began = std::time::SystemTime::now();
+    stack.set(&[OFTEN]).await?;
+    wait_accepted(&other, 0..300).await;
+    stack.publish(300..310).await?;
+    wait_accepted(&other, 0..310).await;
+    assert_eq!(accepted(&other), each(0..310, 1));
+    let probes = stack.sink.count() - tried;
+    let seconds = usize::try_from(began.elapsed()?.as_secs())?;
+    assert!(probes <= seconds + 2, "{probes} probes in {seconds} s");
+
+    // And when the other is back too, then it gets everything once.
+    stack.sink.behave(Behaviour::status(200));
+    wait_accepted(&stack.sink, 0..310).await;
+    assert_eq!(accepted(&stack.sink), each(0..310, 1));
+    stack
+        .service
+        .wait_stats("nothing to wait", |stats| stats.store("waiting") == 0)
+        .await;
     Ok(())
 }
 

@@ -57,7 +57,7 @@ pub(crate) async fn attempt(
                 Err(error) => return give_up(object, ErrorReason::Undecodable, &error),
             }
         }
-        Admission::Postpone(until) => return release(object, Some(until)),
+        Admission::Postpone(until) => return release(dispatch, object, Some(until)),
         Admission::GiveUp(reason) => {
             if current_policy(dispatch).on_pipeline_change == OnPipelineChange::Discard {
                 return discard(object, reason);
@@ -99,20 +99,18 @@ pub(crate) async fn attempt(
 }
 
 /// Gives an object back that was claimed but not attempted.
-pub(crate) fn release(object: StoredObject, not_before: Option<Timestamp>) -> Ended {
+pub(crate) fn release(dispatch: &Dispatch, object: StoredObject, not_before: Option<Timestamp>) -> Ended {
     let action = Action::Release {
         not_before,
         last_error: None,
         destination: None,
         progress: None,
     };
+    let id = object.id;
     Ended {
-        verdict: Verdict {
-            id: object.id,
-            action,
-        },
+        waits: waits(object, &action, &current_policy(dispatch)),
+        verdict: Verdict { id, action },
         entry: Entry::Nothing,
-        waits: Some((object.destination, not_before.unwrap_or_default())),
         failed: false,
     }
 }

@@ -35,17 +35,27 @@ pub struct Destinations {
     /// Moments are counted from here.
     since: Instant,
     known: Mutex<HashMap<Destination, Arc<Known>>>,
+    unnamed: Arc<Known>,
 }
 
 /// One destination.
 struct Known {
-    destination: Destination,
+    /// None for objects that have not said where they go: nothing any of them meets says something of the others.
+    destination: Option<Destination>,
     state: Mutex<DestinationState>,
     /// Somebody has left, or whoever waits is to be refused.
     changed: Notify,
 }
 
 impl Known {
+    fn new(destination: Option<Destination>) -> Arc<Self> {
+        Arc::new(Self {
+            destination,
+            state: Mutex::default(),
+            changed: Notify::new(),
+        })
+    }
+
     fn state(&self) -> MutexGuard<'_, DestinationState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,6 +69,7 @@ impl Destinations {
             queue,
             since: Instant::now(),
             known: Mutex::default(),
+            unnamed: Known::new(None),
         }
     }
 
@@ -86,6 +97,11 @@ impl Destinations {
             && !matches!(*self.queue.borrow(), StoreState::Failed(_))
     }
 
+    /// What is known of a destination; of none: of those objects together that have not said where they go.
+    fn of(&self, destination: Option<&Destination>) -> Arc<Known> {
+        destination.map_or_else(|| self.unnamed.clone(), |destination| self.at(destination))
+    }
+
     fn at(&self, destination: &Destination) -> Arc<Known> {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(destination) {
@@ -96,19 +112,15 @@ impl Destinations {
             // What somebody else holds is in use or about to be.
             all.retain(|_, known| Arc::strong_count(known) > 1 || !known.state().is_forgettable(now));
         }
-        let known = Arc::new(Known {
-            destination: destination.clone(),
-            state: Mutex::default(),
-            changed: Notify::new(),
-        });
+        let known = Known::new(Some(destination.clone()));
         all.insert(destination.clone(), known.clone());
         known
     }
 
     /// What the retry loop may do at a destination now.
-    pub(crate) fn outlook(&self, destination: &Destination) -> Outlook {
+    pub(crate) fn outlook(&self, destination: Option<&Destination>) -> Outlook {
         let (policy, now) = (self.policy(), self.now());
-        let known = self.at(destination);
+        let known = self.of(destination);
         let state = known.state();
         let (room, probing) = (state.room(&policy, now), state.is_open(&policy));
         let ready_in = state.ready_at(&policy, now).saturating_sub(now);
@@ -168,9 +180,9 @@ impl Visitor {
     pub(crate) fn retried(
         destinations: &Arc<Destinations>,
         id: StoredObjectId,
-        destination: &Destination,
+        destination: Option<&Destination>,
     ) -> Result<Arc<Self>, Refused> {
-        let known = destinations.at(destination);
+        let known = destinations.of(destination);
         let (policy, now) = (destinations.policy(), destinations.now());
         let visit = known.state().enter_retried(&policy, now).map_err(|_| Refused)?;
         Ok(Arc::new(Self::new(
@@ -221,7 +233,7 @@ impl Visitor {
             // what it was called again for.
             let accepted = named || visit.is_retried();
             if accepted && accepted_at.is_none() {
-                accepted_at = Some(known.destination.clone());
+                accepted_at.clone_from(&known.destination);
             }
             let answer = match accepted {
                 true => Answer::Accepted,
@@ -242,7 +254,11 @@ impl Visitor {
 
     fn end(&self, known: &Known, visit: Visit, answer: Answer) {
         let (policy, now) = (self.destinations.policy(), self.destinations.now());
-        let destination = &known.destination;
+        let (destination, answer) = match (&known.destination, answer) {
+            (Some(destination), answer) => (destination.as_str(), answer),
+            (None, Answer::Accepted) => ("", Answer::Accepted),
+            (None, _) => ("", Answer::Unknown),
+        };
         let change = known.state().leave(visit, || self.id(), answer, &policy, now);
         match change {
             Change::None => known.changed.notify_one(),
@@ -348,7 +364,7 @@ impl Gate for Visitor {
             let inside = self
                 .visits()
                 .iter()
-                .any(|(known, _)| known.destination == *destination);
+                .any(|(known, _)| known.destination.as_ref() == Some(destination));
             match inside {
                 true => Ok(()),
                 false => self.enter_first(destination, unsent).await,
@@ -363,3 +379,6 @@ impl Drop for Visitor {
         self.leave(Answer::Unknown);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -293,3 +293,6 @@ impl LaneState {
         !busy && !expected && !rests
     }
 }
+
+#[cfg(test)]
+mod tests;

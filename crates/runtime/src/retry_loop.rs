@@ -167,6 +167,8 @@ impl<'a> Drive<'a> {
             pipelines.mark_unchanged();
             let goes_on = self.goes_on();
             self.take_notes();
+            // A store and functions that never wait would leave nobody else a turn.
+            tokio::task::consume_budget().await;
             let wake_at = match goes_on {
                 true => self.feed(),
                 false => {
@@ -332,17 +334,9 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// The name under which the destinations know this lane.
-    fn destination_of(destination: Option<Destination>) -> Destination {
-        destination.unwrap_or_else(|| Destination::new("unknown"))
-    }
-
     fn outlook(&self, key: &LaneKey) -> Outlook {
         match key {
-            LaneKey::To(destination) => self
-                .dispatch
-                .destinations
-                .outlook(&Self::destination_of(destination.clone())),
+            LaneKey::To(destination) => self.dispatch.destinations.outlook(destination.as_ref()),
             LaneKey::Suspects => {
                 let running = self.lanes.get(key).map_or(0, |lane| lane.running);
                 let room = 1_usize.saturating_sub(running);
@@ -363,13 +357,13 @@ impl<'a> Drive<'a> {
         self.running += 1;
         let (lane, seq, bytes) = (key.clone(), object.seq, object.payload.len());
         *self.running_bytes.entry(key.clone()).or_default() += bytes;
-        let destination = Self::destination_of(object.destination.clone());
-        let visitor = Visitor::retried(&self.dispatch.destinations, object.id, &destination);
+        let destinations = &self.dispatch.destinations;
+        let visitor = Visitor::retried(destinations, object.id, object.destination.as_ref());
         let (dispatch, hurry) = (self.dispatch, self.hurry.clone());
         self.under_way.push(Box::pin(async move {
             let ended = match visitor {
                 Ok(visitor) => attempt(dispatch, object, visitor, hurry).await,
-                Err(_) => release(object, None),
+                Err(_) => release(dispatch, object, None),
             };
             Done::Attempted(Box::new(Attempted {
                 lane,
@@ -438,7 +432,8 @@ impl<'a> Drive<'a> {
     fn give_back(&mut self, unused: Vec<StoredObject>) {
         for object in unused {
             let lane = LaneKey::To(object.destination.clone());
-            self.verdicts.push(Settling::of(release(object, None), lane));
+            self.verdicts
+                .push(Settling::of(release(self.dispatch, object, None), lane));
         }
     }
 
