@@ -3,7 +3,7 @@
 //! Owns the two seams: [`RetryQueue`], what the retry loop runs on, and [`StoreClient`], the five operations a custom
 //! store must offer; [`StoreClientQueue`] gives the first to anything that offers the second. Owns [`StoreError`], the
 //! rules every store applies to an object ([`semantics`]), the [`memory`] store (the reference for behaviour), the
-//! [`factory`] map of custom stores and the [`conformance`] suite.
+//! [`factory`] map of custom stores, [`SpooledQueue`] (a local store in front of one that may be away) and the [`conformance`] suite.
 //!
 //! Does not own: decisions (they are `core::retry`), the loop that runs them (`runtime`), any driver (one
 //! `store-*` crate each).
@@ -16,6 +16,7 @@ mod index;
 pub mod memory;
 mod queue;
 pub mod semantics;
+mod spool;
 
 pub use client::{StoreClient, StoreClientQueue};
 pub use error::StoreError;
@@ -25,3 +26,4 @@ pub use queue::{
     Claim, Evicted, Eviction, Lane, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, Selection,
     StateCount, StoreStats, Suspects, Sweep,
 };
+pub use spool::{Mover, SpooledQueue, StoreHandle};

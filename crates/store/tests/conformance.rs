@@ -48,3 +48,6 @@ mod client {
 
 #[path = "conformance/faulty.rs"]
 mod faulty;
+
+#[path = "conformance/spool.rs"]
+mod spool;

@@ -1,0 +1,201 @@
+//! Empties the spool into the store, and looks when a store that is away is back.
+
+use std::{sync::Arc, time::Duration};
+
+use edgehold_core::{
+    ObjectState, StoredObject, StoredObjectId,
+    retry::{Action, Verdict},
+};
+
+use super::Shared;
+use crate::{ListRequest, RetryQueue, Room, StoreError};
+
+/// Objects that move together.
+const PAGE: usize = 256;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The work behind a [`SpooledQueue`](super::SpooledQueue), for its caller to run.
+pub struct Mover {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Mover {
+    /// Works until the queue is closed. Cancel-safe: what was moving is in doubt, in this process and after the next
+    /// start, and moves again.
+    pub async fn run(self) {
+        let mut closed = self.shared.closed.subscribe();
+        tokio::select! {
+            // The sender is in what this borrows.
+            _ = closed.wait_for(|closed| *closed) => {}
+            () = self.work() => {}
+        }
+    }
+
+    async fn work(&self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let store = self.wanted().await;
+            match self.step(&*store).await {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(error) => {
+                    tracing::debug!("the spool cannot be emptied now: {error}");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// The store, once there is one and something to do. Cancel-safe.
+    async fn wanted(&self) -> Arc<dyn RetryQueue> {
+        let mut store = self.shared.store.clone();
+        loop {
+            let current = store.borrow_and_update().clone();
+            if let Some(store) = current.filter(|_| self.shared.ledger().has_work()) {
+                return store;
+            }
+            tokio::select! {
+                () = self.shared.work.notified() => {}
+                Ok(()) = store.changed() => {}
+                // Nobody will open a store any more, and none is open: until the queue is closed there is nothing to do.
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Does the next thing; a second call goes on where an error ended the first.
+    async fn step(&self, store: &dyn RetryQueue) -> Result<(), StoreError> {
+        let shared = &*self.shared;
+        if shared.ledger().look {
+            shared.look().await?;
+        }
+        let (owed, movable) = {
+            let ledger = shared.ledger();
+            (ledger.owed(PAGE), ledger.has_movable())
+        };
+        if !owed.is_empty() {
+            self.remove_from(store, &owed).await?;
+            shared.ledger().paid(&owed);
+        } else if movable {
+            let page = self.page().await?;
+            if page.is_empty() {
+                self.forget_what_is_gone().await?;
+            }
+            self.move_page(store, page).await?;
+        } else {
+            let stats = shared.ask(store.stats()).await?;
+            shared.ledger().store = stats;
+        }
+        shared.is_back();
+        Ok(())
+    }
+
+    /// The oldest objects that may move.
+    async fn page(&self) -> Result<Vec<StoredObject>, StoreError> {
+        let mut after_seq = 0;
+        loop {
+            let request = ListRequest {
+                states: vec![ObjectState::Success, ObjectState::Failed, ObjectState::Error],
+                pipeline_id: None,
+                reason: None,
+                after_seq,
+                limit: PAGE,
+            };
+            let mut page = self.shared.spool.list(request).await?;
+            {
+                let ledger = self.shared.ledger();
+                page.objects.retain(|object| !ledger.is_stuck(object.id));
+            }
+            match page.next_after_seq {
+                Some(next) if page.objects.is_empty() => after_seq = next,
+                _ => return Ok(page.objects),
+            }
+        }
+    }
+
+    /// What was noted while it left is not there to be found.
+    async fn forget_what_is_gone(&self) -> Result<(), StoreError> {
+        let expected = self.shared.ledger().movable();
+        if self.page().await?.is_empty() {
+            let mut ledger = self.shared.ledger();
+            expected.into_iter().for_each(|id| ledger.forget(id));
+        }
+        Ok(())
+    }
+
+    /// First into the store, then out of the spool. In between both have them, and only the spool's count.
+    async fn move_page(&self, store: &dyn RetryQueue, mut page: Vec<StoredObject>) -> Result<(), StoreError> {
+        let shared = &*self.shared;
+        let known: Vec<_> = {
+            let mut ledger = shared.ledger();
+            page.retain(|object| {
+                let has = ledger.has(object.id);
+                // One that came by an append which was dropped.
+                ledger.look |= !has;
+                has
+            });
+            let ids = page.iter().map(|object| object.id);
+            let known = ids.filter(|id| ledger.is_in_doubt(*id)).collect();
+            // Whoever removes one of them from now on owes the store a removal.
+            page.iter().for_each(|object| ledger.doubt(object.id));
+            known
+        };
+        if page.is_empty() {
+            return Ok(());
+        }
+        // The store may have what an earlier call left there, in an earlier state.
+        self.remove_from(store, &known).await?;
+        let answers = shared.ask_append(store, &page, Room::default()).await;
+        let mut moved: Vec<StoredObjectId> = Vec::with_capacity(page.len());
+        let mut failed = None;
+        for (object, answer) in page.iter().zip(answers) {
+            match answer {
+                Ok(_) => moved.push(object.id),
+                // It has it with other content, which nobody knew: next time that goes first.
+                Err(StoreError::Exists(id)) if !known.contains(&id) => {}
+                Err(error @ (StoreError::Unavailable { .. } | StoreError::Full { .. })) => {
+                    failed = Some(error);
+                }
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                Err(error) => {
+                    tracing::error!(
+                        stored_object_id = %object.id, pipeline_id = %object.pipeline_id,
+                        correlation_id = %object.correlation_id,
+                        "the store does not take this object, so it stays in the spool: {error}"
+                    );
+                    shared.ledger().stuck(object.id);
+                }
+            }
+        }
+        if !moved.is_empty() {
+            shared.spool.settle(&removals(&moved)).await?;
+        }
+        let full = matches!(failed, Some(StoreError::Full { .. }));
+        {
+            let mut ledger = shared.ledger();
+            moved.iter().for_each(|id| ledger.moved(*id));
+            ledger.full = full;
+        }
+        if full {
+            // It answers, and only what is claimed there makes room.
+            shared.is_back();
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    async fn remove_from(&self, store: &dyn RetryQueue, ids: &[StoredObjectId]) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.shared.ask(store.settle(&removals(ids))).await
+    }
+}
+
+fn removals(ids: &[StoredObjectId]) -> Vec<Verdict> {
+    let remove = |id: &StoredObjectId| Verdict {
+        id: *id,
+        action: Action::Remove,
+    };
+    ids.iter().map(remove).collect()
+}
