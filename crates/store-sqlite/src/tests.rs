@@ -333,6 +333,42 @@ async fn a_group_is_one_commit() {
 }
 
 #[tokio::test]
+async fn what_has_no_room_does_not_break_its_group_up() {
+    // given a full store, and among many verdicts one append that does not fit
+    let folder = folder();
+    let queue = open(&folder).await;
+    let objects: Vec<_> = (1..=200).map(object).collect();
+    append(&queue, &objects).await;
+    queue.close().await;
+    let (queue, writer) = SqliteQueue::open(options(&folder)).await.unwrap();
+    let verdicts = verdicts(&objects, &failed_again());
+    let mut settled: Vec<_> = verdicts.chunks(1).map(|verdict| queue.settle(verdict)).collect();
+    for settle in &mut settled[..100] {
+        assert!(futures_util::poll!(settle).is_pending());
+    }
+    let more = [object(201)];
+    let room = Room {
+        max_items: std::num::NonZeroU64::new(200),
+        max_bytes: None,
+    };
+    let mut refused = queue.append(&more, room);
+    assert!(futures_util::poll!(&mut refused).is_pending());
+    for settle in &mut settled[100..] {
+        assert!(futures_util::poll!(settle).is_pending());
+    }
+    // when
+    let before = file_bytes(&folder, "app.db-wal");
+    run(writer);
+    for answer in futures_util::future::join_all(settled).await {
+        answer.unwrap();
+    }
+    // then it alone is refused, and the verdicts are one commit
+    assert!(matches!(refused.await[..], [Err(StoreError::Full { .. })]));
+    let written = file_bytes(&folder, "app.db-wal") - before;
+    assert!(written < 1 << 20, "{written} bytes for 200 verdicts");
+}
+
+#[tokio::test]
 async fn a_failed_attempt_does_not_write_the_payload_again() {
     let folder = folder();
     let queue = open(&folder).await;

@@ -172,7 +172,10 @@ impl Writer {
         let mut done = done.map(Vec::into_iter);
         for (work, answer) in works.iter().zip(answers) {
             let outcome = match &mut done {
-                Some(done) => Ok(done.next().unwrap_or(Done::Written)),
+                Some(done) => match done.next().flatten() {
+                    Some(done) => Ok(done),
+                    None => self.file.alone(work).await,
+                },
                 None => self.file.alone(work).await,
             };
             if outcome.is_ok()
@@ -288,8 +291,8 @@ impl Writing {
         }
     }
 
-    /// Writes a group in one transaction.
-    async fn together(&mut self, works: &[Work]) -> Result<Vec<Done>, sqlx::Error> {
+    /// Writes a group in one transaction, but for what has to be written alone and afterwards: none is answered for it.
+    async fn together(&mut self, works: &[Work]) -> Result<Vec<Option<Done>>, sqlx::Error> {
         let mut settlement = Settlement::default();
         for work in works {
             if let Work::Settle(verdicts) = work {
@@ -301,19 +304,22 @@ impl Writing {
             let mut rows = Vec::new();
             let mut waiting = Waiting::Unknown;
             for work in works {
-                done.push(match work {
+                done.push(Some(match work {
                     Work::Append(appended, room) => {
-                        // In one transaction all appends come before all verdicts; where that is not the order they
-                        // were asked for in, and could matter, they are not written together.
+                        // In one transaction all appends come before all verdicts, which could matter here.
                         if appended.iter().any(|row| settlement.concerns(row.id)) {
-                            return Err(refusal());
+                            done.push(None);
+                            continue;
                         }
                         if *room != Room::default() {
                             waiting.look(connection, &file.service_key, &rows).await?;
                         }
-                        for row in appended {
+                        let before = waiting;
+                        if appended.iter().any(|row| waiting.admit(row, *room).is_err()) {
                             // What does not fit may be there already: that is found out one by one.
-                            waiting.admit(row, *room).map_err(|_| refusal())?;
+                            waiting = before;
+                            done.push(None);
+                            continue;
                         }
                         let first = file.next_seq + i64::try_from(rows.len()).unwrap_or(i64::MAX);
                         rows.extend(appended);
@@ -329,7 +335,7 @@ impl Writing {
                     }
                     // The others are not written together.
                     _ => Done::Written,
-                });
+                }));
             }
             insert::all(connection, file.next_seq, &rows).await?;
             file.next_seq += i64::try_from(rows.len()).unwrap_or(i64::MAX);
@@ -494,6 +500,7 @@ impl Writing {
 }
 
 /// What waits, as far as anybody in a transaction has asked: what the counters say and what is about to be inserted.
+#[derive(Clone, Copy)]
 enum Waiting {
     Unknown,
     Known(StateCount),
