@@ -8,7 +8,7 @@ TOOLS := $(CURDIR)/target/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak lint fmt fmt-check doc deny bench fuzz settings-table clean servers prerequisites tools
+.PHONY: help run test soak lint fmt fmt-check doc deny bench bench-check fuzz settings-table clean servers prerequisites tools
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,11 @@ deny: ## Check licences, sources and bans of all dependencies (.deny.toml)
 bench: prerequisites ## Measure throughput, latency and memory
 	cargo build --release --locked -p edgehold-app
 	cargo bench --locked -p edgehold-bench
+
+# The measure is the report of a run on a quiet machine: cp target/release/bench.json crates/bench/baseline.json
+bench-check: prerequisites ## Fail when the last `make bench` is clearly worse than crates/bench/baseline.json
+	cargo run --release --quiet --locked -p edgehold-bench -- crates/bench/baseline.json \
+		"$${CARGO_TARGET_DIR:-target}/release/bench.json"
 
 settings-table: prerequisites ## Print the table of all settings, for the README
 	@cargo run --quiet --locked -p edgehold-app -- settings

@@ -9,6 +9,9 @@ use uuid::Uuid;
 /// The topic that all of them belong to, under the base prefix `edgex`.
 pub const TOPIC: &str = "edgex/events/device/device-bench/Machine/Machine-01/Status";
 
+/// The source name of fresh events begins with it.
+const FRESH: &str = "Fresh-";
+
 /// 2026-01-01 in nanoseconds since 1970: measured events need no clock.
 const ORIGIN: i64 = 1_767_225_600_000_000_000;
 
@@ -20,9 +23,32 @@ pub fn messages(count: usize) -> Result<Vec<Vec<u8>>> {
     (0..count).map(message).collect()
 }
 
-fn message(number: usize) -> Result<Vec<u8>> {
+/// One message; `number` is the value of its first reading.
+///
+/// # Errors
+/// As [`messages`].
+pub fn message(number: usize) -> Result<Vec<u8>> {
+    named(number, "Status")
+}
+
+/// A message that [`fresh_number`] knows again in what is exported of it.
+///
+/// # Errors
+/// As [`messages`].
+pub fn fresh(number: usize) -> Result<Vec<u8>> {
+    named(number, &format!("{FRESH}{number}"))
+}
+
+/// The number of a [`fresh`] event by its JSON; `None` for any other.
+pub fn fresh_number(event: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(event).ok()?;
+    let (_, behind) = text.split_once(FRESH)?;
+    behind.split('"').next()?.parse().ok()
+}
+
+fn named(number: usize, source: &str) -> Result<Vec<u8>> {
     let origin = ORIGIN + i64::try_from(number).context("more events than time")?;
-    let mut event = Event::new(Uuid::new_v4(), "Machine", "Machine-01", "Status", origin);
+    let mut event = Event::new(Uuid::new_v4(), "Machine", "Machine-01", source, origin);
     let readings = [
         (
             "Speed",
@@ -66,5 +92,13 @@ mod tests {
             messages[0].len()
         );
         assert_ne!(messages[0], messages[1]);
+    }
+
+    #[test]
+    fn a_fresh_event_is_known_again() {
+        let message = fresh(17).unwrap();
+        let envelope = MessageEnvelope::from_json(&message).unwrap();
+        assert_eq!(fresh_number(envelope.payload_bytes().unwrap()), Some(17));
+        assert_eq!(fresh_number(&messages(1).unwrap()[0]), None);
     }
 }

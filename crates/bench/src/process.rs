@@ -25,20 +25,37 @@ fn cpu_time_of(stat: &str) -> Option<Duration> {
     Some(Duration::from_secs((ticks()? + ticks()?).into()) / TICKS_PER_SECOND)
 }
 
-/// Memory in use now and at most so far, in bytes: `VmRSS` and `VmHWM`.
+/// The memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resident {
+    /// All that is resident (`VmRSS`).
+    pub now: u64,
+    /// All that was, at most (`VmHWM`).
+    pub peak: u64,
+    /// What belongs to the process alone: heap and stacks (`RssAnon`). The rest is pages of files, above all of the
+    /// program itself, which the kernel can drop at any time.
+    pub anonymous: u64,
+}
+
+/// Memory in use.
 ///
 /// # Errors
 /// When there is no such process.
-pub fn memory_bytes(pid: u32) -> Result<(u64, u64)> {
+pub fn memory(pid: u32) -> Result<Resident> {
     let status = read(pid, "status")?;
     let field = |name: &str| -> Option<u64> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
         Some(kib * 1024)
     };
-    field("VmRSS:")
-        .zip(field("VmHWM:"))
-        .with_context(|| format!("the memory of process {pid} cannot be read"))
+    let resident = || {
+        Some(Resident {
+            now: field("VmRSS:")?,
+            peak: field("VmHWM:")?,
+            anonymous: field("RssAnon:")?,
+        })
+    };
+    resident().with_context(|| format!("the memory of process {pid} cannot be read"))
 }
 
 fn read(pid: u32, file: &str) -> Result<String> {
@@ -58,7 +75,7 @@ mod tests {
 
     #[test]
     fn this_process_has_memory() {
-        let (now, peak) = memory_bytes(std::process::id()).unwrap();
-        assert!(0 < now && now <= peak);
+        let memory = memory(std::process::id()).unwrap();
+        assert!(0 < memory.anonymous && memory.anonymous < memory.now && memory.now <= memory.peak);
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::distribution::Distribution;
+use crate::{distribution::Distribution, process::Resident};
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,8 @@ pub struct Report {
     pub rates: Vec<Rate>,
     /// Memory of the service.
     pub memory: Vec<Memory>,
+    /// Whatever else is one number.
+    pub figures: Vec<Figure>,
 }
 
 /// How long something took, many times.
@@ -54,10 +56,23 @@ pub struct Rate {
 pub struct Memory {
     /// When it was looked at.
     pub name: String,
-    /// Bytes resident then.
-    pub resident_bytes: u64,
-    /// Bytes resident at most until then.
-    pub peak_bytes: u64,
+    /// What it needed.
+    pub resident: Resident,
+    /// The goal for what is resident, in bytes, if there is one.
+    pub goal_bytes: Option<u64>,
+}
+
+/// One number.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// What it is, with its unit.
+    pub name: String,
+    /// The number; the smaller, the better.
+    pub value: f64,
+    /// The goal, in words.
+    pub goal: Option<String>,
+    /// Whether it means the same on another machine.
+    pub comparable: bool,
 }
 
 impl Rate {
@@ -108,8 +123,18 @@ impl Report {
         let memory = self.memory.iter().map(|memory| {
             json!({
                 "name": memory.name,
-                "resident_bytes": memory.resident_bytes,
-                "peak_bytes": memory.peak_bytes,
+                "resident_bytes": memory.resident.now,
+                "peak_bytes": memory.resident.peak,
+                "anonymous_bytes": memory.resident.anonymous,
+                "goal_bytes": memory.goal_bytes,
+            })
+        });
+        let figures = self.figures.iter().map(|figure| {
+            json!({
+                "name": figure.name,
+                "value": figure.value,
+                "goal": figure.goal,
+                "comparable": figure.comparable,
             })
         });
         json!({
@@ -117,6 +142,7 @@ impl Report {
             "latencies": latencies.collect::<Vec<_>>(),
             "rates": rates.collect::<Vec<_>>(),
             "memory": memory.collect::<Vec<_>>(),
+            "figures": figures.collect::<Vec<_>>(),
         })
     }
 }
@@ -125,7 +151,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "\nSetting to effect, ms{:>41}  {:>7} {:>7} {:>7} {:>7}  goal",
+            "\nLatency, ms{:>51}  {:>7} {:>7} {:>7} {:>7}  goal",
             "samples", "p50", "p90", "p99", "max"
         )?;
         for latency in &self.latencies {
@@ -145,7 +171,7 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\nThroughput{:>35} {:>9} {:>22}",
+            "\nThroughput{:>43} {:>9} {:>22}",
             "arrived", "events/s", "CPU s per 1,000 events"
         )?;
         for rate in &self.rates {
@@ -154,7 +180,7 @@ impl fmt::Display for Report {
                 .map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.3}"));
             write!(
                 f,
-                "  {:<36}{:>7} {:>9.0} {cpu:>22}",
+                "  {:<44}{:>7} {:>9.0} {cpu:>22}",
                 rate.name,
                 rate.arrived,
                 rate.per_second()
@@ -172,10 +198,31 @@ impl fmt::Display for Report {
             }
             writeln!(f)?;
         }
-        writeln!(f, "\nMemory, MiB{:>34} {:>9}", "resident", "at most")?;
-        for memory in &self.memory {
-            let [resident, peak] = [memory.resident_bytes, memory.peak_bytes].map(mebibytes);
-            writeln!(f, "  {:<36}{resident:>7} {peak:>9}", memory.name)?;
+        writeln!(
+            f,
+            "\nMemory, MiB{:>34} {:>9} {:>17}",
+            "resident", "at most", "of it no file's"
+        )?;
+        for Memory {
+            name,
+            resident,
+            goal_bytes,
+        } in &self.memory
+        {
+            let [now, peak, anonymous] = [resident.now, resident.peak, resident.anonymous].map(mebibytes);
+            write!(f, "  {name:<36}{now:>7} {peak:>9} {anonymous:>17}")?;
+            match goal_bytes {
+                Some(goal) => writeln!(f, "  at most {}", mebibytes(*goal))?,
+                None => writeln!(f)?,
+            }
+        }
+        writeln!(f, "\nOther")?;
+        for figure in &self.figures {
+            write!(f, "  {:<68} {:>9.2}", figure.name, figure.value)?;
+            match &figure.goal {
+                Some(goal) => writeln!(f, "  {goal}")?,
+                None => writeln!(f)?,
+            }
         }
         writeln!(f, "\nAs measured, once, on this machine:")?;
         for condition in &self.conditions {

@@ -1,16 +1,44 @@
-//! A destination that costs next to nothing: it reads a request to its end, asks a function for the status, and keeps
+//! A destination that costs next to nothing: it reads a request to its end, asks a function what to answer, and keeps
 //! the connection. It records nothing by itself.
 
-use std::{io, net::Ipv4Addr, sync::Arc};
+use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
+    time::sleep,
 };
 
 use crate::http_load::{content_length, head_length};
+
+/// A request whose body is complete.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The path with its query.
+    pub path: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+/// What is answered, and how long after the request was complete.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// The status; the body is empty.
+    pub status: u16,
+    /// The delay.
+    pub after: Duration,
+}
+
+impl From<u16> for Told {
+    fn from(status: u16) -> Self {
+        Self {
+            status,
+            after: Duration::ZERO,
+        }
+    }
+}
 
 /// A listening sink; dropping it cuts all connections.
 #[derive(Debug)]
@@ -21,17 +49,20 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Listens on 127.0.0.1. `answer` is given the path of each request once its body is complete, on whichever thread,
-    /// and says the status.
+    /// Listens on 127.0.0.1. `answer` is given each request once its body is complete, on whichever thread, and says what
+    /// to answer: a status, or [`Told`].
     ///
     /// # Errors
     /// When no port is to be had.
-    pub async fn start(answer: impl Fn(&str) -> u16 + Send + Sync + 'static) -> Result<Self> {
+    pub async fn start<T: Into<Told>>(
+        answer: impl Fn(Asked<'_>) -> T + Send + Sync + 'static,
+    ) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .context("opening the sink")?;
         let port = listener.local_addr()?.port();
         let mut serving = JoinSet::new();
+        let answer = move |asked: Asked<'_>| -> Told { answer(asked).into() };
         serving.spawn(serve(listener, Arc::new(answer)));
         Ok(Self {
             port,
@@ -50,7 +81,7 @@ impl Sink {
     }
 }
 
-async fn serve(listener: TcpListener, answer: Arc<impl Fn(&str) -> u16 + Send + Sync + 'static>) {
+async fn serve(listener: TcpListener, answer: Arc<impl Fn(Asked<'_>) -> Told + Send + Sync + 'static>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -64,7 +95,7 @@ async fn serve(listener: TcpListener, answer: Arc<impl Fn(&str) -> u16 + Send + 
     }
 }
 
-async fn converse(mut stream: TcpStream, answer: Arc<impl Fn(&str) -> u16>) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, answer: Arc<impl Fn(Asked<'_>) -> Told>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::with_capacity(16 << 10);
     loop {
@@ -82,8 +113,14 @@ async fn converse(mut stream: TcpStream, answer: Arc<impl Fn(&str) -> u16>) -> i
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        let status = answer(path(&buffer[..head]));
+        let Told { status, after } = answer(Asked {
+            path: path(&buffer[..head]),
+            body: &buffer[head..end],
+        });
         buffer.drain(..end);
+        if !after.is_zero() {
+            sleep(after).await;
+        }
         stream
             .write_all(format!("HTTP/1.1 {status} Sink\r\nContent-Length: 0\r\n\r\n").as_bytes())
             .await?;
@@ -107,8 +144,8 @@ mod tests {
     async fn every_request_of_a_load_is_asked_for_once() {
         let asked = Arc::new(AtomicU64::new(0));
         let count = asked.clone();
-        let sink = Sink::start(move |path| {
-            assert_eq!(path, "/x");
+        let sink = Sink::start(move |asked| {
+            assert_eq!((asked.path, asked.body), ("/x", &b"body"[..]));
             count.fetch_add(1, Ordering::Relaxed);
             200
         })

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    service::{Service, Stack},
+    service::{Service, Settings, Stack},
     throughput::Arrivals,
 };
 
@@ -77,13 +77,13 @@ pub(crate) async fn of_the_url(stack: &Stack) -> Result<[Latency; 2]> {
     let arrivals = Arc::new(Arrivals::default());
     let seen = Arc::new(FirstSeen::default());
     let (counted, noted) = (arrivals.clone(), seen.clone());
-    let sink = Sink::start(move |path| {
+    let sink = Sink::start(move |asked| {
         counted.count.fetch_add(1, Ordering::AcqRel);
-        noted.note(path);
+        noted.note(asked.path);
         200
     })
     .await?;
-    let mut service = Service::start(stack, "app-bench-url", Qos::AtLeastOnce, &sink.url("/0"))?;
+    let mut service = Service::start(stack, &Settings::new("app-bench-url", &sink.url("/0")))?;
     service.wait_until_it_exports(stack, &arrivals).await?;
 
     let mut flow = JoinSet::new();
@@ -153,7 +153,7 @@ pub(crate) async fn of_the_retry_interval(stack: &Stack) -> Result<Latency> {
         answered.load(Ordering::Acquire)
     })
     .await?;
-    let mut service = Service::start(stack, "app-bench-retry", Qos::AtLeastOnce, &sink.url("/events"))?;
+    let mut service = Service::start(stack, &Settings::new("app-bench-retry", &sink.url("/events")))?;
     service.wait_until_it_exports(stack, &arrivals).await?;
     attempts.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
 

@@ -3,13 +3,22 @@
 //! 1. what a recorded event costs to decode;
 //! 2. memory of a service that has nothing to do;
 //! 3. events a second from broker to sink, beside what broker and HTTP give by themselves;
-//! 4. from a setting's write in Consul to its effect.
+//! 4. the same from a source with a window, with the destination there and down, beside what the disk syncs by itself;
+//! 5. from a setting's write in Consul to its effect;
+//! 6. what a pipeline feels of another one's dead destination;
+//! 7. memory, start, probes and drain with a hundred thousand objects waiting, memory and start with a million.
 //!
 //! One process after the other, so that no measurement shares the machine with another one. Prints a table and writes
 //! `bench.json` into the target folder.
+//!
+//! For trying it out: `EDGEHOLD_BENCH_EVENTS` (50,000), `EDGEHOLD_BENCH_WAITING` (`100000,1000000`: the first also drains),
+//! `EDGEHOLD_BENCH_ONLY` (some parts of a run, with commas between).
 
+mod backlog;
 mod decode;
+mod durable;
 mod effect;
+mod isolation;
 mod service;
 mod throughput;
 
@@ -18,6 +27,7 @@ use std::{io::Write as _, path::PathBuf};
 use anyhow::{Context, Result};
 use edgehold_bench::{
     events,
+    process::Resident,
     report::{Memory, Report},
 };
 use edgehold_test_support::Qos;
@@ -25,6 +35,10 @@ use edgehold_test_support::Qos;
 use self::{service::Stack, throughput::Load};
 
 const EVENTS: usize = 50_000;
+const WAITING: [usize; 2] = [100_000, 1_000_000];
+const GOAL_IDLE_BYTES: u64 = 18 << 20;
+/// Samples of each kind of the other destination.
+const ISOLATION_SAMPLES: usize = 1_000;
 
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -36,53 +50,57 @@ fn main() -> Result<()> {
     say(&format_args!("Written to {}", file.display()))
 }
 
+/// The parts of a run, in their order, by the names that `EDGEHOLD_BENCH_ONLY` takes.
+const PARTS: [&str; 6] = [
+    "decode",
+    "throughput",
+    "durable",
+    "effect",
+    "isolation",
+    "backlog",
+];
+
 async fn measure() -> Result<Report> {
     let mut report = Report::default();
+    let count = numbers("EDGEHOLD_BENCH_EVENTS", &[EVENTS])?
+        .first()
+        .copied()
+        .unwrap_or(EVENTS);
+    let only = std::env::var("EDGEHOLD_BENCH_ONLY").ok();
     say(&"starting mosquitto and Consul")?;
     let stack = Stack::start().await?;
-    let messages = events::messages(EVENTS)?;
+    let messages = events::messages(count)?;
     let bytes = messages.iter().map(Vec::len).sum::<usize>() / messages.len();
     let load_before = load_average()?;
-
-    say(&"recorded events, decoded")?;
-    report.rates.extend(decode::rates()?);
-    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
-        say(&format_args!("{EVENTS} events at {}", throughput::name(qos)))?;
-        report
-            .rates
-            .push(throughput::broker_alone(&stack, &messages, qos).await?);
+    for part in PARTS {
+        if only
+            .as_ref()
+            .is_some_and(|only| !only.split(',').any(|name| name == part))
+        {
+            continue;
+        }
+        match part {
+            "decode" => {
+                say(&"recorded events, decoded")?;
+                report.rates.extend(decode::rates()?);
+            }
+            "throughput" => measure_throughput(&stack, &messages, &mut report).await?,
+            "durable" => measure_durable(&stack, count, &mut report).await?,
+            "effect" => measure_effect(&stack, &mut report).await?,
+            "isolation" => {
+                say(&"two pipelines, the destination of one dead")?;
+                let samples = ISOLATION_SAMPLES.min(count);
+                isolation::of_a_dead_destination(&stack, samples, &mut report).await?;
+            }
+            _ => {
+                let waiting = numbers("EDGEHOLD_BENCH_WAITING", &WAITING)?;
+                for (place, count) in waiting.into_iter().enumerate() {
+                    say(&format_args!("{count} objects waiting"))?;
+                    backlog::of(&stack, count, place == 0, &mut report).await?;
+                }
+            }
+        }
     }
-    let body = &messages[0];
-    say(&format_args!("{EVENTS} requests over HTTP"))?;
-    report.rates.push(throughput::http_alone(body, EVENTS).await?);
-    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
-        say(&format_args!(
-            "{EVENTS} events end to end at {}",
-            throughput::name(qos)
-        ))?;
-        let Load { rate, idle, after } = throughput::end_to_end(&stack, &messages, qos).await?;
-        report
-            .memory
-            .push(memory(format!("idle, {}", throughput::name(qos)), idle));
-        report.memory.push(memory(
-            format!("after the load, {}", throughput::name(qos)),
-            after,
-        ));
-        report.rates.push(rate);
-    }
-    say(&format_args!(
-        "{} changes of HTTPExport's Url in Consul",
-        effect::URL_CHANGES
-    ))?;
-    report.latencies.extend(effect::of_the_url(&stack).await?);
-    say(&format_args!(
-        "{} changes of RetryInterval in Consul",
-        effect::INTERVAL_CHANGES
-    ))?;
-    report
-        .latencies
-        .push(effect::of_the_retry_interval(&stack).await?);
-
     report.conditions = vec![
         format!(
             "{} cores, shared by broker, Consul, service, sink and the load itself; load average {load_before} before, \
@@ -91,8 +109,8 @@ async fn measure() -> Result<Report> {
             load_average()?,
         ),
         format!(
-            "messages of {bytes} bytes; Store and Forward on, PersistOnError true, SQLite; the sink never fails; \
-             HTTP alone over {} connections",
+            "messages of {bytes} bytes; Store and Forward on, PersistOnError true, SQLite; the sink never fails unless it is \
+             said; HTTP alone over {} connections",
             throughput::CONNECTIONS
         ),
         "repeats on a busy machine differ by a factor of two".to_owned(),
@@ -100,11 +118,74 @@ async fn measure() -> Result<Report> {
     Ok(report)
 }
 
-fn memory(name: String, (resident_bytes, peak_bytes): (u64, u64)) -> Memory {
+async fn measure_throughput(stack: &Stack, messages: &[Vec<u8>], report: &mut Report) -> Result<()> {
+    let count = messages.len();
+    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+        say(&format_args!("{count} events at {}", throughput::name(qos)))?;
+        report
+            .rates
+            .push(throughput::broker_alone(stack, messages, qos).await?);
+    }
+    say(&format_args!("{count} requests over HTTP"))?;
+    report
+        .rates
+        .push(throughput::http_alone(&messages[0], count).await?);
+    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+        let name = throughput::name(qos);
+        say(&format_args!("{count} events end to end at {name}"))?;
+        let Load { rate, idle, after } = throughput::end_to_end(stack, messages, qos).await?;
+        let idle = memory(format!("idle, {name}"), idle, Some(GOAL_IDLE_BYTES));
+        report
+            .memory
+            .extend([idle, memory(format!("after the load, {name}"), after, None)]);
+        report.rates.push(rate);
+    }
+    Ok(())
+}
+
+async fn measure_durable(stack: &Stack, count: usize, report: &mut Report) -> Result<()> {
+    say(&"the disk alone")?;
+    report.rates.push(durable::disk_alone()?);
+    say(&format_args!(
+        "{count} events from a source, the destination down"
+    ))?;
+    let down = durable::destination_down(stack, count).await?;
+    say(&format_args!("{count} events from a source, the destination up"))?;
+    let up = durable::destination_up(stack, count).await?;
+    for (rate, latency) in down.into_iter().chain(up) {
+        report.rates.push(rate);
+        report.latencies.push(latency);
+    }
+    Ok(())
+}
+
+async fn measure_effect(stack: &Stack, report: &mut Report) -> Result<()> {
+    let changes = effect::URL_CHANGES;
+    say(&format_args!("{changes} changes of HTTPExport's Url in Consul"))?;
+    report.latencies.extend(effect::of_the_url(stack).await?);
+    let changes = effect::INTERVAL_CHANGES;
+    say(&format_args!("{changes} changes of RetryInterval in Consul"))?;
+    report.latencies.push(effect::of_the_retry_interval(stack).await?);
+    Ok(())
+}
+
+fn memory(name: String, resident: Resident, goal_bytes: Option<u64>) -> Memory {
     Memory {
         name,
-        resident_bytes,
-        peak_bytes,
+        resident,
+        goal_bytes,
+    }
+}
+
+/// Numbers from the environment, with commas between.
+fn numbers(variable: &str, default: &[usize]) -> Result<Vec<usize>> {
+    match std::env::var(variable) {
+        Err(_) => Ok(default.to_vec()),
+        Ok(text) => text
+            .split(',')
+            .map(|number| number.trim().parse())
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("{variable} holds no numbers")),
     }
 }
 

@@ -3,8 +3,11 @@
 use std::{process::Command, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use edgehold_bench::{events, process};
-use edgehold_test_support::{Consul, Mosquitto, MqttPublisher, Process, Qos, edgehold_binary};
+use edgehold_bench::{
+    events,
+    process::{self, Resident},
+};
+use edgehold_test_support::{Consul, Mosquitto, MqttPublisher, Port, Process, Qos, edgehold_binary, http};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -46,52 +49,120 @@ impl Stack {
     }
 }
 
-/// A running `edgehold`.
-pub(crate) struct Service {
-    process: Process,
-    /// Its key prefix in Consul.
-    prefix: String,
-    _folder: TempDir,
+/// What a service is started with.
+pub(crate) struct Settings {
+    pub(crate) service_key: String,
+    pub(crate) qos: Qos,
+    pub(crate) retry_interval: &'static str,
+    /// Where its events come from; none is the broker of the stack.
+    pub(crate) source_port: Option<u16>,
+    /// `Writable.Pipeline`.
+    pub(crate) pipeline: String,
+    /// Its log goes nowhere: a line for each of a million failed exports is nothing to collect.
+    pub(crate) quiet: bool,
 }
 
-impl Service {
-    /// Starts the built binary; it seeds Consul from a private file with this `Url` and quality of service.
-    pub(crate) fn start(stack: &Stack, service_key: &str, qos: Qos, url: &str) -> Result<Self> {
-        let folder = TempDir::with_prefix("edgehold-bench-").context("making a folder for the service")?;
-        let qos = u8::from(qos == Qos::AtLeastOnce);
-        let configuration = format!(
-            r#"
-Writable:
-  LogLevel: WARN
-  StoreAndForward: {{ Enabled: true, RetryInterval: 1h, MaxRetryCount: 0 }}
-  Pipeline:
+impl Settings {
+    /// Everything is exported to this `Url`, at QoS 1, and what fails waits for an hour.
+    pub(crate) fn new(service_key: &str, url: &str) -> Self {
+        Self {
+            service_key: service_key.to_owned(),
+            qos: Qos::AtLeastOnce,
+            retry_interval: "1h",
+            source_port: None,
+            pipeline: format!(
+                "
     ExecutionOrder: HTTPExport
     Functions:
       HTTPExport:
-        Parameters: {{ Method: post, MimeType: application/json, Url: "{url}", PersistOnError: "true" }}
-Service: {{ Host: 127.0.0.1, Port: 0 }}
+        Parameters: {{ Method: post, MimeType: application/json, Url: \"{url}\", PersistOnError: \"true\" }}"
+            ),
+            quiet: false,
+        }
+    }
+}
+
+/// A running `edgehold`.
+pub(crate) struct Service {
+    // Before the folder, so that the process is gone when it goes.
+    process: Process,
+    rest_port: Port,
+    consul_port: u16,
+    service_key: String,
+    quiet: bool,
+    folder: TempDir,
+}
+
+impl Service {
+    /// Starts the built binary; it seeds Consul from a private file with these settings.
+    pub(crate) fn start(stack: &Stack, settings: &Settings) -> Result<Self> {
+        let folder = TempDir::with_prefix("edgehold-bench-").context("making a folder for the service")?;
+        let rest_port = Port::hold()?;
+        let Settings {
+            service_key,
+            qos,
+            retry_interval,
+            source_port,
+            pipeline,
+            quiet,
+        } = settings;
+        let qos = u8::from(*qos == Qos::AtLeastOnce);
+        let source_port = source_port.unwrap_or(stack.broker.port());
+        let configuration = format!(
+            r#"
+Writable:
+  LogLevel: ERROR
+  StoreAndForward: {{ Enabled: true, RetryInterval: {retry_interval}, MaxRetryCount: 0 }}
+  Pipeline: {pipeline}
+Service: {{ Host: 127.0.0.1, Port: {rest_port} }}
 MessageBus:
-  Optional: {{ ClientId: {service_key}, Qos: "{qos}", KeepAlive: "10" }}
+  Port: {source_port}
+  Optional: {{ ClientId: {service_key}, Qos: "{qos}", CleanSession: "false", KeepAlive: "10" }}
 Database: {{ Type: sqlite }}
-"#
+"#,
+            rest_port = rest_port.number(),
         );
         std::fs::write(folder.path().join("configuration.yaml"), configuration)
             .context("writing the configuration of the service")?;
-        let binary = edgehold_binary().context("build it with: cargo build --release -p edgehold-app")?;
-        let mut command = Command::new(binary);
-        command
-            .env_clear()
-            .env("EDGEX_SECURITY_SECRET_STORE", "false")
-            .arg(format!("-cp=consul.http://127.0.0.1:{}", stack.consul.port()))
-            .arg(format!("-cd={}", folder.path().display()))
-            .arg(format!("-sk={service_key}"))
-            .arg(format!("--data-dir={}", folder.path().join("data").display()));
-        let process = Process::start("edgehold", &mut command)?;
+        let process = run(stack.consul.port(), service_key, &folder, *quiet)?;
         Ok(Self {
             process,
-            prefix: format!("{STEM}/{service_key}"),
-            _folder: folder,
+            rest_port,
+            consul_port: stack.consul.port(),
+            service_key: service_key.clone(),
+            quiet: *quiet,
+            folder,
         })
+    }
+
+    /// Ends it with SIGTERM and starts it again. Answers when it was started.
+    pub(crate) async fn restart(&mut self) -> Result<Instant> {
+        self.process.signal_term()?;
+        self.process.wait_exit(START_TIMEOUT).await;
+        let started = Instant::now();
+        self.process = run(self.consul_port, &self.service_key, &self.folder, self.quiet)?;
+        Ok(started)
+    }
+
+    /// What waits in its store for another attempt; an error while it is not up.
+    pub(crate) async fn waiting(&self) -> Result<u64> {
+        let answer = http::get(self.rest_port.number(), "/api/v3/store/stats").await?;
+        let stats: serde_json::Value = answer.succeeded()?.json()?;
+        stats["store"]["waiting"]
+            .as_u64()
+            .context("the store is not open")
+    }
+
+    /// Waits until it is up and its store open, and answers what waits.
+    pub(crate) async fn wait_until_open(&self) -> Result<u64> {
+        let end = Instant::now() + START_TIMEOUT;
+        loop {
+            match self.waiting().await {
+                Ok(waiting) => return Ok(waiting),
+                Err(error) => ensure!(Instant::now() < end, "{error:#}; its output:\n{}", self.output()),
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Publishes events until one comes out at the far end, and waits until all of these have. Leaves the count at zero.
@@ -117,7 +188,7 @@ Database: {{ Type: sqlite }}
 
     /// The key of a setting in Consul.
     pub(crate) fn key(&self, setting: &str) -> String {
-        format!("{}/{setting}", self.prefix)
+        format!("{STEM}/{}/{setting}", self.service_key)
     }
 
     /// CPU time so far.
@@ -125,13 +196,33 @@ Database: {{ Type: sqlite }}
         process::cpu_time(self.process.pid())
     }
 
-    /// Bytes resident now and at most.
-    pub(crate) fn memory_bytes(&self) -> Result<(u64, u64)> {
-        process::memory_bytes(self.process.pid())
+    /// Its memory now.
+    pub(crate) fn memory(&self) -> Result<Resident> {
+        process::memory(self.process.pid())
     }
 
     /// What it has printed last.
     pub(crate) fn output(&self) -> String {
         self.process.tail()
     }
+}
+
+fn run(consul_port: u16, service_key: &str, folder: &TempDir, quiet: bool) -> Result<Process> {
+    let binary = edgehold_binary().context("build it with: cargo build --release -p edgehold-app")?;
+    let mut command = match quiet {
+        false => Command::new(binary),
+        true => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", r#"exec "$0" "$@" >/dev/null"#]).arg(binary);
+            shell
+        }
+    };
+    command
+        .env_clear()
+        .env("EDGEX_SECURITY_SECRET_STORE", "false")
+        .arg(format!("-cp=consul.http://127.0.0.1:{consul_port}"))
+        .arg(format!("-cd={}", folder.path().display()))
+        .arg(format!("-sk={service_key}"))
+        .arg(format!("--data-dir={}", folder.path().join("data").display()));
+    Process::start("edgehold", &mut command)
 }

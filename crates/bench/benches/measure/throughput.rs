@@ -9,11 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use edgehold_bench::{events::TOPIC, http_load, report::Rate, sink::Sink};
+use edgehold_bench::{events::TOPIC, http_load, process::Resident, report::Rate, sink::Sink};
 use edgehold_test_support::{MqttPublisher, MqttSubscriber, Qos};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::service::{Service, Stack};
+use crate::service::{Service, Settings, Stack};
 
 /// As many as the service uses by default (`Writable.Pipeline.Concurrency`).
 pub(crate) const CONNECTIONS: usize = 64;
@@ -56,9 +56,9 @@ impl Arrivals {
 /// One run through the service.
 pub(crate) struct Load {
     pub(crate) rate: Rate,
-    /// Memory before, resident and at most, in bytes.
-    pub(crate) idle: (u64, u64),
-    pub(crate) after: (u64, u64),
+    /// Memory before.
+    pub(crate) idle: Resident,
+    pub(crate) after: Resident,
 }
 
 pub(crate) fn name(qos: Qos) -> &'static str {
@@ -73,7 +73,7 @@ fn broker_name(qos: Qos) -> String {
     format!("broker alone, {}", name(qos))
 }
 
-const HTTP_NAME: &str = "HTTP alone";
+pub(crate) const HTTP_NAME: &str = "HTTP alone";
 
 /// From a publisher through mosquitto to a subscriber that only counts.
 pub(crate) async fn broker_alone(stack: &Stack, messages: &[Vec<u8>], qos: Qos) -> Result<Rate> {
@@ -128,9 +128,11 @@ pub(crate) async fn end_to_end(stack: &Stack, messages: &[Vec<u8>], qos: Qos) ->
     })
     .await?;
     let service_key = format!("app-bench-qos-{}", u8::from(qos == Qos::AtLeastOnce));
-    let mut service = Service::start(stack, &service_key, qos, &sink.url("/events"))?;
+    let mut settings = Settings::new(&service_key, &sink.url("/events"));
+    settings.qos = qos;
+    let mut service = Service::start(stack, &settings)?;
     service.wait_until_it_exports(stack, &arrivals).await?;
-    let idle = service.memory_bytes()?;
+    let idle = service.memory()?;
 
     let cpu = service.cpu_time()?;
     let started = Instant::now();
@@ -147,7 +149,7 @@ pub(crate) async fn end_to_end(stack: &Stack, messages: &[Vec<u8>], qos: Qos) ->
     Ok(Load {
         rate,
         idle,
-        after: service.memory_bytes()?,
+        after: service.memory()?,
     })
 }
 
