@@ -86,6 +86,60 @@ fn a_broken_file_is_named_and_ends_the_start() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_operators_look_for_in_the_log_is_in_the_originals_words() -> Result<()> {
+    // Given a service that starts with Store and Forward switched on.
+    let mut stack = Stack::new(&[]).await?;
+    stack
+        .set(&[
+            ("StoreAndForward/Enabled", "true"),
+            ("StoreAndForward/RetryInterval", "3s"),
+        ])
+        .await?;
+    stack.start_service().await?;
+
+    // When it is set anew, gets another pipeline, and ends.
+    let url = stack.sink.url("/moved");
+    stack
+        .set(&[
+            ("StoreAndForward/RetryInterval", "2s"),
+            ("Pipeline/Functions/HTTPExport/Parameters/Url", &url),
+        ])
+        .await?;
+    let reloaded = "Configurable Pipeline successfully reloaded from new configuration";
+    stack.service.process().wait_for_line(reloaded, LONG).await;
+    stack.service.stop().await?;
+
+    // Then each of these has been logged, in this order.
+    let texts = [
+        "Starting app-http-export 3.1.1",
+        "Common configuration loaded from the Configuration Provider",
+        "Private configuration has been pushed to into Configuration Provider with overrides applied",
+        "Subscribing to topic: edgex/events/#",
+        "Starting HTTP Web Server on address ",
+        "Service started in: ",
+        "Starting StoreAndForward Retry Loop with 3s RetryInterval and 10 max retries",
+        "listening for private config changes",
+        "listening for all services common config changes",
+        "listening for application service common config changes",
+        "Writable configuration has been updated from the Configuration Provider",
+        "StoreAndForward RetryInterval changed to 2s",
+        reloaded,
+        "Terminating signal received: terminated",
+        "Un-Registering service from the Registry",
+    ];
+    let lines = stack.service.process().lines();
+    let mut rest = lines.iter();
+    for text in texts {
+        assert!(
+            rest.any(|line| line.contains(text)),
+            "no {text:?} where it belongs in\n{}",
+            lines.join("\n")
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_standard_routes_answer_as_edgex_does() -> Result<()> {
     let stack = Stack::start(&[]).await?;
 

@@ -293,10 +293,15 @@ async fn seed(
     let written = budget
         .wait("the configuration provider", || provider.seed(&leaves, overwrite))
         .await?;
-    tracing::info!(
-        "{written} of {} private settings have been pushed into the Configuration Provider",
-        leaves.len()
-    );
+    if written == 0 {
+        tracing::info!("Private configuration loaded from the Configuration Provider. No overrides applied");
+    } else {
+        tracing::info!(
+            "Private configuration has been pushed to into Configuration Provider with overrides applied: {written} of {} \
+             settings were not there",
+            leaves.len()
+        );
+    }
     let mut layers = Layers::default();
     layers.load(budget.wait("the configuration", || provider.load()).await?);
     for difference in differing_overrides(&environment, &resolve(&layers, None)) {

@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use edgehold_config::{Effective, Layers, Rejection, Snapshot, Writable, diff, resolve};
+use edgehold_config::{Change, Effective, Layers, Rejection, Snapshot, Writable, diff, resolve};
 use edgehold_core::{PipelineSet, ShutdownSignal};
 use edgehold_runtime::{PipelineRejection, Pipelines, now};
 use tokio::sync::watch;
@@ -114,7 +114,7 @@ impl LiveSettings {
             );
         }
         for change in &changes {
-            tracing::info!(key = %change.key, "{change} ({})", change.origin);
+            tracing::info!(key = %change.key, "{}", told(change));
         }
         for adjustment in next.newly_adjusted(Some(&self.effective)) {
             tracing::warn!(key = %adjustment.key, "{adjustment}");
@@ -146,10 +146,27 @@ impl LiveSettings {
             *current = set;
             changed
         });
+        if writable.pipeline != before.pipeline && rejections.is_empty() {
+            tracing::info!("Configurable Pipeline successfully reloaded from new configuration");
+        }
         self.writable_out.send_if_modified(|current| {
             let changed = **current != *writable;
             *current = writable;
             changed
         });
+    }
+}
+
+/// A change as it is logged: of the settings of Store and Forward in EdgeX's words, which operators look for.
+fn told(change: &Change) -> String {
+    let setting = change.key.strip_prefix("Writable/StoreAndForward/");
+    match (setting, &change.old, &change.new) {
+        (Some(setting), Some(old), Some(new)) => {
+            format!(
+                "StoreAndForward {setting} changed to {new} (from {old}; {})",
+                change.origin
+            )
+        }
+        _ => format!("{change} ({})", change.origin),
     }
 }

@@ -101,7 +101,9 @@ impl Running {
         support.spawn("log", parts.log.0.clone().write_counts(support_signal.clone()));
         let (snapshot_sender, snapshots) = watch::channel(None);
         if let Some(provider) = parts.provider {
-            tracing::info!("listening for private and common configuration changes");
+            for section in ["private", "all services common", "application service common"] {
+                tracing::info!("listening for {section} config changes");
+            }
             support.spawn(
                 "configuration provider",
                 provider.watch(snapshot_sender, support_signal.clone()),

@@ -22,6 +22,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
+    time::Instant,
 };
 
 use crate::{
@@ -201,6 +202,7 @@ impl AppService {
     /// # Errors
     /// [`StartError`].
     pub async fn build(self, invocation: &Invocation) -> Result<Built, StartError> {
+        let begun = Instant::now();
         // TLS clients take the process's provider; a second installation changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let service_key = ServiceKey::try_new(&invocation.flags.service_key(&self.service_key))?;
@@ -287,6 +289,7 @@ impl AppService {
             version_check,
             listener,
             log: service_log,
+            begun,
         })
     }
 }
@@ -306,6 +309,7 @@ pub struct Built {
     version_check: Option<VersionCheck>,
     listener: TcpListener,
     log: ServiceLog,
+    begun: Instant,
 }
 
 impl Built {
@@ -319,6 +323,18 @@ impl Built {
 
     /// Starts everything. Must be called inside a tokio runtime.
     pub fn spawn(self) -> Running {
+        tracing::info!("Service started in: {:?}", self.begun.elapsed());
+        if self.configuration.writable.store_and_forward.enabled {
+            let setting = |name: &str| {
+                let path = format!("Writable/StoreAndForward/{name}");
+                self.configuration.leaves().shown(&path).unwrap_or_default()
+            };
+            tracing::info!(
+                "Starting StoreAndForward Retry Loop with {} RetryInterval and {} max retries",
+                setting("RetryInterval"),
+                setting("MaxRetryCount")
+            );
+        }
         let books = Arc::new(Books::default());
         let wake = Arc::new(Wake::default());
         let (health, drain) = (Arc::new(Health::default()), Arc::new(Drain::default()));
