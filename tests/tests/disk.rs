@@ -86,7 +86,8 @@ async fn a_full_disk_holds_deliveries_back_and_loses_nothing() -> Result<()> {
     wait::until("the full disk to be named", LONG, async || {
         let response = service.get("/readyz").await?;
         ensure!(response.status == 503, "{}", response.text());
-        ensure!(response.text().contains("\"store\""), "{}", response.text());
+        let named = r#""problems":{"store":"the store is full: there is no room for "#;
+        ensure!(response.text().contains(named), "{}", response.text());
         Ok(())
     })
     .await;

@@ -158,7 +158,7 @@ pub(super) const EDGEX: &[Setting] = &[
     edgex("MessageBus/SecretName", TEXT, Some(""), "secret that holds the credentials"),
     edgex("MessageBus/BaseTopicPrefix", TEXT, Some("edgex"), "first level of every topic; empty = `edgex`"),
     edgex("MessageBus/Optional/ClientId", TEXT, None, "MQTT client id"),
-    edgex("MessageBus/Optional/Qos", QOS, None, "MQTT quality of service of every subscription and publication"),
+    edgex("MessageBus/Optional/Qos", QOS, None, "MQTT quality of service of every subscription and publication; not set = 0, with Store and Forward enabled at start 1; 2 is lowered to 1"),
     edgex("MessageBus/Optional/KeepAlive", KEEP_ALIVE, None, "MQTT keep-alive in seconds; 0 = off"),
     edgex("MessageBus/Optional/Retained", BOOL, None, "publish with the retained flag"),
     edgex("MessageBus/Optional/AutoReconnect", BOOL, None, "connect again when the connection is lost"),
