@@ -261,6 +261,7 @@ impl AppService {
             service_key: service_key.clone(),
             database: configuration.database.clone(),
             data_dir: invocation.flags.data_dir.clone(),
+            spool_max_bytes: configuration.limits.spool_max_bytes,
             factories: self.stores,
             secrets: secrets.clone(),
         };

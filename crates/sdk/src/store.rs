@@ -1,4 +1,7 @@
 //! Opening the store that the settings name, when Store and Forward first needs it.
+//!
+//! A store that is not a file of this service may be away, so it gets a local spool in front (`<service key>.spool.db`
+//! in the data folder). With it Store and Forward is open at once: the store is opened behind it as soon as it can be.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -6,10 +9,11 @@ use edgehold_config::{Writable, configuration::Database};
 use edgehold_core::{BoxFuture, ErrorClass, SecretError, SecretProvider, ServiceKey, ShutdownSignal};
 use edgehold_runtime::{Books, StoreState};
 use edgehold_store::{
-    Credentials, DatabaseSettings, MemoryQueue, RetryQueue, StoreClientQueue, StoreError, StoreFactories,
+    Credentials, DatabaseSettings, MemoryQueue, Mover, RetryQueue, SpooledQueue, StoreClientQueue,
+    StoreError, StoreFactories, StoreHandle, TimeLimited,
 };
 use edgehold_store_sqlite::{Options, SqliteQueue};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -18,20 +22,132 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) struct Opened {
     queue: Arc<dyn RetryQueue>,
     driver: BoxFuture<'static, ()>,
+    /// When the queue is a spool whose store is not open yet.
+    behind: Option<Behind>,
+}
+
+impl Opened {
+    fn new(queue: impl RetryQueue + 'static, driver: BoxFuture<'static, ()>) -> Self {
+        Self {
+            queue: Arc::new(queue),
+            driver,
+            behind: None,
+        }
+    }
+}
+
+type Opening = BoxFuture<'static, Result<Opened, StoreError>>;
+
+/// What a spool waits for.
+struct Behind {
+    store: watch::Sender<Option<Arc<dyn RetryQueue>>>,
+    /// An attempt that has not been answered yet.
+    opening: Option<Opening>,
 }
 
 /// Knows how to open the store of one service.
+#[derive(Clone)]
 pub(crate) struct StoreOpener {
     pub(crate) service_key: ServiceKey,
     pub(crate) database: Database,
     pub(crate) data_dir: std::path::PathBuf,
+    /// The spool's file grows no further than this; 0 for no spool.
+    pub(crate) spool_max_bytes: u64,
     pub(crate) factories: StoreFactories,
     pub(crate) secrets: Arc<dyn SecretProvider>,
 }
 
 impl StoreOpener {
-    /// Opens the store.
+    /// Opens the store, or a spool in front of it when it may be away. With the spool, a store that cannot be opened now
+    /// is opened later ([`StoreOpener::run`]).
+    ///
+    /// # Errors
+    /// What opening the store answered, when no later attempt can end otherwise or there is no spool.
     pub(crate) async fn open(&self) -> Result<Opened, StoreError> {
+        let is_local = ["", "sqlite", "memory"].contains(&self.database.kind.to_lowercase().as_str());
+        if is_local || self.spool_max_bytes == 0 {
+            return self.open_store().await;
+        }
+        let mut opening = self.opening();
+        let first = match timeout(self.database.timeout, &mut opening).await {
+            Ok(Err(error)) if error.class() == ErrorClass::Permanent => return Err(error),
+            outcome => outcome.ok(),
+        };
+        let store = match &first {
+            Some(Ok(opened)) => Some(opened.queue.clone()),
+            _ => None,
+        };
+        let (sender, handle) = watch::channel(store);
+        let (queue, spool_driver) = match self.open_spool(handle).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!(
+                    "there is no local spool, so while the store is away deliveries are held back: {error}"
+                );
+                return match first {
+                    Some(outcome) => outcome,
+                    None => opening.await,
+                };
+            }
+        };
+        let (driver, opening) = match first {
+            Some(Ok(opened)) => {
+                let driver: BoxFuture<'static, ()> = Box::pin(async {
+                    tokio::join!(spool_driver, opened.driver);
+                });
+                return Ok(Opened::new(queue, driver));
+            }
+            Some(Err(error)) => {
+                tracing::warn!("the store cannot be opened yet, what is new goes to the spool: {error}");
+                (spool_driver, None)
+            }
+            None => {
+                let waited = self.database.timeout;
+                tracing::warn!(
+                    "the store does not answer within {waited:?}, what is new goes to the spool until it does"
+                );
+                (spool_driver, Some(opening))
+            }
+        };
+        let behind = Behind {
+            store: sender,
+            opening,
+        };
+        Ok(Opened {
+            behind: Some(behind),
+            ..Opened::new(queue, driver)
+        })
+    }
+
+    fn opening(&self) -> Opening {
+        let opener = self.clone();
+        Box::pin(async move { opener.open_store().await })
+    }
+
+    async fn open_spool(
+        &self,
+        store: StoreHandle,
+    ) -> Result<(SpooledQueue, BoxFuture<'static, ()>), StoreError> {
+        let path = self.data_dir.join(format!("{}.spool.db", self.service_key));
+        let (spool, writer) = SqliteQueue::open(Options {
+            max_bytes: Some(self.spool_max_bytes),
+            ..Options::new(path, self.service_key.clone())
+        })
+        .await?;
+        let mut writer = Box::pin(writer.run());
+        let opening = SpooledQueue::open(Arc::new(spool), store, self.database.timeout);
+        // A damaged row is set aside while the spool is read, and that takes the writer.
+        let (queue, mover): (_, Mover) = tokio::select! {
+            opened = opening => opened?,
+            () = &mut writer => return Err(StoreError::Closed),
+        };
+        let driver = async {
+            tokio::join!(writer, mover.run());
+        };
+        Ok((queue, Box::pin(driver)))
+    }
+
+    async fn open_store(&self) -> Result<Opened, StoreError> {
         let kind = self.database.kind.to_lowercase();
         match kind.as_str() {
             "" | "sqlite" => {
@@ -39,18 +155,12 @@ impl StoreOpener {
                 let (queue, writer) =
                     SqliteQueue::open(Options::new(path.clone(), self.service_key.clone())).await?;
                 tracing::info!("Store and Forward keeps its data in {}", path.display());
-                Ok(Opened {
-                    queue: Arc::new(queue),
-                    driver: Box::pin(writer.run()),
-                })
+                Ok(Opened::new(queue, Box::pin(writer.run())))
             }
             "memory" => {
                 tracing::warn!("Database/Type is 'memory': what is stored is lost when this process ends");
                 let queue = MemoryQueue::new(self.service_key.clone());
-                Ok(Opened {
-                    queue: Arc::new(queue),
-                    driver: Box::pin(std::future::ready(())),
-                })
+                Ok(Opened::new(queue, Box::pin(std::future::ready(()))))
             }
             _ => {
                 let Some(factory) = self.factories.get(&kind) else {
@@ -60,12 +170,17 @@ impl StoreOpener {
                         self.database.kind
                     )));
                 };
-                let client = factory(self.settings(), self.credentials().await?).await?;
+                let limit = self.database.timeout;
+                let connecting = factory(self.settings(), self.credentials().await?);
+                let client = timeout(limit, connecting)
+                    .await
+                    .map_err(|_| StoreError::Unavailable {
+                        reason: format!("no connection within {limit:?}"),
+                        source: None,
+                    })??;
+                let client = Arc::new(TimeLimited::new(client, limit));
                 let queue = StoreClientQueue::open(client, self.service_key.clone()).await?;
-                Ok(Opened {
-                    queue: Arc::new(queue),
-                    driver: Box::pin(std::future::ready(())),
-                })
+                Ok(Opened::new(queue, Box::pin(std::future::ready(()))))
             }
         }
     }
@@ -107,7 +222,11 @@ impl StoreOpener {
     ) {
         let mut pause = FIRST_PAUSE;
         let mut opened = opened;
-        let Opened { queue, driver } = loop {
+        let Opened {
+            queue,
+            driver,
+            behind,
+        } = loop {
             if let Some(opened) = opened.take() {
                 break opened;
             }
@@ -134,21 +253,69 @@ impl StoreOpener {
                 () = tokio::time::sleep(pause), if enabled => pause = (pause * 2).min(LONGEST_PAUSE),
             }
         };
-        match queue.stats().await {
-            Ok(stats) => {
-                books.carried_over(stats.waiting() + stats.error.objects);
-                if stats.waiting() > 0 {
-                    tracing::info!(
-                        waiting = stats.waiting(),
-                        "resuming with what an earlier run left"
-                    );
+        carry_over(&*queue, &books).await;
+        state.send_replace(StoreState::Open(queue));
+        let behind = async {
+            if let Some(behind) = behind {
+                self.open_behind(behind, &books, shutdown.clone()).await;
+            }
+        };
+        tokio::join!(driver, behind);
+        shutdown.recv().await;
+    }
+
+    /// Opens the store behind a spool and works for it until `shutdown`. No error is final: what is in the spool has
+    /// nowhere else to go.
+    async fn open_behind(&self, behind: Behind, books: &Books, mut shutdown: ShutdownSignal) {
+        let Behind { store, mut opening } = behind;
+        let mut pause = FIRST_PAUSE;
+        let open = async {
+            loop {
+                if opening.is_none() {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                let attempt = opening.take().unwrap_or_else(|| self.opening());
+                match attempt.await {
+                    Ok(opened) => return opened,
+                    Err(error) if error.class() == ErrorClass::Permanent => {
+                        tracing::error!(
+                            "the store cannot be opened, what is new stays in the spool: {error}"
+                        );
+                    }
+                    Err(error) => tracing::warn!("the store cannot be opened yet: {error}"),
                 }
             }
-            Err(error) => tracing::warn!("cannot count what an earlier run left: {error}"),
+        };
+        let Opened { queue, driver, .. } = tokio::select! {
+            opened = open => opened,
+            () = shutdown.recv() => return,
+        };
+        carry_over(&*queue, books).await;
+        store.send_replace(Some(queue.clone()));
+        tokio::join!(driver, async {
+            shutdown.recv().await;
+            // The spool has closed it, unless it was opened later than that.
+            if timeout(self.database.timeout, queue.close()).await.is_err() {
+                tracing::warn!("the store does not answer, so it is not closed well");
+            }
+        });
+    }
+}
+
+/// Enters what a store holds into the books, before anything new comes in.
+async fn carry_over(queue: &dyn RetryQueue, books: &Books) {
+    match queue.stats().await {
+        Ok(stats) => {
+            books.carried_over(stats.waiting() + stats.error.objects);
+            if stats.waiting() > 0 {
+                tracing::info!(
+                    waiting = stats.waiting(),
+                    "resuming with what an earlier run left"
+                );
+            }
         }
-        state.send_replace(StoreState::Open(queue));
-        driver.await;
-        shutdown.recv().await;
+        Err(error) => tracing::warn!("cannot count what an earlier run left: {error}"),
     }
 }
 

@@ -179,8 +179,10 @@ impl Bench {
     }
 
     fn invocation_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Invocation {
-        let folder = format!("-cd={}", self.folder.path().display());
-        let args = [folder.as_str()].into_iter().chain(args.iter().copied());
+        let folder = self.folder.path().display();
+        let own = [format!("-cd={folder}"), format!("--data-dir={folder}/data")];
+        let own = own.iter().map(String::as_str);
+        let args = own.chain(args.iter().copied());
         let insecure = ("EDGEX_SECURITY_SECRET_STORE", "false");
         let environment = environment.iter().copied().chain([insecure]);
         Invocation::new(
@@ -478,3 +480,6 @@ async fn a_stack_of_another_generation_ends_the_start_unless_the_check_is_skippe
     core_metadata.behave(Behaviour::status(503));
     bench.build(&[], &[]).await.unwrap();
 }
+
+#[path = "service/spool.rs"]
+mod spool;

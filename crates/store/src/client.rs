@@ -1,11 +1,13 @@
 //! What a custom store must offer, and the queue that is made of it.
 //!
-//! Owns the trait [`StoreClient`] and the adapter [`StoreClientQueue`]. Does not own any implementation.
+//! Owns the trait [`StoreClient`], the adapter [`StoreClientQueue`] and the limit of time [`TimeLimited`]. Does not own any implementation.
 
+mod limit;
 mod queue;
 
 use edgehold_core::{BoxFuture, ServiceKey, StoredObject, StoredObjectId};
 
+pub use limit::TimeLimited;
 pub use queue::StoreClientQueue;
 
 use crate::StoreError;

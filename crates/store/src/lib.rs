@@ -18,7 +18,7 @@ mod queue;
 pub mod semantics;
 mod spool;
 
-pub use client::{StoreClient, StoreClientQueue};
+pub use client::{StoreClient, StoreClientQueue, TimeLimited};
 pub use error::StoreError;
 pub use factory::{Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, StoreFactories};
 pub use memory::{MemoryClient, MemoryQueue};

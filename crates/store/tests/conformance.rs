@@ -46,6 +46,21 @@ mod client {
     edgehold_store::client_conformance!(make_client);
 }
 
+mod limited_client {
+    use std::time::Duration;
+
+    use edgehold_store::TimeLimited;
+
+    use super::*;
+
+    async fn make_client() -> Arc<dyn StoreClient> {
+        let client = Arc::new(MemoryClient::default());
+        Arc::new(TimeLimited::new(client, Duration::from_secs(60)))
+    }
+
+    edgehold_store::client_conformance!(make_client);
+}
+
 #[path = "conformance/faulty.rs"]
 mod faulty;
 
