@@ -2,13 +2,19 @@
 //!
 //! What JSON cannot hold is written as Go would write it to JSON: byte strings become base64, map keys text, and floats that are no
 //! numbers their name.
+//!
+//! Both codecs bound how deep they read, each in its own way and both at little more than 120 levels. So that what one of them
+//! reads the other reads too, wherever in a message it stands, a value of its own is bounded below that.
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::{base64, number};
+
+/// Arrays and objects inside each other.
+const MAX_DEPTH: u8 = 100;
 
 /// Deserializes any value of either codec; integers stay exact.
 pub(crate) struct AnyValue(pub(crate) Value);
@@ -21,11 +27,34 @@ impl Default for AnyValue {
 
 impl<'de> Deserialize<'de> for AnyValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyVisitor).map(AnyValue)
+        AnyVisitor { depth: MAX_DEPTH }
+            .deserialize(deserializer)
+            .map(AnyValue)
     }
 }
 
-struct AnyVisitor;
+/// Reads a value of at most this depth.
+#[derive(Clone, Copy)]
+struct AnyVisitor {
+    depth: u8,
+}
+
+impl AnyVisitor {
+    fn inside<E: Error>(self) -> Result<Self, E> {
+        let depth = self.depth.checked_sub(1);
+        depth
+            .map(|depth| Self { depth })
+            .ok_or_else(|| E::custom(format!("nested deeper than {MAX_DEPTH} levels")))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for AnyVisitor {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
 
 impl<'de> Visitor<'de> for AnyVisitor {
     type Value = Value;
@@ -75,16 +104,18 @@ impl<'de> Visitor<'de> for AnyVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let inside = self.inside()?;
         let mut items = Vec::new();
-        while let Some(AnyValue(item)) = seq.next_element()? {
+        while let Some(item) = seq.next_element_seed(inside)? {
             items.push(item);
         }
         Ok(Value::Array(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inside = self.inside()?;
         let mut object = Map::new();
-        while let Some((AnyValue(key), AnyValue(value))) = map.next_entry()? {
+        while let Some((key, value)) = map.next_entry_seed(inside, inside)? {
             let key = match key {
                 Value::String(text) => text,
                 Value::Array(_) | Value::Object(_) => {
