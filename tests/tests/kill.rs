@@ -67,7 +67,7 @@ async fn soak_no_acknowledged_event_is_lost_with_the_writes_that_were_not_synced
         rounds.power_fails(UnsyncedWrites::new()?);
         let outcome = rounds.drive().await?;
         assert_nothing_is_lost(&outcome);
-        assert!(outcome.undone_bytes > 0, "nothing was ever unsynced: {outcome}");
+        assert!(outcome.undone_writes > 0, "nothing was ever unsynced: {outcome}");
         (left, seed) = (left - kills, seed + 1);
     }
     Ok(())

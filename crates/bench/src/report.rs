@@ -186,7 +186,10 @@ impl fmt::Display for Report {
                 rate.per_second()
             )?;
             for (name, ratio) in self.ratios(rate) {
-                write!(f, "  {:.0} % of {name}", ratio * 100.0)?;
+                match ratio < 2.0 {
+                    true => write!(f, "  {:.0} % of {name}", ratio * 100.0)?,
+                    false => write!(f, "  {ratio:.1} times {name}")?,
+                }
             }
             if rate.arrived < rate.sent {
                 write!(

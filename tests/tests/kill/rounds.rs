@@ -75,7 +75,7 @@ pub(super) struct Outcome {
     /// Deliveries that the broker had not been acknowledged at each kill; it sent them again.
     unacknowledged: Vec<usize>,
     /// What the failing power took, in all.
-    pub(super) undone_bytes: u64,
+    pub(super) undone_writes: usize,
 }
 
 impl Outcome {
@@ -126,7 +126,7 @@ impl Rounds {
         let destination = Destination::behind(&stack, random.next());
 
         // When it is killed in every round, somewhere in the middle of that round's load.
-        let (mut restarts, mut undone_bytes) = (Vec::new(), 0);
+        let (mut restarts, mut undone_writes) = (Vec::new(), 0);
         for (round, failing_of_100) in (0..self.kills).zip(FAILING.into_iter().cycle()) {
             let moment = random.below(LATEST_KILL);
             let numbers = round * EVENTS_OF_A_ROUND..(round + 1) * EVENTS_OF_A_ROUND;
@@ -149,7 +149,7 @@ impl Rounds {
             published?;
             killed?;
             if let Some(unsynced) = &self.unsynced {
-                undone_bytes += unsynced.undo(stack.service.data_dir())?;
+                undone_writes += unsynced.undo(stack.service.data_dir())?;
             }
             let (journal, delay) = JOURNALS[usize::try_from(random.below(JOURNALS.len() as u64))?];
             let breaker = match random.below(ROUNDS_TO_A_BREAKER) {
@@ -198,7 +198,7 @@ impl Rounds {
             arrived_again: accepted.values().map(|times| times - 1).sum(),
             unacknowledged: sent_again(&mut stack.broker, &restarts),
             set_aside_for_other_reasons: reasons.filter(|reason| reason != "crashed").collect(),
-            undone_bytes,
+            undone_writes,
         };
         tell(&outcome);
         Ok(outcome)
@@ -284,8 +284,8 @@ impl fmt::Display for Outcome {
             self.caught_under_way(),
             self.unacknowledged.iter().max().unwrap_or(&0),
         )?;
-        if self.undone_bytes > 0 {
-            write!(f, "; {} bytes of writes undone", self.undone_bytes)?;
+        if self.undone_writes > 0 {
+            write!(f, "; {} writes undone", self.undone_writes)?;
         }
         match self.missing.first() {
             Some(id) => write!(f, "; the first that is missing is {id}"),

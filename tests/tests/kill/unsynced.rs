@@ -53,8 +53,8 @@ impl UnsyncedWrites {
         service.set_env("UNSYNCED_UNDO", &path("undo"));
     }
 
-    /// Undoes what the dead process had not synced, and answers how many bytes of writes that was.
-    pub(super) fn undo(&self, data_dir: &Path) -> Result<u64> {
+    /// Undoes what the dead process had not synced, and answers how many writes that was.
+    pub(super) fn undo(&self, data_dir: &Path) -> Result<usize> {
         let mut undone = 0;
         for entry in fs::read_dir(self.folder.path().join("undo"))? {
             let undo = entry?.path();
@@ -76,7 +76,7 @@ struct Entry<'a> {
 }
 
 /// Brings a file back to where its undo file begins.
-fn apply(mut undo: &[u8], file: &Path) -> Result<u64> {
+fn apply(mut undo: &[u8], file: &Path) -> Result<usize> {
     let mut entries = Vec::new();
     while let Some((head, rest)) = undo.split_at_checked(HEAD_BYTES) {
         let number = |place: usize| {
@@ -99,12 +99,9 @@ fn apply(mut undo: &[u8], file: &Path) -> Result<u64> {
         return Ok(0);
     }
     let file = fs::OpenOptions::new().write(true).open(file)?;
-    let mut undone = 0;
     for entry in entries.iter().rev() {
-        let length = file.metadata()?.len();
-        undone += length.saturating_sub(entry.offset).max(entry.old.len() as u64);
         file.write_all_at(entry.old, entry.offset)?;
         file.set_len(entry.old_length)?;
     }
-    Ok(undone)
+    Ok(entries.len())
 }
