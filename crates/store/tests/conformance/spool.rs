@@ -552,7 +552,11 @@ async fn what_the_store_never_takes_holds_up_nobody() {
     until("the store is there", async || bench.claim().await.is_ok()).await;
     bench.append(3).await.unwrap();
     assert_eq!(ids(&held(&bench.store.inner).await), ids_of([0, 2, 3]));
-    assert_eq!(bench.queue.stats().await.unwrap().failed.objects, 4);
+    // Nor does it keep what is new from going to the store at once
+    bench.spool.set(Mode::Full);
+    bench.append(4).await.unwrap();
+    bench.spool.set(Mode::There);
+    assert_eq!(bench.queue.stats().await.unwrap().failed.objects, 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -623,6 +627,45 @@ async fn a_dropped_append_leaves_nothing_behind_that_holds_up_others() {
     bench.spool.set(Mode::Hung);
     bench.append(2).await.unwrap();
     assert_eq!(held(&bench.store.inner).await.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_append_that_was_dropped_alone_is_found_all_the_same() {
+    let bench = Bench::new(Mode::Away).await;
+    bench.append(0).await.unwrap();
+    bench.store.set(Mode::There);
+    bench.moved().await;
+    bench.store.set(Mode::Away);
+    assert!(is_unavailable(&bench.queue.claim(everything()).await));
+    bench.spool.set(Mode::MuteAppend);
+    assert!(tokio::time::timeout(TIMEOUT, bench.append(1)).await.is_err());
+    bench.spool.set(Mode::There);
+    bench.store.set(Mode::There);
+    bench.moved().await;
+    assert_eq!(ids(&held(&bench.store.inner).await), ids_of([0, 1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_call_that_is_not_answered_ends_in_time() {
+    let pipeline_id = object(0).pipeline_id;
+    let settled = [verdict(object(0).id, Action::Remove)];
+    for call in 0..6 {
+        let bench = Bench::new(Mode::There).await;
+        bench.append(0).await.unwrap();
+        bench.store.set(Mode::Hung);
+        let began = tokio::time::Instant::now();
+        let queue = &bench.queue;
+        let unavailable = match call {
+            0 => is_unavailable(&queue.claim(everything()).await),
+            1 => is_unavailable(&queue.settle(&settled).await),
+            2 => is_unavailable(&queue.lanes(INTERVAL, Timestamp::default()).await),
+            3 => is_unavailable(&queue.is_waiting(&pipeline_id, "pump").await),
+            4 => is_unavailable(&queue.sweep(Sweep::DeadLettersOver { max: 0 }, 1).await),
+            _ => is_unavailable(&queue.redrive(Redrive::default(), 1).await),
+        };
+        assert!(unavailable, "call {call}");
+        assert_eq!(began.elapsed(), TIMEOUT, "call {call}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
