@@ -37,7 +37,7 @@ const STUCK: Duration = Duration::from_secs(20);
 const BETWEEN_FRESH: Duration = Duration::from_millis(10);
 const SLOW: Duration = Duration::from_millis(50);
 /// A drain of a slow destination is measured over so many.
-const SLOWLY_DRAINED: usize = 20_000;
+const SLOWLY_DRAINED: usize = 10_000;
 
 const RETRY_INTERVAL: &str = "Writable/StoreAndForward/RetryInterval";
 
@@ -192,95 +192,112 @@ pub(crate) async fn of(stack: &Stack, count: usize, drains: bool, report: &mut R
     });
 
     // It is back: the backlog drains, and fresh events pass.
-    let name = "drain, answering at once";
-    drain(
-        &service,
-        &subscriber,
-        &destination,
-        Duration::ZERO,
-        0,
-        name,
-        report,
-    )
-    .await?;
+    let at_once = Drain {
+        name: "drain, answering at once".to_owned(),
+        after: Duration::ZERO,
+        fresh: true,
+    };
+    at_once
+        .measure(&service, &subscriber, &destination, report)
+        .await?;
 
-    // And slow.
-    destination.refuse();
+    // And slow: as much of it at a time as there may be, and with what is kept for fresh events (`FreshShare`).
     let slowly = SLOWLY_DRAINED.min(count);
-    feed(&subscriber, generated(slowly), WINDOW).await?;
-    wait_for_waiting(&service, slowly).await?;
-    let name = format!("drain, answering after {} ms", SLOW.as_millis());
-    let left = slowly / 4;
-    drain(&service, &subscriber, &destination, SLOW, left, &name, report).await
+    for (name, fresh) in [("", false), (", with fresh events", true)] {
+        destination.refuse();
+        feed(&subscriber, generated(slowly), WINDOW).await?;
+        wait_for_waiting(&service, slowly).await?;
+        let slow = Drain {
+            name: format!("drain, answering after {} ms{name}", SLOW.as_millis()),
+            after: SLOW,
+            fresh,
+        };
+        slow.measure(&service, &subscriber, &destination, report).await?;
+    }
+    Ok(())
 }
 
-/// Lets everything leave but the last `left`, with fresh events meanwhile: from the first that is accepted.
-async fn drain(
-    service: &Service,
-    subscriber: &Subscriber,
-    destination: &Destination,
+/// How what waits is let go.
+struct Drain {
+    name: String,
+    /// How long the destination takes.
     after: Duration,
-    left: usize,
-    name: &str,
-    report: &mut Report,
-) -> Result<()> {
-    let waiting = usize::try_from(service.waiting().await?)?;
-    let before = destination.accepted();
-    lock(&destination.state.fresh).clear();
-    destination.accept(after);
-    let back = Instant::now();
-    while destination.accepted() == before {
-        ensure!(
-            back.elapsed() < STUCK,
-            "nothing leaves though the destination is back"
-        );
-        sleep(Duration::from_millis(1)).await;
-    }
-    report.figures.push(Figure {
-        name: format!("from the destination's return to the first send, s ({name})"),
-        value: back.elapsed().as_secs_f64(),
-        goal: Some(format!("at most the interval, {WATCHED_INTERVAL}")),
-        comparable: false,
-    });
+    /// Whether fresh events go there meanwhile.
+    fresh: bool,
+}
 
-    let (started, cpu) = (Instant::now(), service.cpu_time()?);
-    let mut sent = Vec::new();
-    let mut last = (before, Instant::now());
-    let goal = before + waiting - left;
-    while last.0 < goal + sent.len() && last.1.elapsed() < STUCK {
-        sent.push(Instant::now());
-        feed(subscriber, [events::fresh(sent.len() - 1)?], 1).await?;
-        sleep(BETWEEN_FRESH).await;
-        let accepted = destination.accepted();
-        if accepted > last.0 {
-            last = (accepted, Instant::now());
+impl Drain {
+    /// From the first that is accepted to the last.
+    async fn measure(
+        &self,
+        service: &Service,
+        subscriber: &Subscriber,
+        destination: &Destination,
+        report: &mut Report,
+    ) -> Result<()> {
+        let name = &self.name;
+        let waiting = usize::try_from(service.waiting().await?)?;
+        let before = destination.accepted();
+        lock(&destination.state.fresh).clear();
+        destination.accept(self.after);
+        let back = Instant::now();
+        while destination.accepted() == before {
+            ensure!(
+                back.elapsed() < STUCK,
+                "nothing leaves though the destination is back"
+            );
+            sleep(Duration::from_millis(1)).await;
         }
+        report.figures.push(Figure {
+            name: format!("from the return to the first send, s ({name})"),
+            value: back.elapsed().as_secs_f64(),
+            goal: Some(format!("at most the interval, {WATCHED_INTERVAL}")),
+            comparable: false,
+        });
+
+        let (started, cpu) = (Instant::now(), service.cpu_time()?);
+        let mut sent = Vec::new();
+        let mut last = (before, Instant::now());
+        while last.0 < before + waiting + sent.len() && last.1.elapsed() < STUCK {
+            if self.fresh {
+                sent.push(Instant::now());
+                feed(subscriber, [events::fresh(sent.len() - 1)?], 1).await?;
+            }
+            sleep(BETWEEN_FRESH).await;
+            let accepted = destination.accepted();
+            if accepted > last.0 {
+                last = (accepted, Instant::now());
+            }
+        }
+        report.rates.push(Rate {
+            name: name.clone(),
+            sent: waiting,
+            arrived: (last.0 - before).saturating_sub(sent.len()),
+            elapsed: last.1.duration_since(started),
+            cpu: Some(service.cpu_time()?.saturating_sub(cpu)),
+            compared_with: vec![HTTP_NAME.to_owned()],
+        });
+        if !self.fresh {
+            return Ok(());
+        }
+        let here = || lock(&destination.state.fresh).len();
+        let ended = Instant::now();
+        while here() < sent.len() && ended.elapsed() < STUCK {
+            sleep(BETWEEN_FRESH).await;
+        }
+        let arrived = std::mem::take(&mut *lock(&destination.state.fresh));
+        let samples: Vec<Duration> = arrived
+            .iter()
+            .filter_map(|(number, at)| Some(at.saturating_duration_since(*sent.get(*number)?)))
+            .collect();
+        report.latencies.push(Latency {
+            name: format!("fresh events: {name}"),
+            missed: sent.len().saturating_sub(samples.len()),
+            distribution: Distribution::new(samples),
+            goal_p99: None,
+        });
+        Ok(())
     }
-    report.rates.push(Rate {
-        name: name.to_owned(),
-        sent: waiting - left,
-        arrived: (last.0 - before).saturating_sub(sent.len()),
-        elapsed: last.1.duration_since(started),
-        cpu: Some(service.cpu_time()?.saturating_sub(cpu)),
-        compared_with: vec![HTTP_NAME.to_owned()],
-    });
-    let here = || lock(&destination.state.fresh).len();
-    let ended = Instant::now();
-    while here() < sent.len() && ended.elapsed() < STUCK {
-        sleep(BETWEEN_FRESH).await;
-    }
-    let arrived = std::mem::take(&mut *lock(&destination.state.fresh));
-    let samples: Vec<Duration> = arrived
-        .iter()
-        .filter_map(|(number, at)| Some(at.saturating_duration_since(*sent.get(*number)?)))
-        .collect();
-    report.latencies.push(Latency {
-        name: format!("fresh events: {name}"),
-        missed: sent.len().saturating_sub(samples.len()),
-        distribution: Distribution::new(samples),
-        goal_p99: None,
-    });
-    Ok(())
 }
 
 /// As many messages, each made when it is its turn: a million of them are more than a machine needs to hold.
