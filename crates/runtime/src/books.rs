@@ -195,6 +195,11 @@ impl Books {
         counter.fetch_add(runs, Ordering::Relaxed);
     }
 
+    /// Runs that have ended well so far.
+    pub(crate) fn ended_well(&self) -> u64 {
+        self.completed.load(Ordering::Relaxed) + self.filtered.load(Ordering::Relaxed)
+    }
+
     /// Notes what a store held when it was opened.
     pub fn carried_over(&self, objects: u64) {
         self.carried_over.fetch_add(objects, Ordering::Relaxed);

@@ -10,6 +10,10 @@
 //!      └─pause── refused ◄┘        off: journal off, Store and Forward off, no store to be had
 //! ```
 //!
+//! A busy service is no slow destination: while runs end one after the other, one that is still waiting for its turn on the
+//! processor gets more time, up to [`PATIENCE`] times the delay. Writing rows then would slow down those that follow, of
+//! which yet more would have to be written.
+//!
 //! A store that refuses a row (full, away) is asked again while the run goes on; nothing is dropped or evicted for the
 //! sake of a row that may never be needed.
 
@@ -28,6 +32,8 @@ use crate::{clock::now, destinations::Visitor, keeper::Keeper, keeper::StoreStat
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How many times `JournalDelay` a run may take at most while others end well.
+const PATIENCE: u32 = 8;
 
 /// A delivery as it came: what a journaled row keeps.
 #[derive(Debug)]
@@ -94,6 +100,10 @@ pub(crate) struct JournalEntry<'a> {
     visitor: Arc<Visitor>,
     began_at: Timestamp,
     stage: Stage,
+    /// Runs that had ended well when the present delay began.
+    ended_before: u64,
+    /// How often it has been given more time.
+    patience: u32,
     pause: Duration,
     /// Made when it is first needed: most runs end before.
     row: Option<StoredObject>,
@@ -122,6 +132,8 @@ impl<'a> JournalEntry<'a> {
             visitor,
             began_at: now(),
             stage,
+            ended_before: keeper.ended_well(),
+            patience: 0,
             pause: FIRST_PAUSE,
             row: None,
             in_doubt: false,
@@ -147,7 +159,10 @@ impl<'a> JournalEntry<'a> {
                 Stage::Written => return true,
                 Stage::Resting(rest) => {
                     rest.await;
-                    self.begin();
+                    match self.more_time() {
+                        Some(delay) => self.stage = Stage::Resting(Box::pin(sleep(delay))),
+                        None => self.begin(),
+                    }
                 }
                 Stage::Writing(writing) => {
                     let result = writing.await;
@@ -181,6 +196,21 @@ impl<'a> JournalEntry<'a> {
         let service_key = self.keeper.service_key();
         self.source
             .row(self.visitor.id(), service_key, id, version, self.began_at)
+    }
+
+    /// For how much longer the run may go on before it is written: when at least half as many others as run at a time
+    /// have ended during the last delay, the service is busy and not held up.
+    fn more_time(&mut self) -> Option<Duration> {
+        let settings = self.keeper.settings();
+        let saf = &settings.store_and_forward;
+        let ended = self.keeper.ended_well();
+        let flow = ended.saturating_sub(std::mem::replace(&mut self.ended_before, ended));
+        let busy = flow >= settings.pipeline.concurrency.get().div_ceil(2) as u64;
+        if saf.journal != Journal::Auto || !busy || self.patience + 1 >= PATIENCE {
+            return None;
+        }
+        self.patience += 1;
+        Some(saf.journal_delay).filter(|delay| !delay.is_zero())
     }
 
     fn begin(&mut self) {

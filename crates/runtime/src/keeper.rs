@@ -104,6 +104,11 @@ impl Keeper {
         }
     }
 
+    /// Runs that have ended well so far.
+    pub(crate) fn ended_well(&self) -> u64 {
+        self.books.ended_well()
+    }
+
     pub(crate) fn service_key(&self) -> &ServiceKey {
         &self.service_key
     }

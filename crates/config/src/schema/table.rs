@@ -211,7 +211,7 @@ pub(super) const OWN: &[Setting] = &[
     own("Writable/Pipeline/Concurrency", TASKS, Some("64"), "deliveries that run at the same time"),
 
     own("Writable/StoreAndForward/Journal", one_of(&["off", "auto", "always"]), Some("auto"), "write a delivery to the store before it has ended: never, when it takes longer than `JournalDelay`, or before the first attempt"),
-    own("Writable/StoreAndForward/JournalDelay", TIME, Some("5ms"), "how long a delivery may take before it is journaled"),
+    own("Writable/StoreAndForward/JournalDelay", TIME, Some("5ms"), "how long a delivery may take before it is journaled; up to eight times as long while others end quickly"),
     own("Writable/StoreAndForward/Backoff", one_of(&["fixed", "exponential"]), Some("fixed"), "pause between attempts: always `RetryInterval`, or a random one that grows up to `MaxRetryInterval`"),
     own("Writable/StoreAndForward/MaxRetryInterval", SOME_TIME, Some("1h"), "longest pause of the exponential backoff"),
     own("Writable/StoreAndForward/Breaker", one_of(&["on", "off"]), Some("on"), "after 16 objects have failed in a row at one destination, probe it with one object at a time"),

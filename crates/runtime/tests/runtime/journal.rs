@@ -1,5 +1,7 @@
 //! The journal: what takes long is written, acknowledged and goes on.
 
+use tokio::time::Instant;
+
 use crate::*;
 
 const INSTANT: (&str, &str) = ("JournalDelay", "0s");
@@ -200,5 +202,59 @@ async fn what_hangs_and_is_journaled_leaves_its_place_to_the_next_delivery() {
     service
         .until("all are on their way", |_| hanging.calls() == 3)
         .await;
+    service.check_books().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_others_end_one_after_the_other_a_run_gets_more_time_but_not_for_ever() {
+    /// Hangs for one device.
+    struct HangsForOne;
+
+    impl AppFunction for HangsForOne {
+        fn call<'a>(
+            &'a self,
+            ctx: &'a mut Context,
+            data: Data,
+        ) -> BoxFuture<'a, Result<Flow, FunctionError>> {
+            Box::pin(async move {
+                if ctx.value(Context::DEVICE_NAME) == Some("pump-2") {
+                    std::future::pending::<()>().await;
+                }
+                Ok(Flow::Continue(data))
+            })
+        }
+    }
+
+    let leaves = [
+        ("Enabled", "true"),
+        ("JournalDelay", "50ms"),
+        ("Pipeline/Concurrency", "4"),
+    ];
+    let service = Harness::start(&leaves, vec![pipeline("p", vec![step("A", HangsForOne)])]);
+    let hanging = EVENT.replace("pump-1", "pump-2");
+
+    // When nothing else happens, then one delay is all it gets.
+    let began = Instant::now();
+    assert_eq!(service.deliver(&hanging).await, Disposition::Done);
+    assert!(
+        began.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        began.elapsed()
+    );
+
+    // When others end one after the other, then it gets more, and is written in the end all the same.
+    let began = Instant::now();
+    let mut answer = service.send(&hanging).await;
+    while answer.try_recv().is_err() {
+        service.deliver(EVENT).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(began.elapsed() < Duration::from_secs(2), "it is not written");
+    }
+    assert!(
+        began.elapsed() > Duration::from_millis(300),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(service.books().journaled, 2);
     service.check_books().await;
 }
