@@ -48,10 +48,10 @@ bench: prerequisites ## Measure throughput, latency and memory
 	cargo build --release --locked -p edgehold-app
 	cargo bench --locked -p edgehold-bench
 
-# The measure is the report of a run on a quiet machine: cp target/release/bench.json crates/bench/baseline.json
+# The measure is the report of a run on a quiet machine: cp target/bench.json crates/bench/baseline.json
 bench-check: prerequisites ## Fail when the last `make bench` is clearly worse than crates/bench/baseline.json
 	cargo run --release --quiet --locked -p edgehold-bench -- crates/bench/baseline.json \
-		"$${CARGO_TARGET_DIR:-target}/release/bench.json"
+		"$${CARGO_TARGET_DIR:-target}/bench.json"
 
 settings-table: prerequisites ## Print the table of all settings, for the README
 	@cargo run --quiet --locked -p edgehold-app -- settings
