@@ -166,7 +166,7 @@ impl Prepared {
     fn new(dispatch: &Dispatch, turns: &Arc<Turns>, delivery: Delivery) -> Self {
         dispatch.books.received();
         let set = dispatch.pipelines.borrow().clone();
-        let (source, decoded) = match delivery.received {
+        let (payload, form, content_type, correlation_id, decoded) = match delivery.received {
             Received::Message {
                 payload,
                 form,
@@ -175,25 +175,22 @@ impl Prepared {
             } => {
                 let generation = dispatch.identity.generation;
                 let decoded = decode(set.target_type, generation, &payload, form, &content_type);
-                let source = Source {
-                    topic: delivery.topic,
-                    content_type,
-                    form,
-                    payload,
-                    correlation_id,
-                };
-                (source, decoded)
+                (payload, form, content_type, correlation_id, decoded)
             }
-            Received::Undecodable { raw, reason } => {
-                let source = Source {
-                    topic: delivery.topic,
-                    content_type: String::new(),
-                    form: PayloadForm::Bytes,
-                    payload: raw,
-                    correlation_id: CorrelationId::new(""),
-                };
-                (source, Err(reason))
-            }
+            Received::Undecodable { raw, reason } => (
+                raw,
+                PayloadForm::Bytes,
+                String::new(),
+                CorrelationId::new(""),
+                Err(reason),
+            ),
+        };
+        let source = Source {
+            topic: delivery.topic,
+            content_type,
+            form,
+            payload,
+            correlation_id,
         };
         let ordered = {
             let settings = dispatch.settings.borrow();

@@ -232,7 +232,11 @@ impl End<'_> {
             self.opens_at = failed.error.retry_after().map(|wait| now().saturating_add(wait));
         }
         let Some(retry_data) = failed.retry_data else {
-            self.leave_dropped(DropReason::NotPersistent).await;
+            if self.written {
+                let (id, action) = (self.row.id, Action::Remove);
+                self.dispatch.keeper.settle(Verdict { id, action }).await;
+            }
+            self.dispatch.books.dropped(DropReason::NotPersistent);
             return true;
         };
         let saf = &self.dispatch.keeper.settings().store_and_forward;
@@ -308,20 +312,6 @@ impl End<'_> {
                 }
                 true
             }
-        }
-    }
-
-    async fn leave_dropped(&self, reason: DropReason) {
-        if self.written {
-            self.dispatch.keeper.settle(self.verdict(Action::Remove)).await;
-        }
-        self.dispatch.books.dropped(reason);
-    }
-
-    fn verdict(&self, action: Action) -> Verdict {
-        Verdict {
-            id: self.row.id,
-            action,
         }
     }
 }

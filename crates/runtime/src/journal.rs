@@ -28,10 +28,12 @@ use edgehold_core::{
 use edgehold_store::StoreError;
 use tokio::time::{Sleep, sleep};
 
-use crate::{clock::now, destinations::Visitor, keeper::Keeper, keeper::StoreState};
+use crate::{
+    clock::now,
+    destinations::Visitor,
+    keeper::{FIRST_PAUSE, Keeper, LONGEST_PAUSE, StoreState},
+};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How many times `JournalDelay` a run may take at most while others end well.
 const PATIENCE: u32 = 8;
 

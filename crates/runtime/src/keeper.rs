@@ -49,8 +49,9 @@ impl StoreState {
 /// Follows where the store stands.
 pub type QueueHandle = watch::Receiver<StoreState>;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Between two calls of a store that refuses or does not answer; each pause is twice the one before.
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Keeps what could not be finished. Shared by everything that runs pipelines.
 pub struct Keeper {

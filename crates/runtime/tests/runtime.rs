@@ -381,6 +381,18 @@ impl Harness {
         (stats.waiting(), stats.error.objects)
     }
 
+    /// The objects in this state, oldest first.
+    async fn objects(&self, state: ObjectState) -> Vec<StoredObject> {
+        let request = ListRequest {
+            states: vec![state],
+            pipeline_id: None,
+            reason: None,
+            after_seq: 0,
+            limit: 1000,
+        };
+        self.queue.list(request).await.unwrap().objects
+    }
+
     /// The equation of the books, which must hold whenever nothing is in flight.
     async fn check_books(&self) {
         let books = self.books();
@@ -425,17 +437,10 @@ async fn a_maximum_of_three_makes_exactly_four_sends_and_keeps_the_payload() {
         .until("it is given up", |service| service.books().given_up == 1)
         .await;
     assert_eq!(export.calls(), 4);
-    let request = ListRequest {
-        states: vec![ObjectState::Error],
-        pipeline_id: None,
-        reason: None,
-        after_seq: 0,
-        limit: 10,
-    };
-    let page = service.queue.list(request).await.unwrap();
-    assert_eq!(page.objects[0].payload, EVENT.as_bytes());
-    assert_eq!(page.objects[0].reason.unwrap().as_str(), "retries_exceeded");
-    assert_eq!(page.objects[0].last_error.as_deref(), Some("refused"));
+    let given_up = service.objects(ObjectState::Error).await;
+    assert_eq!(given_up[0].payload, EVENT.as_bytes());
+    assert_eq!(given_up[0].reason.unwrap().as_str(), "retries_exceeded");
+    assert_eq!(given_up[0].last_error.as_deref(), Some("refused"));
     service.check_books().await;
 }
 

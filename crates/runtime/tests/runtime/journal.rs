@@ -14,17 +14,6 @@ fn service(leaves: &[(&str, &str)], export: &Arc<Export>) -> Harness {
     )
 }
 
-async fn objects(service: &Harness, state: ObjectState) -> Vec<StoredObject> {
-    let request = ListRequest {
-        states: vec![state],
-        pipeline_id: None,
-        reason: None,
-        after_seq: 0,
-        limit: 10,
-    };
-    service.queue.list(request).await.unwrap().objects
-}
-
 #[tokio::test]
 async fn a_delivery_that_takes_long_is_written_acknowledged_and_goes_on() {
     // Given an export that hangs
@@ -32,7 +21,7 @@ async fn a_delivery_that_takes_long_is_written_acknowledged_and_goes_on() {
     let service = service(&[], &export);
     // When an event comes, then it is acknowledged all the same, because the store has it as it came
     assert_eq!(service.deliver(EVENT).await, Disposition::Done);
-    let rows = objects(&service, ObjectState::New).await;
+    let rows = service.objects(ObjectState::New).await;
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].payload, EVENT.as_bytes());
     assert!(matches!(
@@ -110,12 +99,12 @@ async fn what_was_journaled_and_fails_is_one_object_with_what_the_export_receive
     let export = Export::new("a", Answer::Hang);
     let service = service(&[("RetryInterval", "1h")], &export);
     service.deliver(EVENT).await;
-    let journaled = objects(&service, ObjectState::New).await.remove(0);
+    let journaled = service.objects(ObjectState::New).await.remove(0);
     export.answer(Answer::Refuse);
     service
         .until("it has failed", |service| service.books().stored == 1)
         .await;
-    let failed = objects(&service, ObjectState::Failed).await;
+    let failed = service.objects(ObjectState::Failed).await;
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0].id, journaled.id);
     assert_eq!(failed[0].attempts, 1);
@@ -163,7 +152,7 @@ async fn in_a_hurry_what_was_journaled_waits_where_it_stood_without_a_counted_at
     service
         .until("it waits", |service| service.books().stored == 1)
         .await;
-    let waiting = objects(&service, ObjectState::Failed).await.remove(0);
+    let waiting = service.objects(ObjectState::Failed).await.remove(0);
     assert_eq!((waiting.position, waiting.attempts), (1, 0));
     assert_eq!((first.calls(), second.calls()), (1, 1));
     service.check_books().await;
@@ -178,12 +167,12 @@ async fn delivered_objects_are_kept_as_long_as_the_history_says() {
     service
         .until("it is delivered", |service| service.books().completed == 1)
         .await;
-    let history = objects(&service, ObjectState::Success).await;
+    let history = service.objects(ObjectState::Success).await;
     assert_eq!(history[0].payload, EVENT.as_bytes());
     service.check_books().await;
     service.settings.send_replace(settings(ENABLED));
     wait::until("the history is gone", wait::LONG, async || {
-        objects(&service, ObjectState::Success).await.is_empty()
+        service.objects(ObjectState::Success).await.is_empty()
     })
     .await;
     service.check_books().await;

@@ -25,17 +25,6 @@ fn one_each(exports: &[&Arc<Export>]) -> Vec<Arc<Pipeline>> {
     exports.iter().map(pipeline).collect()
 }
 
-async fn waiting(service: &Harness) -> Vec<StoredObject> {
-    let request = ListRequest {
-        states: vec![ObjectState::Failed],
-        pipeline_id: None,
-        reason: None,
-        after_seq: 0,
-        limit: 1000,
-    };
-    service.queue.list(request).await.unwrap().objects
-}
-
 #[tokio::test]
 async fn a_destination_that_does_not_answer_is_probed_and_disturbs_nobody() {
     // Given one destination that is dead and one that works
@@ -54,7 +43,8 @@ async fn a_destination_that_does_not_answer_is_probed_and_disturbs_nobody() {
     assert_eq!(works.accepted(), 100);
     assert_eq!(dead.calls(), 16);
     assert_eq!(service.books().failed_attempts, 16);
-    let mut attempts: Vec<_> = waiting(&service)
+    let mut attempts: Vec<_> = service
+        .objects(ObjectState::Failed)
         .await
         .iter()
         .map(|object| object.attempts)
@@ -62,7 +52,8 @@ async fn a_destination_that_does_not_answer_is_probed_and_disturbs_nobody() {
     attempts.sort_unstable();
     assert_eq!(attempts, [vec![0; 84], vec![1; 16]].concat());
     assert!(
-        waiting(&service)
+        service
+            .objects(ObjectState::Failed)
             .await
             .iter()
             .all(|object| object.destination == Some(Destination::new("dead")))
@@ -271,7 +262,7 @@ async fn a_message_that_is_declined_again_and_again_is_not_brought_by_every_succ
         declined.load(Ordering::SeqCst)
     );
     assert_eq!(
-        waiting(&service).await[0].attempts,
+        service.objects(ObjectState::Failed).await[0].attempts,
         1,
         "early tries are not counted"
     );

@@ -15,15 +15,8 @@ fn service(leaves: &[(&str, &str)], export: &Arc<Export>) -> Harness {
 }
 
 async fn correlation_ids(service: &Harness, state: ObjectState) -> Vec<String> {
-    let request = ListRequest {
-        states: vec![state],
-        pipeline_id: None,
-        reason: None,
-        after_seq: 0,
-        limit: 10,
-    };
-    let page = service.queue.list(request).await.unwrap();
-    page.objects
+    let objects = service.objects(state).await;
+    objects
         .iter()
         .map(|object| object.correlation_id.as_str().to_owned())
         .collect()
