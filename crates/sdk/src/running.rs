@@ -14,7 +14,6 @@ use edgehold_api::Api;
 use edgehold_clients::VersionCheck;
 use edgehold_config::{ConfigurationProvider, Registration, Registry};
 use edgehold_core::{Shutdown, Trigger};
-use edgehold_mqtt::Publication;
 use edgehold_runtime::{
     BooksSnapshot, Dispatch, Drain, Housekeeping, QueueHandle, RetryLoop, StoreState, Tasks,
 };
@@ -29,6 +28,7 @@ use crate::{
     live::LiveSettings,
     logging::ServiceLog,
     store::{Opened, StoreOpener},
+    trigger::Companion,
 };
 
 /// Deliveries between trigger and dispatch. Small: the byte budget is what bounds memory.
@@ -49,7 +49,7 @@ pub(crate) struct Parts {
     pub(crate) live: LiveSettings,
     pub(crate) provider: Option<Arc<dyn ConfigurationProvider>>,
     pub(crate) trigger: Box<dyn Trigger>,
-    pub(crate) publication: Option<Publication>,
+    pub(crate) publication: Option<Companion>,
     pub(crate) durability: Durability,
     pub(crate) opener: StoreOpener,
     pub(crate) opened: Option<Opened>,
@@ -142,7 +142,7 @@ impl Running {
             }
         });
         if let Some(publication) = parts.publication {
-            support.spawn("response connection", publication.run(support_signal.clone()));
+            support.spawn("response connection", publication(support_signal.clone()));
         }
         if let Some(membership) = parts.registration.clone() {
             support.spawn("registration", register(membership, registration_signal));

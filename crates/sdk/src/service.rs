@@ -34,7 +34,7 @@ use crate::{
     running::{Membership, Parts, Running},
     sources,
     store::{Opened, StoreOpener},
-    trigger::{self, Ingress},
+    trigger::{self, Ingress, Origin},
 };
 
 /// How long a service may take to end: less than the ten seconds containers are given.
@@ -248,13 +248,18 @@ impl AppService {
         }
 
         let secrets: Arc<dyn SecretProvider> = Arc::new(InsecureSecretProvider::new(view.writable.clone()));
-        let budget = ByteBudget::new(configuration.limits.max_in_flight_bytes);
         let ingress = match self.trigger {
             Some(trigger) => Ingress::alone(trigger),
             None => {
-                let form = trigger::envelope_form(invocation, generation);
-                let data_dir = &invocation.flags.data_dir;
-                trigger::build(&configuration, &service_key, data_dir, &*secrets, budget, form).await?
+                trigger::build(Origin {
+                    configuration: &configuration,
+                    service_key: &service_key,
+                    data_dir: &invocation.flags.data_dir,
+                    secrets: &secrets,
+                    budget: ByteBudget::new(configuration.limits.max_in_flight_bytes),
+                    envelope_form: trigger::envelope_form(invocation, generation),
+                })
+                .await?
             }
         };
         let opener = StoreOpener {

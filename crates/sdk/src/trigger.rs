@@ -1,40 +1,48 @@
 //! From settings to the trigger they ask for, and to the way its responses go.
+//!
+//! One file for each kind of trigger, and below `message_bus` one for each kind of bus.
+
+mod message_bus;
 
 use std::{path::Path, sync::Arc};
 
 use edgehold_config::Configuration;
 use edgehold_contracts::Generation;
-use edgehold_core::{ByteBudget, ResponsePublisher, SecretProvider, ServiceKey, Trigger, TriggerError};
-use edgehold_ingest::{
-    EnvelopeForm, MessageBusResponse, MessageBusSettings, MessageBusTrigger, ResponseSettings,
-    response_topic, subscribe_filters,
+use edgehold_core::{
+    BoxFuture, ByteBudget, ResponsePublisher, SecretProvider, ServiceKey, ShutdownSignal, Trigger,
+    TriggerError,
 };
-use edgehold_mqtt::{ConnectionSettings, Credentials, Publication, Qos};
+use edgehold_ingest::EnvelopeForm;
 
-use crate::{
-    durability::BusSession,
-    invocation::Invocation,
-    subscriptions::{RememberingTrigger, SubscriptionMemory},
-};
+use crate::{durability::BusSession, invocation::Invocation};
 
 /// The trigger types EdgeX knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TriggerKind {
+enum TriggerKind {
     /// `edgex-messagebus`
     MessageBus,
+    /// `external-mqtt`
+    ExternalMqtt,
+    /// `http`
+    Http,
 }
 
 impl TriggerKind {
     /// The kind `Trigger.Type` names, whatever its case.
-    pub(crate) fn from_setting(text: &str) -> Result<Self, TriggerError> {
+    fn from_setting(text: &str) -> Result<Self, TriggerError> {
         match text.to_lowercase().as_str() {
             "edgex-messagebus" => Ok(Self::MessageBus),
+            "external-mqtt" => Ok(Self::ExternalMqtt),
+            "http" => Ok(Self::Http),
             _ => Err(TriggerError::Configuration(format!(
-                "Trigger/Type '{text}' is not supported; use 'edgex-messagebus'"
+                "Trigger/Type '{text}' is none of 'edgex-messagebus', 'external-mqtt' and 'http'"
             ))),
         }
     }
 }
+
+/// A connection that lives beside the trigger, from the start of the service until it is told to end.
+pub(crate) type Companion = Box<dyn FnOnce(ShutdownSignal) -> BoxFuture<'static, ()> + Send>;
 
 /// A trigger, and where its responses go.
 pub(crate) struct Ingress {
@@ -42,7 +50,7 @@ pub(crate) struct Ingress {
     /// None when responses are not published.
     pub(crate) response: Option<Arc<dyn ResponsePublisher>>,
     /// The connection `response` publishes by.
-    pub(crate) publication: Option<Publication>,
+    pub(crate) publication: Option<Companion>,
     /// How the session was asked for; none where the trigger is the developer's own.
     pub(crate) session: Option<BusSession>,
 }
@@ -56,6 +64,29 @@ impl Ingress {
             publication: None,
             session: None,
         }
+    }
+}
+
+/// What a trigger is made from.
+pub(crate) struct Origin<'a> {
+    pub(crate) configuration: &'a Configuration,
+    pub(crate) service_key: &'a ServiceKey,
+    /// Where it remembers what it has subscribed to.
+    pub(crate) data_dir: &'a Path,
+    pub(crate) secrets: &'a Arc<dyn SecretProvider>,
+    /// The bytes of all deliveries in hand.
+    pub(crate) budget: ByteBudget,
+    pub(crate) envelope_form: EnvelopeForm,
+}
+
+/// Makes the trigger of a service.
+pub(crate) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
+    let kind = &origin.configuration.trigger.kind;
+    match TriggerKind::from_setting(kind)? {
+        TriggerKind::MessageBus => message_bus::build(origin).await,
+        TriggerKind::ExternalMqtt | TriggerKind::Http => Err(TriggerError::Configuration(format!(
+            "Trigger/Type '{kind}' is not supported yet"
+        ))),
     }
 }
 
@@ -77,157 +108,22 @@ pub(crate) fn envelope_form(invocation: &Invocation, generation: Generation) -> 
     }
 }
 
-/// Makes the trigger of a service. `data_dir` is where it remembers what it has subscribed to.
-pub(crate) async fn build(
-    configuration: &Configuration,
-    service_key: &ServiceKey,
-    data_dir: &Path,
-    secrets: &dyn SecretProvider,
-    budget: ByteBudget,
-    envelope_form: EnvelopeForm,
-) -> Result<Ingress, TriggerError> {
-    match TriggerKind::from_setting(&configuration.trigger.kind)? {
-        TriggerKind::MessageBus => {
-            message_bus(
-                configuration,
-                service_key,
-                data_dir,
-                secrets,
-                budget,
-                envelope_form,
-            )
-            .await
-        }
-    }
-}
-
-async fn message_bus(
-    configuration: &Configuration,
-    service_key: &ServiceKey,
-    data_dir: &Path,
-    secrets: &dyn SecretProvider,
-    budget: ByteBudget,
-    envelope_form: EnvelopeForm,
-) -> Result<Ingress, TriggerError> {
-    let bus = &configuration.message_bus;
-    let wrong = |text: String| Err(TriggerError::Configuration(text));
-    if bus.disabled {
-        return wrong("MessageBus/Disabled is true, but Trigger/Type is edgex-messagebus".to_owned());
-    }
-    if !bus.kind.eq_ignore_ascii_case("mqtt") {
-        return wrong(format!(
-            "MessageBus/Type '{}' is not supported; use 'mqtt'",
-            bus.kind
-        ));
-    }
-    if bus.host.is_empty() || bus.port == 0 {
-        return wrong("MessageBus/Host or MessageBus/Port is not set".to_owned());
-    }
-    if matches!(bus.protocol.as_str(), "tcps" | "ssl" | "tls" | "mqtts") {
-        return wrong(format!(
-            "MessageBus/Protocol '{}' (TLS) is not supported yet",
-            bus.protocol
-        ));
-    }
-    let credentials = match bus.auth_mode.as_str() {
-        mode if mode.is_empty() || mode.eq_ignore_ascii_case("none") => None,
-        "usernamepassword" => {
-            let mut secret = secrets.secret(&bus.secret_name).await.map_err(|error| {
-                TriggerError::Configuration(format!(
-                    "the credentials of the message bus are missing: {error}"
-                ))
-            })?;
-            let username = secret.remove("username").unwrap_or_default();
-            let password = secret.remove("password").unwrap_or_default();
-            // Empty user names are legal in insecure mode and mean none.
-            (!username.expose().is_empty()).then(|| Credentials {
-                username: username.expose().to_owned(),
-                password,
-            })
-        }
-        other => return wrong(format!("MessageBus/AuthMode '{other}' is not supported yet")),
-    };
-    let filters = subscribe_filters(
-        &bus.base_topic_prefix,
-        &configuration.trigger.subscribe_topics.join(","),
-    )?;
-    for filter in &filters {
-        tracing::info!("Subscribing to topic: {filter}");
-    }
-    let saf_enabled = configuration.writable.store_and_forward.enabled;
-    let client_id = bus.client_id().unwrap_or(service_key.as_str());
-    let mut connection = ConnectionSettings::new(&bus.host, bus.port, client_id);
-    connection.credentials = credentials;
-    connection.keep_alive = bus.keep_alive();
-    connection.connect_timeout = bus.connect_timeout();
-    // Where nobody says otherwise, what arrives while we are away is worth waiting for as soon as we promise to keep it.
-    connection.clean_session = bus.clean_session().unwrap_or(!saf_enabled);
-    connection.max_message_bytes = configuration.limits.max_message_bytes;
-    // And what is acknowledged before it is kept cannot be kept.
-    let level = bus.qos().unwrap_or(u8::from(saf_enabled));
-    let qos = Qos::try_from(level).map_err(|error| TriggerError::Configuration(error.to_string()))?;
-    if qos == Qos::ExactlyOnce {
-        tracing::warn!(
-            "MessageBus/Optional/Qos is 2: subscribing with 1, because what comes twice is told apart by its id"
-        );
-    }
-    let (response, publication) =
-        match response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic) {
-            None => (None, None),
-            Some(topic) => {
-                let (publisher, publication) = Publication::try_new(&connection)
-                    .map_err(|error| TriggerError::Configuration(error.to_string()))?;
-                tracing::info!("Publishing responses to topic: {topic}");
-                let settings = ResponseSettings {
-                    topic,
-                    qos,
-                    retain: bus.retained(),
-                    envelope_form,
-                };
-                let response: Arc<dyn ResponsePublisher> =
-                    Arc::new(MessageBusResponse::new(publisher, settings));
-                (Some(response), Some(publication))
-            }
-        };
-    let clean_session = connection.clean_session;
-    // A broker forgets what a clean session has subscribed to.
-    let memory = (!clean_session).then(|| {
-        let broker = format!("{}:{}", bus.host, bus.port);
-        SubscriptionMemory::read(data_dir, service_key, broker, client_id)
-    });
-    let trigger = MessageBusTrigger::try_new(MessageBusSettings {
-        connection,
-        filters: filters.clone(),
-        former_filters: memory.as_ref().map_or_else(Vec::new, SubscriptionMemory::filters),
-        qos,
-        budget,
-        envelope_form,
-    })?;
-    let session = BusSession {
-        qos: qos.min(Qos::AtLeastOnce),
-        clean_session,
-        granted: trigger.granted(),
-        published_lower: trigger.published_lower(),
-    };
-    let trigger: Box<dyn Trigger> = match memory {
-        None => Box::new(trigger),
-        Some(memory) => Box::new(RememberingTrigger {
-            trigger,
-            memory,
-            filters,
-        }),
-    };
-    Ok(Ingress {
-        trigger,
-        response,
-        publication,
-        session: Some(session),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trigger_type_is_known_whatever_its_case_and_another_is_refused_by_name() {
+        for (text, kind) in [
+            ("edgex-messagebus", TriggerKind::MessageBus),
+            ("External-MQTT", TriggerKind::ExternalMqtt),
+            ("HTTP", TriggerKind::Http),
+        ] {
+            assert_eq!(TriggerKind::from_setting(text).unwrap(), kind);
+        }
+        let error = TriggerKind::from_setting("mqtt").unwrap_err().to_string();
+        assert!(error.contains("'mqtt' is none of"), "{error}");
+    }
 
     #[test]
     fn envelopes_are_cbor_only_for_the_exact_word_and_in_edgex_4() {

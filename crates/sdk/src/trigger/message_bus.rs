@@ -1,0 +1,74 @@
+//! The trigger `edgex-messagebus`: which bus stands behind it.
+
+mod mqtt;
+
+use edgehold_core::TriggerError;
+
+use super::{Ingress, Origin};
+
+/// The buses EdgeX knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BusKind {
+    /// `mqtt`
+    Mqtt,
+    /// `redis`
+    Redis,
+    /// `nats-core`
+    NatsCore,
+    /// `nats-jetstream`
+    NatsJetStream,
+}
+
+impl BusKind {
+    /// The kind `MessageBus.Type` names, whatever its case.
+    fn from_setting(text: &str) -> Result<Self, TriggerError> {
+        match text.to_lowercase().as_str() {
+            "mqtt" => Ok(Self::Mqtt),
+            "redis" => Ok(Self::Redis),
+            "nats-core" => Ok(Self::NatsCore),
+            "nats-jetstream" => Ok(Self::NatsJetStream),
+            _ => Err(TriggerError::Configuration(format!(
+                "MessageBus/Type '{text}' is none of 'mqtt', 'redis', 'nats-core' and 'nats-jetstream'"
+            ))),
+        }
+    }
+}
+
+pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
+    let bus = &origin.configuration.message_bus;
+    let wrong = |text: String| Err(TriggerError::Configuration(text));
+    if bus.disabled {
+        return wrong("MessageBus/Disabled is true, but Trigger/Type is edgex-messagebus".to_owned());
+    }
+    let kind = BusKind::from_setting(&bus.kind)?;
+    if bus.host.is_empty() || bus.port == 0 {
+        return wrong("MessageBus/Host or MessageBus/Port is not set".to_owned());
+    }
+    match kind {
+        BusKind::Mqtt => mqtt::build(origin).await,
+        BusKind::Redis | BusKind::NatsCore | BusKind::NatsJetStream => {
+            wrong(format!("MessageBus/Type '{}' is not supported yet", bus.kind))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bus_is_known_whatever_its_case_and_another_is_refused_by_name() {
+        for (text, kind) in [
+            ("MQTT", BusKind::Mqtt),
+            ("redis", BusKind::Redis),
+            ("nats-core", BusKind::NatsCore),
+            ("NATS-JetStream", BusKind::NatsJetStream),
+        ] {
+            assert_eq!(BusKind::from_setting(text).unwrap(), kind);
+        }
+        for text in ["", "zero", "nats"] {
+            let error = BusKind::from_setting(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("'{text}' is none of")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The EdgeX message bus over MQTT.
+
+use std::sync::Arc;
+
+use edgehold_core::{ResponsePublisher, Trigger, TriggerError};
+use edgehold_ingest::{
+    MessageBusResponse, MessageBusSettings, MessageBusTrigger, ResponseSettings, response_topic,
+    subscribe_filters,
+};
+use edgehold_mqtt::{ConnectionSettings, Credentials, Publication, Qos};
+
+use crate::{
+    durability::BusSession,
+    subscriptions::{RememberingTrigger, SubscriptionMemory},
+    trigger::{Companion, Ingress, Origin},
+};
+
+pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
+    let Origin {
+        configuration,
+        service_key,
+        data_dir,
+        secrets,
+        budget,
+        envelope_form,
+    } = origin;
+    let bus = &configuration.message_bus;
+    let wrong = |text: String| Err(TriggerError::Configuration(text));
+    if matches!(bus.protocol.as_str(), "tcps" | "ssl" | "tls" | "mqtts") {
+        return wrong(format!(
+            "MessageBus/Protocol '{}' (TLS) is not supported yet",
+            bus.protocol
+        ));
+    }
+    let credentials = match bus.auth_mode.as_str() {
+        mode if mode.is_empty() || mode.eq_ignore_ascii_case("none") => None,
+        "usernamepassword" => {
+            let mut secret = secrets.secret(&bus.secret_name).await.map_err(|error| {
+                TriggerError::Configuration(format!(
+                    "the credentials of the message bus are missing: {error}"
+                ))
+            })?;
+            let username = secret.remove("username").unwrap_or_default();
+            let password = secret.remove("password").unwrap_or_default();
+            // Empty user names are legal in insecure mode and mean none.
+            (!username.expose().is_empty()).then(|| Credentials {
+                username: username.expose().to_owned(),
+                password,
+            })
+        }
+        other => return wrong(format!("MessageBus/AuthMode '{other}' is not supported yet")),
+    };
+    let filters = subscribe_filters(
+        &bus.base_topic_prefix,
+        &configuration.trigger.subscribe_topics.join(","),
+    )?;
+    for filter in &filters {
+        tracing::info!("Subscribing to topic: {filter}");
+    }
+    let saf_enabled = configuration.writable.store_and_forward.enabled;
+    let client_id = bus.client_id().unwrap_or(service_key.as_str());
+    let mut connection = ConnectionSettings::new(&bus.host, bus.port, client_id);
+    connection.credentials = credentials;
+    connection.keep_alive = bus.keep_alive();
+    connection.connect_timeout = bus.connect_timeout();
+    // Where nobody says otherwise, what arrives while we are away is worth waiting for as soon as we promise to keep it.
+    connection.clean_session = bus.clean_session().unwrap_or(!saf_enabled);
+    connection.max_message_bytes = configuration.limits.max_message_bytes;
+    // And what is acknowledged before it is kept cannot be kept.
+    let level = bus.qos().unwrap_or(u8::from(saf_enabled));
+    let qos = Qos::try_from(level).map_err(|error| TriggerError::Configuration(error.to_string()))?;
+    if qos == Qos::ExactlyOnce {
+        tracing::warn!(
+            "MessageBus/Optional/Qos is 2: subscribing with 1, because what comes twice is told apart by its id"
+        );
+    }
+    let (response, publication) =
+        match response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic) {
+            None => (None, None),
+            Some(topic) => {
+                let (publisher, publication) = Publication::try_new(&connection)
+                    .map_err(|error| TriggerError::Configuration(error.to_string()))?;
+                tracing::info!("Publishing responses to topic: {topic}");
+                let settings = ResponseSettings {
+                    topic,
+                    qos,
+                    retain: bus.retained(),
+                    envelope_form,
+                };
+                let response: Arc<dyn ResponsePublisher> =
+                    Arc::new(MessageBusResponse::new(publisher, settings));
+                let publication: Companion = Box::new(|shutdown| Box::pin(publication.run(shutdown)));
+                (Some(response), Some(publication))
+            }
+        };
+    let clean_session = connection.clean_session;
+    // A broker forgets what a clean session has subscribed to.
+    let memory = (!clean_session).then(|| {
+        let broker = format!("{}:{}", bus.host, bus.port);
+        SubscriptionMemory::read(data_dir, service_key, broker, client_id)
+    });
+    let trigger = MessageBusTrigger::try_new(MessageBusSettings {
+        connection,
+        filters: filters.clone(),
+        former_filters: memory.as_ref().map_or_else(Vec::new, SubscriptionMemory::filters),
+        qos,
+        budget,
+        envelope_form,
+    })?;
+    let session = BusSession {
+        qos: qos.min(Qos::AtLeastOnce),
+        clean_session,
+        granted: trigger.granted(),
+        published_lower: trigger.published_lower(),
+    };
+    let trigger: Box<dyn Trigger> = match memory {
+        None => Box::new(trigger),
+        Some(memory) => Box::new(RememberingTrigger {
+            trigger,
+            memory,
+            filters,
+        }),
+    };
+    Ok(Ingress {
+        trigger,
+        response,
+        publication,
+        session: Some(session),
+    })
+}
