@@ -1,6 +1,6 @@
 //! The configuration tree: layers of leaves, one effective configuration, and what changed.
 //!
-//! Owns parsing, defaults, overlay, validation and differences, Go durations, command line flags, and the traits
+//! Owns parsing, defaults, overlay, validation and differences, command line flags, and the traits
 //! [`ConfigurationProvider`] and [`Registry`]. Does not own the provider's wire (`consul`, `keeper`), nor the waiting
 //! and retrying around it at start (`edgehold::bootstrap`), nor what a change does (`runtime`).
 //!
@@ -16,7 +16,6 @@
 
 pub mod byte_size;
 pub mod configuration;
-pub mod duration;
 mod effective;
 pub mod environment;
 pub mod file;
@@ -32,6 +31,8 @@ mod scalar;
 pub mod schema;
 pub mod secrets;
 pub mod yaml;
+
+pub use edgehold_core::duration;
 
 pub use configuration::{
     Client, Configuration, Database, LogLevel, MessageBus, PerTopicPipeline, PipelineSettings,

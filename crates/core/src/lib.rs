@@ -2,8 +2,8 @@
 //!
 //! Owns the identifiers, topic matching, the [`Context`] and [`Data`] that travel through a pipeline, the
 //! [`AppFunction`] seam, the [`Pipeline`] and its [`PipelineVersion`], the [`StoredObject`], the decisions of a retry and
-//! those about a [`destination`]. Owns the traits that the rim implements: [`Trigger`], [`ResponsePublisher`], [`Gate`] and
-//! [`SecretProvider`].
+//! those about a [`destination`], and Go [`duration`]s. Owns the traits that the rim implements: [`Trigger`],
+//! [`ResponsePublisher`], [`Gate`] and [`SecretProvider`].
 //!
 //! Invariants: nothing in here spawns, sleeps, reads a clock, draws a random number or opens anything. Time is a
 //! [`Timestamp`] argument; identifiers that need randomness are made by the caller. Of tokio only `sync` is used.
@@ -12,6 +12,7 @@ mod context;
 mod data;
 mod delivery;
 pub mod destination;
+pub mod duration;
 mod error;
 mod function;
 mod future;
