@@ -1,7 +1,7 @@
 //! MQTT 3.1.1 connections. The only crate that names rumqttc, which appears in no public type.
 //!
 //! Owns the event loops of subscribing and publishing connections, the order of acknowledgement, confirmation,
-//! reconnecting, keep-alive, TLS. Does not know what a message means: topics and bytes come out, an
+//! reconnecting, keep-alive, TLS, and the rules by which settings and secrets become credentials. Does not know what a message means: topics and bytes come out, an
 //! [`Ack`](edgehold_core::Ack) goes back; topics and bytes go in, a confirmation comes back.
 //!
 //! Invariants:
@@ -13,7 +13,10 @@
 //! - No message can make the connection break for ever, however large it is.
 
 mod ack_fifo;
+mod address;
+mod connect;
 mod hand_over;
+mod identity;
 mod outage;
 mod publication;
 mod settings;
@@ -21,7 +24,11 @@ mod subscription;
 mod tls;
 mod wire;
 
+pub use address::{BrokerAddress, InvalidBrokerAddress};
+pub use identity::{
+    AuthMode, BusOptions, Identity, IdentityError, InvalidAuthMode, PemSetting, Rules, Security,
+};
 pub use publication::{Publication, PublishError, Publisher};
-pub use settings::{ConnectionSettings, Credentials, InvalidConnectionSettings, Qos};
+pub use settings::{ConnectionSettings, Credentials, InvalidConnectionSettings, LastWill, Qos};
 pub use subscription::{Body, ConnectionState, Incoming, Subscription};
 pub use tls::{ClientCertificate, TlsSettings, Trust};

@@ -30,7 +30,11 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    ConnectionSettings, InvalidConnectionSettings, Qos, outage::Outage, settings::MAX_PACKET_BYTES, wire,
+    ConnectionSettings, InvalidConnectionSettings, Qos,
+    connect::{Failure, connect},
+    outage::Outage,
+    settings::{MAX_PACKET_BYTES, is_publishable},
+    wire,
 };
 
 /// Messages on their way that the broker has not confirmed yet.
@@ -65,13 +69,13 @@ pub enum PublishError {
         /// How long was waited.
         after: Duration,
     },
-    /// The broker did not accept the connection when it was tried last: a wrong password, or no right for this client id.
-    /// Nothing was sent.
-    #[error("the MQTT broker refuses the connection of client '{client_id}' ({reason})")]
+    /// One of the two sides did not accept the other when a connection was tried last: a wrong password, no right for this
+    /// client id, a certificate that is not believed, a secret that is missing. Nothing was sent.
+    #[error("the connection to the MQTT broker is refused for client '{client_id}' ({reason})")]
     Refused {
-        /// The client that was refused.
+        /// The client that has no connection.
         client_id: Arc<str>,
-        /// The broker's answer.
+        /// What is wrong; the broker's answer where it gave one.
         reason: Arc<str>,
     },
     /// The connection broke before the broker had confirmed the message, which may have arrived or not.
@@ -110,14 +114,14 @@ pub struct Publisher {
     refusal: watch::Receiver<Refusal>,
 }
 
-/// The broker's answer when the last attempt to connect was refused; none when it succeeded or got no answer.
+/// Why the last attempt to connect was refused; none when it succeeded or got no answer.
 type Refusal = Option<Arc<str>>;
 
 impl Publisher {
     /// Publishes one message, and returns when it has been written (QoS 0), or when the broker has confirmed it (QoS
     /// 1: PUBACK, QoS 2: PUBCOMP). Waits for a connection, for room and for that at most
     /// [`ConnectionSettings::connect_timeout`] in all (EdgeX: `MessageBus.Optional.ConnectTimeout`), and not at all while
-    /// the broker refuses the connection.
+    /// the connection is refused.
     ///
     /// Cancel-safe in that a message which is dropped before it was written is not sent.
     ///
@@ -130,9 +134,7 @@ impl Publisher {
         qos: Qos,
         retain: bool,
     ) -> Result<(), PublishError> {
-        let wrong =
-            topic.is_empty() || u16::try_from(topic.len()).is_err() || topic.contains(['+', '#', '\0']);
-        if wrong {
+        if !is_publishable(topic) {
             return Err(PublishError::InvalidTopic {
                 topic: topic.to_owned(),
             });
@@ -177,12 +179,13 @@ async fn refused(refusal: &mut watch::Receiver<Refusal>) -> Arc<str> {
 /// A connection that publishes. Made by [`Publication::try_new`], lives in [`Publication::run`].
 pub struct Publication {
     event_loop: EventLoop,
+    settings: ConnectionSettings,
     orders: mpsc::Receiver<Order>,
     /// Who waits for the message with packet id (index + 1).
     on_the_way: Vec<Option<oneshot::Sender<()>>>,
     /// `host:port` and client id, for the log.
     broker: String,
-    client_id: String,
+    client_id: Arc<str>,
     write_timeout: Duration,
     outage: Outage,
     refusal: watch::Sender<Refusal>,
@@ -192,18 +195,14 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// Checks the settings; nothing is opened yet. The connection has the client id of `connection` with `-pub` behind
-    /// it, so that it can stand beside a subscribing one with the same settings, and a clean session: it has nothing
-    /// for the broker to remember.
+    /// Checks the settings; nothing is opened yet. The session is a clean one whatever they say: it has nothing for the
+    /// broker to remember. For a connection beside another one see [`ConnectionSettings::beside`].
     ///
     /// # Errors
     /// [`InvalidConnectionSettings`] when another attempt with the same settings cannot help.
     pub fn try_new(connection: &ConnectionSettings) -> Result<(Publisher, Self), InvalidConnectionSettings> {
         let mut settings = connection.clone();
         settings.clean_session = true;
-        if !settings.client_id.is_empty() {
-            settings.client_id.push_str("-pub");
-        }
         let mut options = settings.mqtt_options()?;
         options.set_inflight(WINDOW);
         // Nothing is ever put into the request queue.
@@ -212,10 +211,11 @@ impl Publication {
         let timeout = Duration::from_secs(settings.connect_timeout_secs());
         let (sender, orders) = mpsc::channel(CHANNEL_CAPACITY);
         let (refusal, refusals) = watch::channel(None);
+        let client_id: Arc<str> = settings.client_id.as_str().into();
         let publisher = Publisher {
             orders: sender,
             timeout,
-            client_id: settings.client_id.as_str().into(),
+            client_id: client_id.clone(),
             refusal: refusals,
         };
         let publication = Self {
@@ -223,7 +223,8 @@ impl Publication {
             orders,
             on_the_way: (0..WINDOW).map(|_| None).collect(),
             broker: format!("{}:{}", settings.host, settings.port),
-            client_id: settings.client_id,
+            client_id,
+            settings,
             write_timeout: timeout,
             outage: Outage::default(),
             refusal,
@@ -258,19 +259,15 @@ impl Publication {
     }
 
     /// One attempt, not before `retry_at`.
-    async fn connect(&mut self, retry_at: Instant) -> Result<(), ConnectionError> {
+    async fn connect(&mut self, retry_at: Instant) -> Result<(), Failure> {
         sleep_until(retry_at).await;
         self.since = Instant::now();
-        loop {
-            match self.event_loop.poll().await? {
-                Event::Incoming(Packet::ConnAck(_)) => return Ok(()),
-                event => debug!(?event, "out of place before the connection stands"),
-            }
-        }
+        connect(&mut self.event_loop, &mut self.settings).await?;
+        Ok(())
     }
 
     /// Everything between a connection that stands and its end.
-    async fn serve(&mut self, shutdown: &mut ShutdownSignal) -> Result<(), ConnectionError> {
+    async fn serve(&mut self, shutdown: &mut ShutdownSignal) -> Result<(), Failure> {
         self.connected = true;
         self.refusal.send_replace(None);
         self.since = Instant::now();
@@ -287,7 +284,7 @@ impl Publication {
             let waited_for =
                 |slot: &Option<oneshot::Sender<()>>| slot.as_ref().is_some_and(|done| !done.is_closed());
             if no_more_orders && !self.on_the_way.iter().any(waited_for) {
-                return self.disconnect().await;
+                return Ok(self.disconnect().await?);
             }
             let room = self.on_the_way.iter().filter(|slot| slot.is_none()).count();
             // Each of these may be dropped for another: `poll` has no request to lose, since none is ever queued, and
@@ -370,16 +367,13 @@ impl Publication {
 
     /// A connection, or an attempt to make one, has failed, and with it everything on its way. Answers when the next
     /// attempt may begin.
-    fn lost(&mut self, error: &ConnectionError) -> Instant {
+    fn lost(&mut self, error: &Failure) -> Instant {
         // What was confirmed before the connection broke is confirmed.
         while let Some(event) = self.event_loop.state.events.pop_front() {
             self.take(&event);
         }
         self.event_loop.clean();
-        self.refusal.send_replace(match error {
-            ConnectionError::ConnectionRefused(answer) => Some(format!("{answer:?}").into()),
-            _ => None,
-        });
+        self.refusal.send_replace(error.refusal().map(Into::into));
         // The library would send these again, but nobody waits for them any more.
         self.event_loop.pending.clear();
         for slot in &mut self.on_the_way {

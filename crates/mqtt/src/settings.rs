@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use edgehold_core::SecretText;
 use rumqttc::{MqttOptions, NetworkOptions, QoS, TlsConfiguration, Transport};
 
-use crate::{TlsSettings, tls};
+use crate::{Identity, IdentityError, Security, TlsSettings, tls};
 
 /// The largest packet MQTT knows, without its fixed header (3.1.1 §2.2.3).
 pub(crate) const MAX_PACKET_BYTES: usize = 268_435_455;
@@ -59,12 +60,25 @@ impl From<QoS> for Qos {
 }
 
 /// User name and password of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The user name.
     pub username: String,
     /// The password; may be empty.
     pub password: SecretText,
+}
+
+/// What the broker publishes for us when the connection ends without a goodbye (MQTT 3.1.1 §3.1.2.5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastWill {
+    /// Where to; no wildcards.
+    pub topic: String,
+    /// What; may be empty. At most 65,535 bytes.
+    pub payload: Bytes,
+    /// With which quality of service.
+    pub qos: Qos,
+    /// Whether it is retained.
+    pub retain: bool,
 }
 
 /// How to reach a broker (EdgeX `MessageBus` and `MessageBus.Optional`).
@@ -80,6 +94,11 @@ pub struct ConnectionSettings {
     pub client_id: String,
     /// User name and password; none by default.
     pub credentials: Option<Credentials>,
+    /// Asked before each attempt to connect; what it says then takes the place of `tls` and `credentials`. None by
+    /// default. See [`ConnectionSettings::with_identity`].
+    pub identity: Option<Identity>,
+    /// None by default.
+    pub will: Option<LastWill>,
     /// How often the broker hears from us at least, in whole seconds, rounded up. Zero switches it off. Default 10 s.
     pub keep_alive: Duration,
     /// Whether the broker forgets the session when the connection ends. Default true, as in EdgeX. What is to be
@@ -111,6 +130,19 @@ pub enum InvalidConnectionSettings {
         /// The value given.
         level: u8,
     },
+    /// The library looks the name up as `host:port` and compares the certificate with the host, and an IPv6 address has
+    /// brackets in one place only.
+    #[error("an encrypted connection to the address '{host}' is not supported; use the broker's name")]
+    EncryptedIpV6 {
+        /// The address.
+        host: String,
+    },
+    /// A last will that no packet can carry.
+    #[error("the last will cannot be left at the broker: its {problem}")]
+    Will {
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// Certificates or keys that cannot be used.
     #[error("the TLS settings cannot be used: {problem}")]
     Tls {
@@ -119,6 +151,30 @@ pub enum InvalidConnectionSettings {
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl LastWill {
+    fn checked(&self) -> Result<rumqttc::LastWill, InvalidConnectionSettings> {
+        let wrong = |problem| Err(InvalidConnectionSettings::Will { problem });
+        if !is_publishable(&self.topic) {
+            return wrong("topic is empty, too long or has a wildcard in it");
+        }
+        if u16::try_from(self.payload.len()).is_err() {
+            return wrong("payload is longer than 65,535 bytes");
+        }
+        let (topic, payload) = (self.topic.as_str(), self.payload.clone());
+        Ok(rumqttc::LastWill::new(
+            topic,
+            payload,
+            self.qos.into(),
+            self.retain,
+        ))
+    }
+}
+
+/// Whether messages can be published to a topic (MQTT 3.1.1 §4.7).
+pub(crate) fn is_publishable(topic: &str) -> bool {
+    !topic.is_empty() && u16::try_from(topic.len()).is_ok() && !topic.contains(['+', '#', '\0'])
 }
 
 impl ConnectionSettings {
@@ -130,11 +186,40 @@ impl ConnectionSettings {
             tls: None,
             client_id: client_id.into(),
             credentials: None,
+            identity: None,
+            will: None,
             keep_alive: Duration::from_secs(10),
             clean_session: true,
             connect_timeout: Duration::from_secs(5),
             max_message_bytes: 64 * 1024 * 1024,
         }
+    }
+
+    /// Settings with the credentials and the TLS that `identity` comes to now, and to be asked for again before each
+    /// attempt to connect, so that what was renewed meanwhile counts.
+    ///
+    /// # Errors
+    /// [`IdentityError`]: so far it comes to nothing.
+    pub async fn with_identity(mut self, identity: Identity) -> Result<Self, IdentityError> {
+        Security {
+            credentials: self.credentials,
+            tls: self.tls,
+        } = identity.security().await?;
+        self.identity = Some(identity);
+        Ok(self)
+    }
+
+    /// The settings of a second connection beside one with these: its client id has `-pub` behind it, because a broker
+    /// knows a client id once; the session is clean, and it leaves no will.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let mut settings = self.clone();
+        if !settings.client_id.is_empty() {
+            settings.client_id.push_str("-pub");
+        }
+        settings.clean_session = true;
+        settings.will = None;
+        settings
     }
 
     /// The packet limit that lets every message of allowed size through.
@@ -168,6 +253,10 @@ impl ConnectionSettings {
             return Err(InvalidConnectionSettings::NoClientId);
         }
         let mut options = match &self.tls {
+            Some(_) if host.contains(':') => {
+                let host = host.to_owned();
+                return Err(InvalidConnectionSettings::EncryptedIpV6 { host });
+            }
             Some(settings) => {
                 let mut options = MqttOptions::new(self.client_id.as_str(), host, self.port);
                 let config = tls::client_config(settings)?;
@@ -188,6 +277,9 @@ impl ConnectionSettings {
         options.set_max_packet_size(self.packet_limit(), MAX_PACKET_BYTES);
         if let Some(Credentials { username, password }) = &self.credentials {
             options.set_credentials(username, password.expose());
+        }
+        if let Some(will) = &self.will {
+            options.set_last_will(will.checked()?);
         }
         Ok(options)
     }
@@ -248,6 +340,43 @@ mod tests {
             password,
         });
         assert!(!format!("{settings:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn an_encrypted_connection_to_an_address_with_colons_is_refused_by_name() {
+        let mut settings = ConnectionSettings::new("::1", 8883, "id");
+        settings.tls = Some(TlsSettings {
+            trust: crate::Trust::Anyone,
+            client_certificate: None,
+        });
+        let error = settings.mqtt_options().unwrap_err().to_string();
+        assert!(error.contains("'::1' is not supported"), "{error}");
+    }
+
+    #[test]
+    fn a_will_that_no_packet_can_carry_is_refused() {
+        let mut settings = ConnectionSettings::new("broker", 1883, "id");
+        let will = |topic: &str, bytes: usize| LastWill {
+            topic: topic.to_owned(),
+            payload: vec![b'x'; bytes].into(),
+            qos: Qos::AtLeastOnce,
+            retain: true,
+        };
+        settings.will = Some(will("gone", 65_535));
+        let options = settings.mqtt_options().unwrap();
+        assert!(
+            options
+                .last_will()
+                .is_some_and(|will| will.retain && will.topic == "gone")
+        );
+        for wrong in [will("", 1), will("gone/#", 1), will("gone", 65_536)] {
+            settings.will = Some(wrong);
+            assert!(matches!(
+                settings.mqtt_options(),
+                Err(InvalidConnectionSettings::Will { .. })
+            ));
+        }
+        assert_eq!(settings.beside().will, None);
     }
 
     #[test]

@@ -50,6 +50,7 @@ use tracing::{debug, info, warn};
 use crate::{
     ConnectionSettings, InvalidConnectionSettings, Qos,
     ack_fifo::{AckFifo, Receipt, Reply},
+    connect::{Failure, connect},
     hand_over::HandOver,
     outage::Outage,
     settings::MAX_PACKET_BYTES,
@@ -116,6 +117,7 @@ pub enum ConnectionState {
 /// A connection that subscribes. Made by [`Subscription::try_new`], lives in [`Subscription::run`].
 pub struct Subscription {
     event_loop: EventLoop,
+    settings: ConnectionSettings,
     filters: Vec<TopicFilter>,
     /// What a kept session may still have subscribed beyond `filters`; empty once the broker has answered.
     former: Vec<TopicFilter>,
@@ -167,6 +169,7 @@ impl Subscription {
             filters,
             former: Vec::new(),
             qos: qos.min(Qos::AtLeastOnce),
+            settings: connection.clone(),
             broker: format!("{}:{}", connection.host, connection.port),
             client_id: connection.client_id.clone(),
             max_message_bytes: connection.max_message_bytes,
@@ -242,7 +245,7 @@ impl Subscription {
             };
             match ended {
                 Ok(()) => break,
-                Err(error) => retry_at = self.lost(error),
+                Err(error) => retry_at = self.lost(&error),
             }
         }
         self.state.send_replace(ConnectionState::Disconnected);
@@ -254,9 +257,10 @@ impl Subscription {
 
     /// One attempt, not before `retry_at`: whether the broker kept the session. Meanwhile what was read before goes on
     /// being handed over.
-    async fn connect(&mut self, retry_at: Instant) -> Result<bool, ConnectionError> {
+    async fn connect(&mut self, retry_at: Instant) -> Result<bool, Failure> {
         let Self {
             event_loop,
+            settings,
             hand_over,
             since,
             ..
@@ -264,12 +268,8 @@ impl Subscription {
         let mut attempt = pin!(async {
             sleep_until(retry_at).await;
             *since = Instant::now();
-            loop {
-                match event_loop.poll().await? {
-                    Event::Incoming(Packet::ConnAck(answer)) => return Ok(answer.session_present),
-                    event => debug!(?event, "out of place before the connection stands"),
-                }
-            }
+            let answer = connect(event_loop, settings).await?;
+            Ok(answer.session_present)
         });
         loop {
             select! {
@@ -280,11 +280,7 @@ impl Subscription {
     }
 
     /// Everything between a connection that stands and its end.
-    async fn serve(
-        &mut self,
-        session_present: bool,
-        shutdown: &mut ShutdownSignal,
-    ) -> Result<(), ConnectionError> {
+    async fn serve(&mut self, session_present: bool, shutdown: &mut ShutdownSignal) -> Result<(), Failure> {
         self.replies.connected(session_present);
         self.since = Instant::now();
         self.next_ping = self.since + self.keep_alive();
@@ -312,7 +308,7 @@ impl Subscription {
             self.reply().await?;
             let stalled = self.hand_over.is_stalled();
             if ending && !stalled && self.replies.is_settled() {
-                return self.disconnect().await;
+                return Ok(self.disconnect().await?);
             }
             let pings = stalled && !self.keep_alive().is_zero();
             // All of these may be dropped for another: `poll` has no request to lose, since none is ever queued, and
@@ -507,7 +503,7 @@ impl Subscription {
     }
 
     /// A connection, or an attempt to make one, has failed. Answers when the next attempt may begin.
-    fn lost(&mut self, error: ConnectionError) -> Instant {
+    fn lost(&mut self, error: &Failure) -> Instant {
         // The packets that were read before the failing one.
         while let Some(event) = self.event_loop.state.events.pop_front() {
             self.take(event, false);
@@ -524,7 +520,7 @@ impl Subscription {
             ..
         } = self;
 
-        if let Some(bytes) = over_the_limit(&error, &event_loop.mqtt_options) {
+        if let Some(bytes) = over_the_limit(error, &event_loop.mqtt_options) {
             let limit = bytes.next_power_of_two().min(MAX_PACKET_BYTES);
             warn!(
                 %broker, %client_id, bytes, limit = self.max_message_bytes,
@@ -535,7 +531,7 @@ impl Subscription {
                 .set_max_packet_size(limit, MAX_PACKET_BYTES);
             return Instant::now();
         }
-        if let ConnectionError::MqttState(StateError::Unsolicited(packet_id)) = error {
+        if let Failure::Connection(ConnectionError::MqttState(StateError::Unsolicited(packet_id))) = *error {
             // A QoS 2 message of an older session. The library does not remember it across connections and fails each
             // time the broker asks to complete it; completing it unasked ends that.
             to_complete.push(packet_id);
@@ -560,11 +556,11 @@ impl Subscription {
 
 /// The size of the packet that broke the connection by being over the limit, if that is what happened and if the limit
 /// can still be raised.
-fn over_the_limit(error: &ConnectionError, options: &MqttOptions) -> Option<usize> {
+fn over_the_limit(error: &Failure, options: &MqttOptions) -> Option<usize> {
     match error {
-        ConnectionError::MqttState(StateError::Deserialization(
+        Failure::Connection(ConnectionError::MqttState(StateError::Deserialization(
             mqttbytes::Error::PayloadSizeLimitExceeded(bytes),
-        )) if *bytes > options.max_packet_size() && *bytes <= MAX_PACKET_BYTES => Some(*bytes),
+        ))) if *bytes > options.max_packet_size() && *bytes <= MAX_PACKET_BYTES => Some(*bytes),
         _ => None,
     }
 }

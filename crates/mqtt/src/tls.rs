@@ -18,7 +18,7 @@ use rustls::{
 use crate::InvalidConnectionSettings;
 
 /// Whose server certificates are believed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
     /// Those signed by an authority the operating system trusts.
     #[default]
@@ -30,7 +30,7 @@ pub enum Trust {
 }
 
 /// A certificate to show to the broker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// The certificate and its chain, in PEM.
     pub certificates_pem: String,
@@ -39,7 +39,7 @@ pub struct ClientCertificate {
 }
 
 /// Encryption of a connection.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsSettings {
     /// Whose server certificates are believed.
     pub trust: Trust,

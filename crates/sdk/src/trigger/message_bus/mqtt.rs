@@ -78,7 +78,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         match response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic) {
             None => (None, None),
             Some(topic) => {
-                let (publisher, publication) = Publication::try_new(&connection)
+                let (publisher, publication) = Publication::try_new(&connection.beside())
                     .map_err(|error| TriggerError::Configuration(error.to_string()))?;
                 tracing::info!("Publishing responses to topic: {topic}");
                 let settings = ResponseSettings {
