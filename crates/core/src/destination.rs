@@ -8,12 +8,14 @@
 
 mod breaker;
 mod limit;
+mod peak;
 mod rate;
 
 use std::time::Duration;
 
 pub use breaker::Breaker;
 pub use limit::Limit;
+use peak::Peak;
 pub use rate::Rate;
 
 use crate::{Fault, FunctionError, StoredObjectId, Unsent};
@@ -33,7 +35,8 @@ pub struct DestinationPolicy {
     pub retry_concurrency: usize,
     /// `RetryRate`: most retried visits a second; none = no limit.
     pub retry_rate: Option<f64>,
-    /// `FreshShare`: the share of `retry_concurrency` left to fresh visits while there are some.
+    /// `FreshShare`: the most of `retry_concurrency` that retried visits leave to fresh ones, as a share of it. They
+    /// leave as much as was needed lately.
     pub fresh_share: f64,
 }
 
@@ -103,9 +106,6 @@ pub enum Change {
     Closed,
 }
 
-/// How long after a fresh visit retried ones leave room for more of them.
-const FRESH_FLOW: Duration = Duration::from_secs(1);
-
 /// What is known of one destination. The default is a destination nobody has been at.
 #[derive(Debug, Default)]
 pub struct DestinationState {
@@ -116,13 +116,12 @@ pub struct DestinationState {
     left_alone_until: Option<Duration>,
     fresh: usize,
     retried: usize,
-    last_fresh: Option<Duration>,
+    fresh_peak: Peak,
 }
 
 impl DestinationState {
     /// Whether a first attempt may begin. What nobody would keep is never refused.
     pub fn enter_fresh(&mut self, unsent: Unsent, policy: &DestinationPolicy, now: Duration) -> Entry {
-        self.last_fresh = Some(now);
         if unsent == Unsent::Kept
             && let Some(moment) = self.closed_until(policy, now)
         {
@@ -132,6 +131,7 @@ impl DestinationState {
             return Entry::Full;
         }
         self.fresh += 1;
+        self.fresh_peak.note(self.fresh, now);
         // What is never refused is never the probe either, so that it holds none up.
         let probe = unsent == Unsent::Kept && self.begin_probe(policy, now);
         Entry::Begun(Visit {
@@ -200,11 +200,10 @@ impl DestinationState {
         if self.is_open(policy) {
             return 1;
         }
-        let share = match self.last_fresh {
-            Some(at) if now.saturating_sub(at) < FRESH_FLOW => 1.0 - policy.fresh_share,
-            _ => 1.0,
-        };
-        self.limit.now().min(share_of(policy.retry_concurrency, share))
+        let most = policy.retry_concurrency;
+        let left_at_most = most.saturating_sub(share_of(most, 1.0 - policy.fresh_share));
+        let left = self.fresh_peak.lately(self.fresh, now).min(left_at_most);
+        self.limit.now().min(most.saturating_sub(left).max(1))
     }
 
     /// A visit of the run with this id has ended; it is asked for only when it matters.

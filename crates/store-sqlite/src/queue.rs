@@ -295,11 +295,10 @@ impl SqliteQueue {
         rows: Vec<ReadRow>,
         claim: &Claim,
     ) -> Result<Vec<StoredObject>, StoreError> {
-        let may_run = |object: &StoredObject| match claim.selection.due {
-            Some(interval) => {
+        let may_run = |object: &StoredObject| {
+            claim.selection.due.is_none_or(|interval| {
                 semantics::is_due(object.last_attempt_at, object.not_before, interval, claim.now)
-            }
-            None => object.not_before.is_none_or(|at| at <= claim.now),
+            })
         };
         let selected = |object: &StoredObject| {
             object.state == ObjectState::Failed

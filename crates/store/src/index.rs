@@ -66,9 +66,10 @@ impl Header {
     }
 
     fn is_selected(&self, selection: &Selection, now: Timestamp) -> bool {
-        let may_run = || match selection.due {
-            Some(interval) => semantics::is_due(self.last_attempt_at, self.not_before, interval, now),
-            None => self.not_before.is_none_or(|at| at <= now),
+        let may_run = || {
+            selection.due.is_none_or(|interval| {
+                semantics::is_due(self.last_attempt_at, self.not_before, interval, now)
+            })
         };
         self.state == ObjectState::Failed && selection.lane.has(self.destination.as_ref()) && may_run()
     }

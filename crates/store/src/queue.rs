@@ -70,8 +70,8 @@ pub struct Selection {
     /// Those of this lane.
     pub lane: Lane,
     /// Those that are due ([`StoredObject::is_due`]) with this pause between attempts. The interval is not stored with
-    /// the objects, so a shorter one acts at once on all of them. None: whatever has not been asked to wait
-    /// (`not_before`), due or not.
+    /// the objects, so a shorter one acts at once on all of them. None: due or not, and
+    /// asked to wait (`not_before`) or not.
     pub due: Option<Duration>,
 }
 

@@ -217,7 +217,7 @@ pub(super) const OWN: &[Setting] = &[
     own("Writable/StoreAndForward/Breaker", one_of(&["on", "off"]), Some("on"), "after 16 objects have failed in a row at one destination, probe it with one object at a time"),
     own("Writable/StoreAndForward/RetryConcurrency", TASKS, Some("64"), "most attempts at the same time for each destination"),
     own("Writable/StoreAndForward/RetryRate", Kind::Number { min: 0.0, max: f64::MAX }, Some("0"), "most objects a second for each destination; 0 = no limit"),
-    own("Writable/StoreAndForward/FreshShare", Kind::Number { min: 0.0, max: 1.0 }, Some("0.5"), "share of a destination's capacity kept for fresh events while a backlog drains"),
+    own("Writable/StoreAndForward/FreshShare", Kind::Number { min: 0.0, max: 1.0 }, Some("0.5"), "most of a destination's capacity that is kept for fresh events while a backlog drains; as much is kept as they needed lately"),
     own("Writable/StoreAndForward/RetryBatchSize", TASKS, Some("256"), "most objects read from the store at once"),
     own("Writable/StoreAndForward/RetryBatchBytes", MEMORY_SIZE, Some("4MiB"), "most bytes read from the store at once"),
     own("Writable/StoreAndForward/Ordering", one_of(&["none", "device"]), Some("none"), "`device`: in order, one at a time, for each pipeline and device"),

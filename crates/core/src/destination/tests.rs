@@ -270,17 +270,59 @@ fn retried_ones_begin_with_few_double_each_round_and_halve() {
 }
 
 #[test]
-fn while_fresh_ones_flow_they_keep_their_share() {
+fn fresh_ones_keep_as_much_of_their_share_as_they_need() {
     let mut there = There::new();
     for number in 0..200 {
         there.retried(number, Answer::Accepted);
     }
-    for (share, room) in [(0.0, 64), (0.25, 48), (0.5, 32), (0.99, 1), (1.0, 1)] {
+    for (share, at_a_time, room) in [
+        (0.0, 40, 64),
+        (0.25, 3, 61),
+        (0.25, 40, 48),
+        (0.5, 3, 61),
+        (0.5, 40, 32),
+        (0.99, 40, 24),
+        (0.99, 64, 1),
+        (1.0, 64, 1),
+    ] {
         there.policy.fresh_share = share;
-        there.fresh(1, Answer::Accepted);
-        assert_eq!(there.room(), room, "{share}");
-        there.now += SECOND;
-        assert_eq!(there.room(), 64, "nothing fresh for a second");
+        let visits: Vec<_> = (0..at_a_time)
+            .map(|_| match there.enter(Unsent::Kept) {
+                Entry::Begun(visit) => visit,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(there.room(), room, "{share}, {at_a_time} there");
+        for visit in visits {
+            let _ = there.leave(visit, 1, Answer::Accepted);
+        }
+        assert_eq!(there.room(), room, "{share}, {at_a_time} were there");
+        there.now += SECOND / 2;
+        assert_eq!(there.room(), room, "{share}, {at_a_time} were there lately");
+        there.now += 2 * SECOND;
+        assert_eq!(there.room(), 64, "nothing fresh for a while");
+    }
+}
+
+#[test]
+fn what_fresh_ones_need_is_remembered_while_they_flow() {
+    let mut there = There::new();
+    for number in 0..200 {
+        there.retried(number, Answer::Accepted);
+    }
+    let Entry::Begun(first) = there.enter(Unsent::Kept) else {
+        panic!("full");
+    };
+    there.fresh(2, Answer::Accepted);
+    let _ = there.leave(first, 1, Answer::Accepted);
+    // Two at a time once, then one at a time for ever.
+    for (quarters, room) in [(0, 62), (1, 62), (4, 62), (8, 63), (100, 63)] {
+        let until = 1000 * SECOND + quarters * SECOND / 4;
+        while there.now < until {
+            there.now += SECOND / 4;
+            there.fresh(3, Answer::Accepted);
+        }
+        assert_eq!(there.room(), room, "after {quarters} quarters of a second");
     }
 }
 

@@ -100,6 +100,30 @@ async fn without_breaker_each_is_tried_when_it_is_due() {
 }
 
 #[tokio::test]
+async fn a_success_brings_what_a_growing_backoff_has_put_off() {
+    // Given objects that are to wait for hours, each for a time of its own
+    let export = Export::new("there", Answer::Refuse);
+    let put_off = with(LATER, &[("Backoff", "exponential"), ("MaxRetryInterval", "24h")]);
+    let service = Harness::start(&put_off, one_each(&[&export]));
+    for _ in 0..10 {
+        service.deliver(EVENT).await;
+    }
+    let waiting = service.objects(ObjectState::Failed).await;
+    assert_eq!(waiting.len(), 10);
+    assert!(waiting.iter().all(|object| object.not_before.is_some()));
+
+    // When the destination accepts another
+    export.answer(Answer::Accept);
+    service.deliver(EVENT).await;
+
+    // Then they are not held back any longer
+    service
+        .until("all are delivered", |service| service.books().completed == 11)
+        .await;
+    service.check_books().await;
+}
+
+#[tokio::test]
 async fn a_destination_that_hangs_does_not_hold_up_the_backlog_of_another() {
     // Given two backlogs, one of which begins to hang
     let (hangs, works) = (
@@ -168,7 +192,8 @@ async fn a_backlog_leaves_slowly_at_first_and_never_more_at_a_time_than_allowed(
 
     // Given a backlog of 300
     let gauge = Arc::new(Gauge::default());
-    let leaves = with(LATER, &[("RetryConcurrency", "24")]);
+    let limits = [("RetryConcurrency", "24"), ("FreshShare", "0")];
+    let leaves = with(LATER, &limits);
     let service = Harness::start(
         &leaves,
         vec![pipeline("p", vec![step("A", Measured(gauge.clone()))])],
@@ -178,9 +203,7 @@ async fn a_backlog_leaves_slowly_at_first_and_never_more_at_a_time_than_allowed(
     }
     // When it may leave
     *gauge.open.lock().unwrap() = true;
-    service
-        .settings
-        .send_replace(settings(&with(SOON, &[("RetryConcurrency", "24")])));
+    service.settings.send_replace(settings(&with(SOON, &limits)));
     service
         .until("all are delivered", |service| service.books().completed == 300)
         .await;

@@ -18,7 +18,8 @@ const NEAR: i64 = 2_048;
 /// Due objects up to which they are all looked at.
 const FEW: usize = 512;
 
-/// A part of the queue in order, as far as it may run: `?4` is the latest end of an attempt that has rested.
+/// A part of the queue in order, as far as it may run: `?4` is the latest end of an attempt that has rested, `?6` the
+/// latest moment up to which one may have been asked to wait.
 macro_rules! walk {
     ($index:literal, $lane:literal) => {
         candidate!(
@@ -26,7 +27,7 @@ macro_rules! walk {
             $index,
             " WHERE app_service_key = ?1 AND state = 2 AND seq > ?2 AND seq <= ?3",
             " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
-            " AND (not_before IS NULL OR not_before <= ?5)",
+            " AND (not_before IS NULL OR not_before <= ?6)",
             $lane,
             " ORDER BY seq"
         )
@@ -44,7 +45,7 @@ pub(crate) const NEAR_END_IN_LANE: &str = "
     ORDER BY seq LIMIT 1 OFFSET ?3";
 
 pub(crate) const WALK: &str = walk!("object_queue", "");
-pub(crate) const WALK_IN_LANE: &str = walk!("object_lane", " AND destination IS ?6");
+pub(crate) const WALK_IN_LANE: &str = walk!("object_lane", " AND destination IS ?7");
 
 /// Objects of a lane that may run, in no order, at most `?5` of each kind: never attempted, attempted long ago,
 /// attempted in the future, asked to wait until a moment that has come.
@@ -64,7 +65,7 @@ pub(crate) const DUE: &str = "
     UNION ALL SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM (
         SELECT * FROM object INDEXED BY object_asked_to_wait
         WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2
-          AND not_before IS NOT NULL AND not_before <= ?4 LIMIT ?5)";
+          AND not_before IS NOT NULL AND not_before <= ?6 LIMIT ?5)";
 
 /// Of the objects at some places those that may run.
 macro_rules! suspects {
@@ -73,7 +74,7 @@ macro_rules! suspects {
             "SELECT seq, id, payload_bytes, last_attempt_at, not_before, pipeline_id, device FROM object NOT INDEXED",
             " WHERE seq IN (SELECT value FROM json_each(?2)) AND app_service_key = ?1 AND state = 2 AND seq > ?3",
             " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
-            " AND (not_before IS NULL OR not_before <= ?5) AND (?6 OR destination IS ?7)",
+            " AND (not_before IS NULL OR not_before <= ?8) AND (?6 OR destination IS ?7)",
             $($rest,)* " ORDER BY seq"
         )
     };
@@ -121,14 +122,14 @@ pub(crate) const HEADS: &str = "
     FROM head CROSS JOIN object NOT INDEXED ON object.seq = head.seq
     WHERE state = 2 AND object.seq > ?3
       AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)
-      AND (not_before IS NULL OR not_before <= ?5) AND (?6 OR destination IS ?7)";
+      AND (not_before IS NULL OR not_before <= ?8) AND (?6 OR destination IS ?7)";
 
 /// The objects of a pipeline that are in no order, as far as they may run.
 pub(crate) const WITHOUT_DEVICE: &str = candidate!(
     "INDEXED BY object_device WHERE app_service_key = ?1 AND pipeline_id = CAST(?2 AS TEXT) AND state IN (0, 2) AND state = 2",
     " AND device IS NULL AND seq > ?3",
     " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
-    " AND (not_before IS NULL OR not_before <= ?5) AND (?6 OR destination IS ?7) ORDER BY seq"
+    " AND (not_before IS NULL OR not_before <= ?8) AND (?6 OR destination IS ?7) ORDER BY seq"
 );
 
 pub(crate) const OLDEST: &str =
@@ -145,6 +146,8 @@ struct Wanted<'a> {
     after_seq: i64,
     /// The latest end of an attempt whose object has rested.
     rested_since: i64,
+    /// The latest moment up to which an object may have been asked to wait.
+    waited_until: i64,
     now: i64,
     lane: &'a Lane,
     ordered: bool,
@@ -160,6 +163,7 @@ impl<'a> Wanted<'a> {
             service_key,
             after_seq: claim.after_seq,
             rested_since,
+            waited_until: claim.selection.due.map_or(i64::MAX, |_| now),
             now,
             lane: &claim.selection.lane,
             ordered: claim.ordered,
@@ -208,7 +212,8 @@ impl<'a> Wanted<'a> {
             .bind(after)
             .bind(end)
             .bind(self.rested_since)
-            .bind(self.now);
+            .bind(self.now)
+            .bind(self.waited_until);
         if let Some(destination) = destination {
             query = query.bind(destination);
         }
@@ -233,6 +238,7 @@ impl<'a> Wanted<'a> {
                 .bind(self.rested_since)
                 .bind(self.now)
                 .bind(i64::try_from(FEW).unwrap_or(i64::MAX))
+                .bind(self.waited_until)
                 .fetch_all(&mut *connection)
                 .await?;
             for row in &rows {
@@ -270,7 +276,8 @@ impl<'a> Wanted<'a> {
             .bind(self.rested_since)
             .bind(self.now)
             .bind(destination.is_none())
-            .bind(destination.flatten());
+            .bind(destination.flatten())
+            .bind(self.waited_until);
         let mut rows = query.fetch(connection);
         while let Some(row) = rows.try_next().await? {
             if self.ordered && is_held_back(&row, page)? {
@@ -294,6 +301,7 @@ impl<'a> Wanted<'a> {
             .bind(self.now)
             .bind(destination.is_none())
             .bind(destination.flatten())
+            .bind(self.waited_until)
     }
 
     /// Looks at the oldest object of each pipeline and device, and at those that are in no order.

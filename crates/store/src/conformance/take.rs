@@ -445,12 +445,12 @@ pub(super) async fn a_destination_is_claimed_due_or_not(queue: &dyn RetryQueue) 
         ..claim_due()
     };
     let first = claim(queue, page.clone()).await?;
+    ensure_eq!(ids(&first), [id(1), id(3)], "due or not, asked to wait or not");
     ensure_eq!(
-        ids(&first),
-        [id(1), id(4)],
-        "due or not, but not the one that was asked to wait"
+        ids(&claim(queue, page).await?),
+        [id(4), id(7)],
+        "and nothing twice"
     );
-    ensure_eq!(ids(&claim(queue, page).await?), [id(7)], "and nothing twice");
     Ok(())
 }
 
@@ -553,11 +553,11 @@ pub(super) async fn few_due_objects_of_a_lane_are_found_behind_many(queue: &dyn 
     );
     let rest = claim(queue, page(None)).await?;
     let wanted: Vec<_> = (1..=3_500)
-        .filter(|number| number % 5 != 0 && number % 3 != 0)
+        .filter(|number| number % 5 != 0)
         .chain([4_002])
         .map(id)
         .collect();
-    ensure_eq!(ids(&rest), wanted, "those that were not asked to wait");
+    ensure_eq!(ids(&rest), wanted, "all the others, when that is asked for");
     Ok(())
 }
 
