@@ -18,6 +18,8 @@ mod function;
 mod future;
 mod gate;
 mod id;
+mod incoming;
+mod outage;
 mod parameter;
 mod pipeline;
 pub mod retry;
@@ -38,6 +40,8 @@ pub use function::{AppFunction, Flow, Transform};
 pub use future::BoxFuture;
 pub use gate::{Gate, Unsent};
 pub use id::{CorrelationId, Destination, InvalidId, PipelineId, ServiceKey, StoredObjectId};
+pub use incoming::{Body, ConnectionState, Incoming};
+pub use outage::Outage;
 pub use parameter::{
     BuiltFunction, FunctionFactory, FunctionRegistry, InvalidFunction, Parameters, parse_go_bool,
 };

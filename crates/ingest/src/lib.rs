@@ -9,10 +9,12 @@
 
 mod envelope_form;
 mod message_bus;
+mod publisher;
 mod response;
 mod topics;
 
 pub use envelope_form::EnvelopeForm;
 pub use message_bus::{MessageBusSettings, MessageBusTrigger};
-pub use response::{MessageBusResponse, ResponseSettings};
+pub use publisher::{BusPublishError, BusPublisher, MqttBusPublisher};
+pub use response::MessageBusResponse;
 pub use topics::{response_topic, subscribe_filters};

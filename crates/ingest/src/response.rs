@@ -1,72 +1,53 @@
 //! The response of a pipeline on its way back to the EdgeX message bus.
 //!
 //! Owns its topic, its envelope and its content type. The connection it goes by is never the trigger's own: see
-//! [`Publication`](edgehold_mqtt::Publication).
+//! [`BusPublisher`].
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use edgehold_contracts::{ContentType, MessageEnvelope, Payload};
 use edgehold_core::{BoxFuture, Context, ResponseError, ResponsePublisher};
-use edgehold_mqtt::{Publisher, Qos};
 
-use crate::EnvelopeForm;
-
-/// How responses are published.
-#[derive(Clone, Debug)]
-pub struct ResponseSettings {
-    /// Where to, base prefix included, with `{placeholders}` for context values: see
-    /// [`response_topic`](crate::response_topic).
-    pub topic: String,
-    /// `MessageBus.Optional.Qos`.
-    pub qos: Qos,
-    /// `MessageBus.Optional.Retained`.
-    pub retain: bool,
-    /// How envelopes are encoded on this bus.
-    pub envelope_form: EnvelopeForm,
-}
+use crate::{BusPublishError, BusPublisher};
 
 /// Publishes responses as EdgeX envelopes: `apiVersion` empty, the correlation id of the delivery, the response as
 /// bytes (base64 in JSON, in both generations), `contentType` as the pipeline has set it. Without one it is JSON if the
 /// first byte is `{` or `[`, else CBOR. (EdgeX: `SetResponseData`, `Trigger.PublishTopic`.)
 pub struct MessageBusResponse {
-    publisher: Publisher,
-    settings: ResponseSettings,
+    publisher: Arc<dyn BusPublisher>,
+    topic: String,
 }
 
 impl MessageBusResponse {
-    /// Responses that go out by `publisher`.
-    pub fn new(publisher: Publisher, settings: ResponseSettings) -> Self {
-        Self { publisher, settings }
+    /// Responses that go out by `publisher` to `topic`: base prefix included, with `{placeholders}` for context values
+    /// (see [`response_topic`](crate::response_topic)).
+    pub fn new(publisher: Arc<dyn BusPublisher>, topic: String) -> Self {
+        Self { publisher, topic }
     }
 }
 
 impl ResponsePublisher for MessageBusResponse {
-    /// Waits for the connection and the confirmation as [`Publisher::publish`] does.
+    /// Waits as [`BusPublisher::publish`] does.
     fn respond<'a>(&'a self, ctx: &'a Context) -> BoxFuture<'a, Result<(), ResponseError>> {
         Box::pin(async move {
-            let Some(message) = message(&self.settings, ctx)? else {
+            let Some((topic, envelope)) = message(&self.topic, ctx)? else {
                 return Ok(());
             };
-            let ResponseSettings { qos, retain, .. } = self.settings;
-            self.publisher
-                .publish(&message.topic, message.payload, qos, retain)
-                .await
-                .map_err(|error| ResponseError::Publish(Box::new(error)))
+            let published = self.publisher.publish(&topic, &envelope, ctx.generation()).await;
+            published.map_err(|error| match error {
+                BusPublishError::Encode(source) => ResponseError::Encode(source),
+                BusPublishError::Publish { source, .. } => ResponseError::Publish(source),
+            })
         })
     }
 }
 
-#[derive(Debug)]
-struct Message {
-    topic: String,
-    payload: Bytes,
-}
-
-/// The message that answers for this context; none when it has no response.
-fn message(settings: &ResponseSettings, ctx: &Context) -> Result<Option<Message>, ResponseError> {
+/// What answers for this context, and to which topic; none when it has no response.
+fn message(topic: &str, ctx: &Context) -> Result<Option<(String, MessageEnvelope)>, ResponseError> {
     let Some(data) = ctx.response_data() else {
         return Ok(None);
     };
-    let topic = ctx.apply_values(&settings.topic)?;
+    let topic = ctx.apply_values(topic)?;
     let content_type = match ctx.response_content_type() {
         "" => content_type_of(data).as_str(),
         told => told,
@@ -78,14 +59,7 @@ fn message(settings: &ResponseSettings, ctx: &Context) -> Result<Option<Message>
         content_type: content_type.to_owned(),
         ..MessageEnvelope::default()
     };
-    let payload = settings
-        .envelope_form
-        .write(&envelope, ctx.generation())
-        .map_err(|error| ResponseError::Encode(Box::new(error)))?;
-    Ok(Some(Message {
-        topic,
-        payload: payload.into(),
-    }))
+    Ok(Some((topic, envelope)))
 }
 
 /// What the first byte says; nothing at all, for which the original panics, counts as CBOR.

@@ -8,7 +8,7 @@ use edgehold_core::{
     SecretProvider, ServiceKey, Shutdown, Trigger,
 };
 use edgehold_ingest::{
-    EnvelopeForm, MessageBusResponse, MessageBusSettings, MessageBusTrigger, ResponseSettings,
+    EnvelopeForm, MessageBusResponse, MessageBusSettings, MessageBusTrigger, MqttBusPublisher,
     subscribe_filters,
 };
 use edgehold_mqtt::{ConnectionSettings, ConnectionState, Publication, Qos};
@@ -168,15 +168,14 @@ async fn on_a_cbor_bus_messages_and_responses_are_cbor() {
     settings.envelope_form = EnvelopeForm::Cbor;
     settings.connection.connect_timeout = LONG;
     let (publisher, publication) = Publication::try_new(&settings.connection).unwrap();
-    let response = MessageBusResponse::new(
+    let publisher = MqttBusPublisher {
         publisher,
-        ResponseSettings {
-            topic: "edgex/out/{receivedtopic}".to_owned(),
-            qos: Qos::AtLeastOnce,
-            retain: false,
-            envelope_form: EnvelopeForm::Cbor,
-        },
-    );
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        envelope_form: EnvelopeForm::Cbor,
+    };
+    let topic = "edgex/out/{receivedtopic}".to_owned();
+    let response = MessageBusResponse::new(Arc::new(publisher), topic);
     let trigger = MessageBusTrigger::try_new(settings).unwrap();
     let mut state = trigger.connection_state();
     let (sender, mut deliveries) = mpsc::channel(ROOM);

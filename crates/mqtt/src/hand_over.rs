@@ -6,17 +6,12 @@
 
 use std::collections::VecDeque;
 
-use edgehold_core::{BoxFuture, ByteBudget, BytePermit};
+use edgehold_core::{BoxFuture, ByteBudget, BytePermit, Incoming};
 use tokio::sync::mpsc;
-
-use crate::Incoming;
 
 /// How many messages wait between the two tasks. Enough that a burst of small ones does not stop reading; their bytes
 /// are bounded by the budget, not by this.
 const QUEUE_CAPACITY: usize = 256;
-
-/// What a message costs beside its topic and payload: queue places, the acknowledgement, allocator overhead.
-const FIXED_WEIGHT_BYTES: usize = 256;
 
 type Turn = BoxFuture<'static, Option<(mpsc::OwnedPermit<Incoming>, BytePermit)>>;
 
@@ -68,7 +63,7 @@ impl HandOver {
             return std::future::pending().await;
         };
         let turn = self.turn.get_or_insert_with(|| {
-            let (queue, budget, weight) = (self.queue.clone(), self.budget.clone(), weight(front));
+            let (queue, budget, weight) = (self.queue.clone(), self.budget.clone(), front.weight_bytes());
             Box::pin(async move {
                 let permit = tokio::select! {
                     permit = budget.take(weight) => permit,
@@ -94,7 +89,7 @@ impl HandOver {
             return;
         }
         while let Some(front) = self.backlog.front() {
-            let Some(permit) = self.budget.try_take(weight(front)) else {
+            let Some(permit) = self.budget.try_take(front.weight_bytes()) else {
                 return;
             };
             let Ok(place) = self.queue.try_reserve() else {
@@ -107,20 +102,15 @@ impl HandOver {
     }
 }
 
-fn weight(message: &Incoming) -> usize {
-    message.body.len() + message.topic.len() + FIXED_WEIGHT_BYTES
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use edgehold_core::Ack;
+    use edgehold_core::{Ack, Body};
     use tokio::time::timeout;
 
     use super::*;
-    use crate::Body;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -143,7 +133,7 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_fit_the_budget_waits_in_order_and_moves_on_when_bytes_come_back() {
         // Given room for one message
-        let one = u32::try_from(FIXED_WEIGHT_BYTES + 1).unwrap();
+        let one = u32::try_from(message(b"1").weight_bytes()).unwrap();
         let (mut hand_over, mut incoming) = HandOver::new(ByteBudget::new(one));
         for payload in [b"1", b"2", b"3"] {
             hand_over.push(message(payload));

@@ -17,7 +17,6 @@ mod address;
 mod connect;
 mod hand_over;
 mod identity;
-mod outage;
 mod publication;
 mod settings;
 mod subscription;
@@ -25,10 +24,11 @@ mod tls;
 mod wire;
 
 pub use address::{BrokerAddress, InvalidBrokerAddress};
+pub use edgehold_core::{Body, ConnectionState, Incoming};
 pub use identity::{
     AuthMode, BusOptions, Identity, IdentityError, InvalidAuthMode, PemSetting, Rules, Security,
 };
 pub use publication::{Publication, PublishError, Publisher};
 pub use settings::{ConnectionSettings, Credentials, InvalidConnectionSettings, LastWill, Qos};
-pub use subscription::{Body, ConnectionState, Incoming, Subscription};
+pub use subscription::Subscription;
 pub use tls::{ClientCertificate, TlsSettings, Trust};

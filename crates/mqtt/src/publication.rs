@@ -17,10 +17,14 @@
 //! - Nothing is sent twice. After a lost connection the publisher decides: only it knows whether twice is better than
 //!   not at all.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use edgehold_core::{ErrorClass, ShutdownSignal};
+use edgehold_core::{ErrorClass, Outage, ShutdownSignal};
 use rumqttc::{ConnectionError, Event, EventLoop, Packet, Publish, QoS, Request};
 use tokio::{
     select,
@@ -32,7 +36,6 @@ use tracing::{debug, info, warn};
 use crate::{
     ConnectionSettings, InvalidConnectionSettings, Qos,
     connect::{Failure, connect},
-    outage::Outage,
     settings::{MAX_PACKET_BYTES, is_publishable},
     wire,
 };
@@ -394,6 +397,6 @@ impl Publication {
         }
         // The time an attempt took counts: a host that swallows packets is asked as often as one that refuses them.
         let from = if stood { Instant::now() } else { self.since };
-        from + self.outage.delay()
+        from + self.outage.delay(RandomState::new().hash_one(()))
     }
 }

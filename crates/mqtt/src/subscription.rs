@@ -34,8 +34,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use edgehold_core::{Ack, ByteBudget, BytePermit, ShutdownSignal, TopicFilter};
+use edgehold_core::{
+    Ack, Body, ByteBudget, BytePermit, ConnectionState, Incoming, Outage, ShutdownSignal, TopicFilter,
+};
 use rumqttc::{
     ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, PubAck, PubComp, PubRec, Publish, QoS,
     Request, StateError, SubAck, Subscribe, SubscribeFilter, SubscribeReasonCode, Unsubscribe, mqttbytes,
@@ -52,67 +53,12 @@ use crate::{
     ack_fifo::{AckFifo, Receipt, Reply},
     connect::{Failure, connect},
     hand_over::HandOver,
-    outage::Outage,
     settings::MAX_PACKET_BYTES,
     wire,
 };
 
 /// How long to wait at the end for the broker to close the connection, which shows that it has read everything.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-/// Smaller payloads are copied out of the read buffer, which they share with their neighbours: one message that stays
-/// would keep all of it, and the byte budget would count a fraction of what is held.
-const COPY_BELOW_BYTES: usize = 64 * 1024;
-
-/// The content of a received message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Body {
-    /// All of it.
-    Whole(Bytes),
-    /// It was larger than [`ConnectionSettings::max_message_bytes`] and has been dropped. It can be told of, and has to
-    /// be acknowledged: otherwise the broker sends it again for ever.
-    SetAside {
-        /// Its size.
-        bytes: usize,
-        /// The limit.
-        limit: usize,
-    },
-}
-
-impl Body {
-    /// How many bytes are held.
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Whole(payload) => payload.len(),
-            Self::SetAside { .. } => 0,
-        }
-    }
-}
-
-/// One received message.
-#[derive(Debug)]
-pub struct Incoming {
-    /// The topic it was published to.
-    pub topic: String,
-    /// Its content.
-    pub body: Body,
-    /// To be used when the message is done with. QoS 0 messages want no answer, and theirs does nothing.
-    pub ack: Ack,
-    /// Its part of the byte budget.
-    pub permit: BytePermit,
-}
-
-/// How a connection stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectionState {
-    /// There is no connection; it is being tried again.
-    Disconnected,
-    /// Connected; the broker has not answered the subscription of this session yet, or still has to unsubscribe what an
-    /// earlier start had subscribed.
-    Connected,
-    /// Connected, and the session has its subscriptions and no former ones (refused ones are logged).
-    Subscribed,
-}
 
 /// A connection that subscribes. Made by [`Subscription::try_new`], lives in [`Subscription::run`].
 pub struct Subscription {
@@ -389,17 +335,9 @@ impl Subscription {
                 }
             }
         };
-        let body = match payload.len() {
-            bytes if bytes > self.max_message_bytes => Body::SetAside {
-                bytes,
-                limit: self.max_message_bytes,
-            },
-            bytes if bytes < COPY_BELOW_BYTES => Body::Whole(Bytes::copy_from_slice(&payload)),
-            _ => Body::Whole(payload),
-        };
         self.hand_over.push(Incoming {
             topic,
-            body,
+            body: Body::new(payload, self.max_message_bytes),
             ack,
             permit: BytePermit::none(),
         });
@@ -546,7 +484,7 @@ impl Subscription {
         }
         // The time an attempt took counts: a host that swallows packets is asked as often as one that refuses them.
         let from = if stood { Instant::now() } else { *since };
-        from + outage.delay()
+        from + outage.delay(RandomState::new().hash_one(()))
     }
 
     fn keep_alive(&self) -> Duration {

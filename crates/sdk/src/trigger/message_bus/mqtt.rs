@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use edgehold_core::{ResponsePublisher, Trigger, TriggerError};
 use edgehold_ingest::{
-    MessageBusResponse, MessageBusSettings, MessageBusTrigger, ResponseSettings, response_topic,
+    MessageBusResponse, MessageBusSettings, MessageBusTrigger, MqttBusPublisher, response_topic,
     subscribe_filters,
 };
 use edgehold_mqtt::{ConnectionSettings, Credentials, Publication, Qos};
@@ -81,14 +81,14 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
                 let (publisher, publication) = Publication::try_new(&connection.beside())
                     .map_err(|error| TriggerError::Configuration(error.to_string()))?;
                 tracing::info!("Publishing responses to topic: {topic}");
-                let settings = ResponseSettings {
-                    topic,
+                let publisher = MqttBusPublisher {
+                    publisher,
                     qos,
                     retain: bus.retained(),
                     envelope_form,
                 };
                 let response: Arc<dyn ResponsePublisher> =
-                    Arc::new(MessageBusResponse::new(publisher, settings));
+                    Arc::new(MessageBusResponse::new(Arc::new(publisher), topic));
                 let publication: Companion = Box::new(|shutdown| Box::pin(publication.run(shutdown)));
                 (Some(response), Some(publication))
             }

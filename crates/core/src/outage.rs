@@ -1,23 +1,20 @@
 //! Losing a connection and coming back: how long to wait, and how much to say.
 //!
-//! Owns the backoff and the memory of what has been logged. Reads no clock.
+//! Owns the backoff and the memory of what has been logged. Reads no clock and draws no random number.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    time::Duration,
-};
+use std::time::Duration;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
-/// With the time of one attempt this stays below the three seconds within which a returned broker must be found.
+/// With the time of one attempt this stays below the three seconds within which a returned server must be found.
 const MAX_DELAY: Duration = Duration::from_secs(2);
 
 /// A connection that lived this long was a good one: the next loss starts the backoff from its beginning.
 const GOOD_LIFE: Duration = Duration::from_secs(5);
 
-/// What happened since the last good connection.
+/// What happened since the last good connection to a server.
 #[derive(Debug, Default)]
-pub(crate) struct Outage {
+pub struct Outage {
     failures: u32,
     last_reason: Option<String>,
     /// Whether the end of the outage is worth a word.
@@ -27,7 +24,7 @@ pub(crate) struct Outage {
 impl Outage {
     /// A connection failed after having lived for `life` (zero when it never stood). Whether to say so: true for each
     /// reason once, so that trying again every two seconds does not fill the log.
-    pub(crate) fn begins(&mut self, reason: &str, life: Duration) -> bool {
+    pub fn begins(&mut self, reason: &str, life: Duration) -> bool {
         if life >= GOOD_LIFE {
             *self = Self::default();
         }
@@ -41,20 +38,18 @@ impl Outage {
     }
 
     /// A connection stands. Whether to say so: true once after each loss that was told, and the first time.
-    pub(crate) fn ends(&mut self) -> bool {
+    pub fn ends(&mut self) -> bool {
         let worth_a_word = self.told || self.failures == 0;
         self.told = false;
         worth_a_word
     }
 
     /// How long after the beginning of the last attempt the next one may begin: 100 ms, doubling up to 2 s, of which a
-    /// random half is taken off, so that many services do not come back at the same moment.
-    pub(crate) fn delay(&self) -> Duration {
+    /// half at most is taken off by `random`, any number, so that many services do not come back at the same moment.
+    pub fn delay(&self, random: u64) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(5);
         let delay = FIRST_DELAY.saturating_mul(1 << doublings).min(MAX_DELAY);
-        // Every `RandomState` has keys of its own: randomness enough for this, without a crate for it.
-        let share = RandomState::new().hash_one(()) % 512;
-        let permille = 1024 - u32::try_from(share).expect("a remainder of 512 fits");
+        let permille = 1024 - u32::try_from(random % 512).expect("a remainder of 512 fits");
         delay * permille / 1024
     }
 }
@@ -69,8 +64,8 @@ mod tests {
         for expected in [100, 200, 400, 800, 1600, 2000, 2000] {
             outage.begins("refused", Duration::ZERO);
             let expected = Duration::from_millis(expected);
-            for _ in 0..50 {
-                let delay = outage.delay();
+            for random in [0, 255, 511, 512, u64::MAX] {
+                let delay = outage.delay(random);
                 assert!(
                     delay > expected / 2 - Duration::from_millis(1) && delay <= expected,
                     "{delay:?}"
@@ -78,7 +73,7 @@ mod tests {
             }
         }
         outage.begins("refused", GOOD_LIFE);
-        assert!(outage.delay() <= FIRST_DELAY);
+        assert!(outage.delay(0) <= FIRST_DELAY);
     }
 
     #[test]
