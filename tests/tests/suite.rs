@@ -7,6 +7,7 @@ mod bad_input;
 mod bounce;
 mod disk;
 mod faults;
+mod http_trigger;
 mod kill;
 mod main_job;
 mod messages;

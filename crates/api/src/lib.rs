@@ -9,15 +9,23 @@
 //! | `GET /api/v3/version` | 200 `{"apiVersion","version","serviceName","sdk_version"}` |
 //! | `GET /api/v3/config` | 200 `{"apiVersion","config","serviceName"}`, secrets redacted |
 //! | `GET /api/v3/store/stats` | 200 the books and what the store holds |
+//! | `POST /api/v3/trigger` | with the HTTP trigger: see [`Api::trigger`] |
 //! | `GET /readyz` | 200 `{"ready":true,"problems":{}}`, or 503 with the problems by name |
 
+mod body;
+mod custom;
 mod route;
+mod sniff;
+mod trigger;
 
 use std::{io, sync::Arc};
 
-use edgehold_core::{ServiceKey, ShutdownSignal};
+use edgehold_core::{Inlet, ServiceKey, ShutdownSignal};
 use edgehold_runtime::{Books, Drain, Health, QueueHandle};
 use tokio::net::TcpListener;
+
+pub use body::Limits;
+pub use custom::{CustomRoute, InvalidRoute, RouteHandler, RouteMethod, RouteRequest, RouteResponse};
 
 /// Answers with the effective configuration as it is now, secrets redacted.
 pub type ConfigView = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
@@ -41,6 +49,12 @@ pub struct Api {
     pub health: Arc<Health>,
     /// How fast what waits becomes less.
     pub drain: Arc<Drain>,
+    /// What a request with a body is held to.
+    pub limits: Limits,
+    /// Where `POST /api/v3/trigger` puts its deliveries; none with any other trigger, where the route does not exist.
+    pub trigger: Option<Inlet>,
+    /// The developer's own routes.
+    pub routes: Vec<CustomRoute>,
 }
 
 impl Api {

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use edgehold_contracts::{API_VERSION, ErrorResponse, PingResponse, VersionResponse};
 use edgehold_core::Timestamp;
@@ -16,9 +16,9 @@ use edgehold_runtime::BooksSnapshot;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-use crate::Api;
+use crate::{Api, custom, trigger::trigger};
 
-const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
+pub(crate) const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
 
 /// The layout of the Unix `date` command, day of month padded with a space.
 const DATE: &[BorrowedFormatItem<'_>] = format_description!(
@@ -73,17 +73,23 @@ struct Readiness {
 }
 
 pub(crate) fn router(api: Api) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/api/v3/ping", get(ping))
         .route("/api/v3/version", get(version))
         .route("/api/v3/config", get(config))
         .layer(middleware::from_fn(echo_correlation_id))
         .route("/api/v3/store/stats", get(store_stats))
-        .route("/readyz", get(readyz))
+        .route("/readyz", get(readyz));
+    let router = match api.trigger {
+        Some(_) => router.route("/api/v3/trigger", post(trigger)),
+        None => router,
+    };
+    router
+        .merge(custom::router(&api.routes))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         // Outside the routes: GET handlers would answer HEAD as well, which EdgeX refuses.
-        .layer(middleware::from_fn(only_known_methods))
+        .layer(middleware::from_fn_with_state(api.clone(), only_known_methods))
         .with_state(api)
 }
 
@@ -154,7 +160,7 @@ fn json_body(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-fn failure(status: StatusCode, message: &str) -> Response {
+pub(crate) fn failure(status: StatusCode, message: &str) -> Response {
     (
         status,
         json_body(ErrorResponse::new("", message, status.as_u16()).to_json()),
@@ -177,8 +183,9 @@ async fn method_not_allowed() -> Response {
 }
 
 /// HEAD is refused and OPTIONS answered with the list of methods, as EdgeX does, on routes that exist.
-async fn only_known_methods(request: Request, next: Next) -> Response {
+async fn only_known_methods(State(api): State<Api>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
+    let path = request.extensions().get::<MatchedPath>().cloned();
     let mut response = next.run(request).await;
     match method {
         Method::HEAD if response.status() == StatusCode::OK => {
@@ -190,9 +197,16 @@ async fn only_known_methods(request: Request, next: Next) -> Response {
         _ => {}
     }
     if response.status() == StatusCode::METHOD_NOT_ALLOWED || method == Method::OPTIONS {
-        response
-            .headers_mut()
-            .insert(header::ALLOW, HeaderValue::from_static("OPTIONS, GET"));
+        let methods = match path.as_ref().map(MatchedPath::as_str) {
+            Some("/api/v3/trigger") => vec!["POST"],
+            Some(path) => custom::methods(&api.routes, path),
+            None => Vec::new(),
+        };
+        let methods = if methods.is_empty() { vec!["GET"] } else { methods };
+        let list = format!("OPTIONS, {}", methods.join(", "));
+        if let Ok(list) = HeaderValue::from_str(&list) {
+            response.headers_mut().insert(header::ALLOW, list);
+        }
     }
     response
 }

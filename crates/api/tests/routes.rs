@@ -1,13 +1,21 @@
 //! The routes over a real connection, with the answers recorded from EdgeX where they are EdgeX's.
 
-use std::sync::Arc;
+#[path = "routes/requests.rs"]
+mod requests;
 
-use edgehold_api::Api;
-use edgehold_core::{ServiceKey, Shutdown};
+use std::{sync::Arc, time::Duration};
+
+use edgehold_api::{Api, CustomRoute, Limits};
+use edgehold_core::{ByteBudget, Deliveries, Inlet, ServiceKey, Shutdown, Trigger};
 use edgehold_runtime::{Books, Health, StoreState};
 use edgehold_store::MemoryQueue;
 use edgehold_test_support::http::{self, Response};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use futures_util::FutureExt;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 struct Server {
     port: u16,
@@ -15,16 +23,32 @@ struct Server {
     _shutdown: Shutdown,
     health: Arc<Health>,
     _state: watch::Sender<StoreState>,
+    /// What has come in by the trigger's route.
+    deliveries: Deliveries,
+}
+
+/// Limits nobody runs into.
+fn generous() -> Limits {
+    Limits {
+        max_request_bytes: None,
+        request_timeout: Duration::from_secs(60),
+        budget: ByteBudget::new(1024 * 1024),
+    }
 }
 
 impl Server {
     async fn start() -> Self {
+        Self::with(generous(), Vec::new()).await
+    }
+
+    async fn with(limits: Limits, routes: Vec<CustomRoute>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let service_key = ServiceKey::try_new("app-rest").unwrap();
         let health = Arc::new(Health::default());
         let (state, queue) =
             watch::channel(StoreState::Open(Arc::new(MemoryQueue::new(service_key.clone()))));
+        let (inlet, trigger) = Inlet::new();
         let api = Api {
             service_key,
             version: "3.1.1".to_owned(),
@@ -34,16 +58,28 @@ impl Server {
             queue,
             health: health.clone(),
             drain: Arc::default(),
+            limits,
+            trigger: Some(inlet),
+            routes,
         };
         let (shutdown, signal) = Shutdown::new();
         let mut running = JoinSet::new();
         running.spawn(async move { api.serve(listener, signal).await.unwrap() });
+        let (sender, deliveries) = mpsc::channel(1);
+        // Until then its route answers that nothing is taken yet.
+        running.spawn(
+            Box::new(trigger)
+                .run(sender, shutdown.signal())
+                .map(|end| end.unwrap()),
+        );
+        tokio::task::yield_now().await;
         Self {
             port,
             health,
             _running: running,
             _shutdown: shutdown,
             _state: state,
+            deliveries,
         }
     }
 

@@ -4,9 +4,9 @@
 use std::{error::Error, fmt, sync::Arc};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::{BoxFuture, Context, CorrelationId, ShutdownSignal, UnresolvedPlaceholder};
+use crate::{BoxFuture, Context, CorrelationId, PipelineId, ShutdownSignal, UnresolvedPlaceholder};
 
 /// What became of a delivery, as its trigger hears it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,22 +18,47 @@ pub enum Disposition {
 }
 
 /// The one chance to tell the trigger what became of a delivery. Dropped unused it says [`Disposition::Abandoned`].
-pub struct Ack(Option<Box<dyn FnOnce(Disposition) + Send>>);
+pub struct Ack {
+    tell: Option<Box<dyn FnOnce(Disposition) + Send>>,
+    report: Option<ReportSender>,
+}
+
+/// Where the report of one delivery goes. Dropped unused it says that nobody finished it.
+pub type ReportSender = oneshot::Sender<DeliveryReport>;
 
 impl Ack {
     /// `tell` is called once, from any thread, and must not block.
     pub fn new(tell: impl FnOnce(Disposition) + Send + 'static) -> Self {
-        Self(Some(Box::new(tell)))
+        Self {
+            tell: Some(Box::new(tell)),
+            report: None,
+        }
     }
 
     /// For triggers whose source wants no answer.
     pub fn none() -> Self {
-        Self(None)
+        Self {
+            tell: None,
+            report: None,
+        }
+    }
+
+    /// For triggers whose source waits for an answer: the report comes when every run has ended, which may be after the
+    /// delivery is done. A delivery that cannot be decoded is then not kept, as its source is told so.
+    #[must_use]
+    pub fn with_report(mut self, report: ReportSender) -> Self {
+        self.report = Some(report);
+        self
+    }
+
+    /// Takes where the report is to go, if anybody waits for it.
+    pub fn take_report(&mut self) -> Option<ReportSender> {
+        self.report.take()
     }
 
     /// The delivery is finished.
     pub fn done(mut self) {
-        if let Some(tell) = self.0.take() {
+        if let Some(tell) = self.tell.take() {
             tell(Disposition::Done);
         }
     }
@@ -41,7 +66,7 @@ impl Ack {
 
 impl Drop for Ack {
     fn drop(&mut self) {
-        if let Some(tell) = self.0.take() {
+        if let Some(tell) = self.tell.take() {
             tell(Disposition::Abandoned);
         }
     }
@@ -53,6 +78,51 @@ impl fmt::Debug for Ack {
     }
 }
 
+/// What became of a delivery whose source waits for an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeliveryReport {
+    /// No codec could read it: why, in the original's words.
+    Undecodable(String),
+    /// How its runs ended, in the order of the pipelines; empty when no pipeline runs for its topic.
+    Runs(Vec<RunReport>),
+}
+
+/// How one run of a delivery ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunReport {
+    /// The pipeline that ran.
+    pub pipeline_id: PipelineId,
+    /// How it ended.
+    pub end: RunEnd,
+}
+
+/// The end of a first run, as its source hears it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RunEnd {
+    /// Every function succeeded, or one ended the pipeline without error; with the response that was set.
+    Succeeded(Option<Response>),
+    /// It did not get to its end, and what is left of it is kept and tried again: it must not be sent a second time.
+    Kept {
+        /// What held it up.
+        error: String,
+    },
+    /// It failed, and is not tried again.
+    Failed {
+        /// What the function said.
+        error: String,
+    },
+}
+
+/// What a pipeline answers with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The data ([`Context::set_response_data`]).
+    pub data: Bytes,
+    /// Its content type; empty when no function has set one.
+    pub content_type: String,
+}
+
 /// The bytes of all deliveries in hand, bounded (`MaxInFlightBytes`). Cheap to clone; clones share the bound.
 #[derive(Clone, Debug)]
 pub struct ByteBudget {
@@ -62,7 +132,7 @@ pub struct ByteBudget {
 
 /// Part of a [`ByteBudget`]; given back when dropped.
 #[derive(Debug)]
-pub struct BytePermit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+pub struct BytePermit(Option<OwnedSemaphorePermit>);
 
 impl ByteBudget {
     /// A budget of `total` bytes, at least one.
@@ -111,6 +181,15 @@ impl BytePermit {
     /// A permit outside any budget, for triggers that bound their input in another way, and for tests.
     pub fn none() -> Self {
         Self(None)
+    }
+
+    /// Adds another part of the same budget to this one, for a message whose size shows only while it comes.
+    pub fn merge(&mut self, other: Self) {
+        match (&mut self.0, other.0) {
+            (Some(own), Some(more)) => own.merge(more),
+            (own @ None, more) => *own = more,
+            (Some(_), None) => {}
+        }
     }
 }
 

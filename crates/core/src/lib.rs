@@ -19,6 +19,7 @@ mod future;
 mod gate;
 mod id;
 mod incoming;
+mod inlet;
 mod outage;
 mod parameter;
 mod pipeline;
@@ -32,8 +33,9 @@ mod topic;
 pub use context::{Context, RetryData, UnresolvedPlaceholder};
 pub use data::{Data, DataKind, RestoreError};
 pub use delivery::{
-    Ack, ByteBudget, BytePermit, Deliveries, Delivery, DeliverySender, Disposition, PayloadForm, Received,
-    ResponseError, ResponsePublisher, Trigger, TriggerError,
+    Ack, ByteBudget, BytePermit, Deliveries, Delivery, DeliveryReport, DeliverySender, Disposition,
+    PayloadForm, Received, ReportSender, Response, ResponseError, ResponsePublisher, RunEnd, RunReport,
+    Trigger, TriggerError,
 };
 pub use error::{ErrorClass, Fault, FunctionError};
 pub use function::{AppFunction, Flow, Transform};
@@ -41,6 +43,7 @@ pub use future::BoxFuture;
 pub use gate::{Gate, Unsent};
 pub use id::{CorrelationId, Destination, InvalidId, PipelineId, ServiceKey, StoredObjectId};
 pub use incoming::{Body, ConnectionState, Incoming};
+pub use inlet::{Inlet, InletClosed, InletTrigger};
 pub use outage::Outage;
 pub use parameter::{
     BuiltFunction, FunctionFactory, FunctionRegistry, InvalidFunction, Parameters, parse_go_bool,

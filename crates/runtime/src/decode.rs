@@ -27,7 +27,7 @@ pub(crate) fn decode(
                 event.extensions.clear();
                 Data::Event(Arc::new(event))
             })
-            .map_err(|e| e.to_string()),
+            .map_err(|e| e.edgex_text(generation)),
         TargetType::Metric => {
             let content_type = ContentType::parse(content_type).map_err(|e| e.to_string())?;
             Metric::decode(payload, content_type)

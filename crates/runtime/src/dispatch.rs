@@ -18,8 +18,9 @@ use std::{
 use edgehold_config::{Writable, configuration};
 use edgehold_contracts::Generation;
 use edgehold_core::{
-    Ack, BytePermit, Context, CorrelationId, Data, Deliveries, Delivery, PayloadForm, Pipeline, PipelineSet,
-    Received, ResponsePublisher, SecretProvider, ServiceKey, ShutdownSignal,
+    Ack, BytePermit, Context, CorrelationId, Data, Deliveries, Delivery, DeliveryReport, PayloadForm,
+    Pipeline, PipelineSet, Received, ResponsePublisher, RunReport, SecretProvider, ServiceKey,
+    ShutdownSignal,
 };
 use futures_util::future::join_all;
 use tokio::{
@@ -227,19 +228,27 @@ async fn deliver(dispatch: Arc<Dispatch>, prepared: Prepared, place: Place, hurr
     let Prepared {
         set,
         source,
-        ack,
+        mut ack,
         permit,
         decoded,
         mut turns,
     } = prepared;
+    let report = ack.take_report();
     let books = &dispatch.books;
     match decoded {
         Err(problem) => {
             books.undecodable();
             let (topic, correlation_id) = (&source.topic, &source.correlation_id);
             tracing::error!(%topic, %correlation_id, "unable to decode message: {problem}");
-            if dispatch.keeper.keep_undecodable(&source, &problem).await {
-                ack.done();
+            match report {
+                // Whoever sent it is told, and has it.
+                Some(report) => {
+                    ack.done();
+                    // Its source may have gone away.
+                    let _ = report.send(DeliveryReport::Undecodable(problem));
+                }
+                None if dispatch.keeper.keep_undecodable(&source, &problem).await => ack.done(),
+                None => {}
             }
         }
         Ok(data) => {
@@ -275,7 +284,14 @@ async fn deliver(dispatch: Arc<Dispatch>, prepared: Prepared, place: Place, hurr
                 // What is journaled goes on, but makes room for the next delivery.
                 drop(place);
             };
-            tokio::join!(join_all(runs), acknowledge);
+            let (ends, ()) = tokio::join!(join_all(runs), acknowledge);
+            if let Some(report) = report {
+                let of = |(pipeline_id, end)| RunReport { pipeline_id, end };
+                // A run that nobody could finish or keep has no end.
+                if let Some(runs) = ends.into_iter().map(|end| end.map(of)).collect() {
+                    let _ = report.send(DeliveryReport::Runs(runs));
+                }
+            }
         }
     }
     drop(permit);

@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use edgehold_core::{
-    Context, Data, Destination, Pipeline, ShutdownSignal, StoredObject, Timestamp,
+    Context, Data, Destination, Pipeline, PipelineId, Response, RunEnd, ShutdownSignal, StoredObject,
+    Timestamp,
     retry::{Action, Attempt, Verdict, settle},
 };
 use edgehold_store::semantics::{Applied, apply, due_at};
@@ -37,8 +38,14 @@ pub(crate) struct FirstAttempt<'a> {
 
 impl FirstAttempt<'_> {
     /// Runs. `safe` is told once the delivery need not come again for this pipeline's sake, which may be long before
-    /// the end, and dropped when nobody has it.
-    pub(crate) async fn run(self, safe: oneshot::Sender<()>, mut hurry: ShutdownSignal) {
+    /// the end, and dropped when nobody has it. Answers how it ended; none when neither the store nor anybody else has
+    /// the data.
+    pub(crate) async fn run(
+        self,
+        safe: oneshot::Sender<()>,
+        mut hurry: ShutdownSignal,
+    ) -> Option<(PipelineId, RunEnd)> {
+        let pipeline_id = self.pipeline.id().clone();
         let Self {
             dispatch,
             source,
@@ -103,9 +110,9 @@ impl FirstAttempt<'_> {
             parked_at,
             opens_at: None,
         };
-        if end.enter(outcome, hurry).await {
-            open.is_safe();
-        }
+        let end = end.enter(outcome, hurry).await?;
+        open.is_safe();
+        Some((pipeline_id, end))
     }
 }
 
@@ -175,21 +182,21 @@ struct End<'a> {
 }
 
 impl End<'_> {
-    /// Enters how it ended into the store and the books. False when neither the store nor anybody else has the data.
-    async fn enter(mut self, outcome: Option<Outcome>, hurry: ShutdownSignal) -> bool {
+    /// Enters how it ended into the store and the books. None when neither the store nor anybody else has the data.
+    async fn enter(mut self, outcome: Option<Outcome>, hurry: ShutdownSignal) -> Option<RunEnd> {
         let books = &self.dispatch.books;
         match outcome {
             Some(Outcome::Completed) => {
                 respond(self.dispatch, &self.run.ctx, hurry).await;
                 self.leave().await;
                 books.completed();
-                true
+                Some(RunEnd::Succeeded(response(&self.run.ctx)))
             }
             Some(Outcome::Filtered) => {
                 respond(self.dispatch, &self.run.ctx, hurry).await;
                 self.leave().await;
                 books.filtered();
-                true
+                Some(RunEnd::Succeeded(response(&self.run.ctx)))
             }
             Some(Outcome::Failed(failed)) => self.failed(failed).await,
             None => {
@@ -199,7 +206,7 @@ impl End<'_> {
                     destination: self.parked_at.take(),
                     progress: Some(self.run.progress(self.run.retry_input())),
                 };
-                self.keep(release).await
+                self.keep(release, "it is to be finished later".to_owned()).await
             }
         }
     }
@@ -216,7 +223,7 @@ impl End<'_> {
             .await;
     }
 
-    async fn failed(mut self, failed: FailedStep) -> bool {
+    async fn failed(mut self, failed: FailedStep) -> Option<RunEnd> {
         let books = &self.dispatch.books;
         let (pipeline_id, correlation_id) = (self.run.pipeline.id(), self.run.ctx.correlation_id());
         let error = failed.error.chain();
@@ -237,29 +244,29 @@ impl End<'_> {
                 self.dispatch.keeper.settle(Verdict { id, action }).await;
             }
             self.dispatch.books.dropped(DropReason::NotPersistent);
-            return true;
+            return Some(RunEnd::Failed { error });
         };
         let saf = &self.dispatch.keeper.settings().store_and_forward;
         let attempt = Attempt::Failed {
             class: failed.error.class(),
-            error,
+            error: error.clone(),
             retry_after: failed.error.retry_after(),
             destination: failed.destination,
             progress: Some(self.run.progress(retry_data)),
         };
         let verdict = settle(&self.row, attempt, &policy(saf), now());
-        self.keep(verdict.action).await
+        self.keep(verdict.action, error).await
     }
 
-    /// Brings the row into the state that this action leaves it in.
-    async fn keep(&mut self, action: Action) -> bool {
+    /// Brings the row into the state that this action leaves it in; `error` is what held the run up.
+    async fn keep(&mut self, action: Action, error: String) -> Option<RunEnd> {
         let Self {
             dispatch, row, run, ..
         } = self;
         let (books, keeper) = (&dispatch.books, &dispatch.keeper);
         let (pipeline_id, correlation_id) = (run.pipeline.id(), run.ctx.correlation_id());
         if !matches!(apply(row, &action), Applied::Changed) {
-            return true;
+            return Some(RunEnd::Kept { error });
         }
         let kept = if self.written {
             match keeper.settle(Verdict { id: row.id, action }).await {
@@ -280,6 +287,7 @@ impl End<'_> {
                         %pipeline_id, %correlation_id, stored_object_id = %row.id, reason = reason.as_str(),
                         "set aside in the error collection: {}", row.last_error.as_deref().unwrap_or("")
                     );
+                    Some(RunEnd::Failed { error })
                 } else {
                     books.stored();
                     let interval = keeper.settings().store_and_forward.retry_interval;
@@ -290,11 +298,11 @@ impl End<'_> {
                     tracing::debug!(
                         %pipeline_id, %correlation_id, stored_object_id = %row.id, "stored for a later retry"
                     );
+                    Some(RunEnd::Kept { error })
                 }
-                true
             }
             // Its journaled row is still there.
-            Err(NotKept::Closed) => self.written,
+            Err(NotKept::Closed) => self.written.then_some(RunEnd::Kept { error }),
             Err(not_kept) => {
                 if let Some(reason) = not_kept.drop_reason() {
                     books.dropped(reason);
@@ -310,10 +318,18 @@ impl End<'_> {
                     ),
                     NotKept::Closed => {}
                 }
-                true
+                Some(RunEnd::Failed { error })
             }
         }
     }
+}
+
+/// What the pipeline has set as response.
+fn response(ctx: &Context) -> Option<Response> {
+    ctx.response_data().map(|data| Response {
+        data: data.clone(),
+        content_type: ctx.response_content_type().to_owned(),
+    })
 }
 
 /// Sends back what the pipeline has set as response. The pipeline has succeeded, whatever becomes of it.

@@ -38,6 +38,7 @@ mod store;
 mod subscriptions;
 mod trigger;
 
+pub use edgehold_api::{CustomRoute, InvalidRoute, RouteHandler, RouteMethod, RouteRequest, RouteResponse};
 pub use edgehold_config::{
     Configuration, Flags, LogFormat, configuration::LogLevel, schema::settings_table_markdown,
 };
@@ -46,11 +47,11 @@ pub use edgehold_contracts::{
 };
 pub use edgehold_core::{
     Ack, AppFunction, BoxFuture, BuiltFunction, BytePermit, Context, CorrelationId, Data, DataKind, Delivery,
-    DeliverySender, Destination, ErrorClass, ErrorReason, Flow, FunctionError, FunctionFactory,
-    FunctionRegistry, InvalidFunction, ObjectState, Parameters, PayloadForm, Pipeline, PipelineId,
-    PipelineVersion, Received, Secret, SecretError, SecretProvider, SecretText, ServiceKey, Shutdown,
-    ShutdownSignal, StoredInput, StoredObject, StoredObjectId, Timestamp, TopicFilter, Transform, Trigger,
-    TriggerError,
+    DeliveryReport, DeliverySender, Destination, ErrorClass, ErrorReason, Flow, FunctionError,
+    FunctionFactory, FunctionRegistry, Inlet, InletClosed, InletTrigger, InvalidFunction, ObjectState,
+    Parameters, PayloadForm, Pipeline, PipelineId, PipelineVersion, Received, ReportSender, Response, RunEnd,
+    RunReport, Secret, SecretError, SecretProvider, SecretText, ServiceKey, Shutdown, ShutdownSignal,
+    StoredInput, StoredObject, StoredObjectId, Timestamp, TopicFilter, Transform, Trigger, TriggerError,
 };
 pub use edgehold_runtime::{Books, BooksSnapshot};
 pub use edgehold_store::{

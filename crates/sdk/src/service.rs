@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use edgehold_api::Api;
+use edgehold_api::{Api, CustomRoute};
 use edgehold_clients::{VersionCheck, VersionMismatch};
 use edgehold_config::{
     Configuration, Registration, configuration::LogLevel, secrets::InsecureSecretProvider, usage,
@@ -104,6 +104,7 @@ pub struct AppService {
     stores: StoreFactories,
     pipelines: Vec<Pipeline>,
     trigger: Option<Box<dyn Trigger>>,
+    routes: Vec<CustomRoute>,
     /// Whether a function or a pipeline was added.
     own_functions: bool,
 }
@@ -121,6 +122,7 @@ impl AppService {
             stores: StoreFactories::default(),
             pipelines: Vec::new(),
             trigger: None,
+            routes: Vec::new(),
             own_functions: false,
         }
     }
@@ -158,6 +160,13 @@ impl AppService {
     #[must_use]
     pub fn with_trigger(mut self, trigger: impl Trigger + 'static) -> Self {
         self.trigger = Some(Box::new(trigger));
+        self
+    }
+
+    /// Adds a route to the REST interface.
+    #[must_use]
+    pub fn with_route(mut self, route: CustomRoute) -> Self {
+        self.routes.push(route);
         self
     }
 
@@ -232,10 +241,7 @@ impl AppService {
         let configuration = effective.configuration.clone();
         log.set_level(configuration.writable.log_level);
 
-        let mut pipelines = Pipelines::new(
-            self.functions,
-            Some(configuration.message_bus.base_topic_prefix.clone()),
-        );
+        let mut pipelines = Pipelines::new(self.functions, trigger::topic_prefix(&configuration));
         for pipeline in self.pipelines {
             pipelines.add_fixed(pipeline);
         }
@@ -248,6 +254,12 @@ impl AppService {
         }
 
         let secrets: Arc<dyn SecretProvider> = Arc::new(InsecureSecretProvider::new(view.writable.clone()));
+        let budget = ByteBudget::new(configuration.limits.max_in_flight_bytes);
+        let limits = edgehold_api::Limits {
+            max_request_bytes: configuration.service.max_request_bytes,
+            request_timeout: configuration.service.request_timeout,
+            budget: budget.clone(),
+        };
         let ingress = match self.trigger {
             Some(trigger) => Ingress::alone(trigger),
             None => {
@@ -256,7 +268,7 @@ impl AppService {
                     service_key: &service_key,
                     data_dir: &invocation.flags.data_dir,
                     secrets: &secrets,
-                    budget: ByteBudget::new(configuration.limits.max_in_flight_bytes),
+                    budget,
                     envelope_form: trigger::envelope_form(invocation, generation),
                 })
                 .await?
@@ -288,6 +300,8 @@ impl AppService {
             view,
             provider,
             ingress,
+            limits,
+            routes: self.routes,
             own_functions: self.own_functions,
             opener,
             opened,
@@ -308,6 +322,8 @@ pub struct Built {
     view: LiveView,
     provider: Option<Arc<dyn edgehold_config::ConfigurationProvider>>,
     ingress: Ingress,
+    limits: edgehold_api::Limits,
+    routes: Vec<CustomRoute>,
     own_functions: bool,
     opener: StoreOpener,
     opened: Option<Opened>,
@@ -363,6 +379,9 @@ impl Built {
             queue: queue.clone(),
             health,
             drain: drain.clone(),
+            limits: self.limits,
+            trigger: self.ingress.inlet,
+            routes: self.routes,
         };
         let dispatch = Dispatch {
             identity: self.identity,

@@ -2,6 +2,7 @@
 //!
 //! One file for each kind of trigger, and below `message_bus` one for each kind of bus.
 
+mod http;
 mod message_bus;
 
 use std::{path::Path, sync::Arc};
@@ -9,7 +10,7 @@ use std::{path::Path, sync::Arc};
 use edgehold_config::Configuration;
 use edgehold_contracts::Generation;
 use edgehold_core::{
-    BoxFuture, ByteBudget, ResponsePublisher, SecretProvider, ServiceKey, ShutdownSignal, Trigger,
+    BoxFuture, ByteBudget, Inlet, ResponsePublisher, SecretProvider, ServiceKey, ShutdownSignal, Trigger,
     TriggerError,
 };
 use edgehold_ingest::EnvelopeForm;
@@ -53,6 +54,8 @@ pub(crate) struct Ingress {
     pub(crate) publication: Option<Companion>,
     /// How the session was asked for; none where the trigger is the developer's own.
     pub(crate) session: Option<BusSession>,
+    /// Where the REST interface puts its deliveries; none unless it is the source.
+    pub(crate) inlet: Option<Inlet>,
 }
 
 impl Ingress {
@@ -63,6 +66,7 @@ impl Ingress {
             response: None,
             publication: None,
             session: None,
+            inlet: None,
         }
     }
 }
@@ -84,9 +88,18 @@ pub(crate) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     let kind = &origin.configuration.trigger.kind;
     match TriggerKind::from_setting(kind)? {
         TriggerKind::MessageBus => message_bus::build(origin).await,
-        TriggerKind::ExternalMqtt | TriggerKind::Http => Err(TriggerError::Configuration(format!(
+        TriggerKind::Http => Ok(http::build()),
+        TriggerKind::ExternalMqtt => Err(TriggerError::Configuration(format!(
             "Trigger/Type '{kind}' is not supported yet"
         ))),
+    }
+}
+
+/// What stands before the topics of pipelines, as before the trigger's own: nothing where messages have no topic.
+pub(crate) fn topic_prefix(configuration: &Configuration) -> Option<String> {
+    match TriggerKind::from_setting(&configuration.trigger.kind) {
+        Ok(TriggerKind::Http) => None,
+        _ => Some(configuration.message_bus.base_topic_prefix.clone()),
     }
 }
 

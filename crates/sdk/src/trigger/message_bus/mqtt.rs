@@ -126,5 +126,6 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         response,
         publication,
         session: Some(session),
+        inlet: None,
     })
 }
