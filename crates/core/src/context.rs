@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
-use edgehold_contracts::Generation;
+use edgehold_contracts::{Generation, base64};
 
 use crate::{
-    CorrelationId, Data, DataKind, Destination, FunctionError, Gate, PipelineId, SecretProvider, ServiceKey,
-    Unsent,
+    CorrelationId, Data, DataKind, Destination, FunctionError, Gate, MessageId, PipelineId, SecretProvider,
+    ServiceKey, Unsent, digest,
 };
 
 /// What a failing function wants to be called with at its next attempt.
@@ -33,6 +33,11 @@ pub struct Context {
     input_content_type: String,
     values: BTreeMap<String, String>,
     secrets: Arc<dyn SecretProvider>,
+    /// What the pipeline began with; none before it begins.
+    pipeline_input: Option<Data>,
+    /// As it was given or restored; otherwise it follows from what the pipeline began with.
+    message_id: Option<MessageId>,
+    position: usize,
     retry_data: Option<RetryData>,
     destination: Option<Destination>,
     gate: Option<Arc<dyn Gate>>,
@@ -52,6 +57,11 @@ impl Context {
     /// The key of the context value that names the source of an event.
     pub const SOURCE_NAME: &'static str = "sourcename";
 
+    /// Beside the values of a stored object: [`Context::message_id`].
+    const STORED_MESSAGE_ID: &'static str = "edgehold:message";
+    /// Beside the values of a stored object: its kind, a colon and the base64 of what the pipeline began with.
+    const STORED_INPUT: &'static str = "edgehold:input";
+
     /// A fresh context; the only value it has is `pipelineid`.
     pub fn new(
         service_key: ServiceKey,
@@ -69,6 +79,9 @@ impl Context {
             input_content_type: String::new(),
             values,
             secrets,
+            pipeline_input: None,
+            message_id: None,
+            position: 0,
             retry_data: None,
             destination: None,
             gate: None,
@@ -132,9 +145,81 @@ impl Context {
         &self.values
     }
 
-    /// Puts back the values a stored object was kept with.
-    pub fn restore_values(&mut self, values: BTreeMap<String, String>) {
-        self.values = values;
+    /// What is stored of this context with an object: its values, and under names of our own what is not a value but has
+    /// to be the same at the next attempt. `with_input`: also what the pipeline began with.
+    pub fn to_stored(&self, with_input: bool) -> BTreeMap<String, String> {
+        let mut stored = self.values.clone();
+        if let Some(id) = self.message_id() {
+            stored.insert(Self::STORED_MESSAGE_ID.to_owned(), id.as_str().to_owned());
+        }
+        if let Some(input) = self.pipeline_input.as_ref().filter(|_| with_input) {
+            let bytes = base64::encode(&input.to_bytes(self.generation));
+            let text = format!("{}:{bytes}", input.kind().as_str());
+            stored.insert(Self::STORED_INPUT.to_owned(), text);
+        }
+        stored
+    }
+
+    /// Puts back what a stored object was kept with ([`Context::to_stored`]).
+    pub fn restore(&mut self, mut stored: BTreeMap<String, String>) {
+        self.message_id = stored
+            .remove(Self::STORED_MESSAGE_ID)
+            .map(|id| MessageId::from_stored(&id));
+        self.pipeline_input = stored
+            .remove(Self::STORED_INPUT)
+            .and_then(|text| input_from_stored(&text));
+        self.values = stored;
+    }
+
+    /// Notes what the pipeline begins with, unless that is known: a run that resumes has it from where it began, or else
+    /// begins with what it resumes with.
+    pub fn begin_with(&mut self, input: &Data) {
+        self.pipeline_input.get_or_insert_with(|| input.clone());
+    }
+
+    /// What the pipeline began with; none before it begins.
+    pub fn pipeline_input(&self) -> Option<&Data> {
+        self.pipeline_input.as_ref()
+    }
+
+    /// Says which function of the pipeline is called, counted from 0.
+    pub fn set_position(&mut self, position: usize) {
+        self.position = position;
+    }
+
+    /// Says which message this is from now on: for a function that makes one of several
+    /// ([`MessageId::of_members`]).
+    pub fn set_message_id(&mut self, id: MessageId) {
+        self.message_id = Some(id);
+    }
+
+    /// Which message this is. None for one that nothing tells from another of the same content: without a correlation id
+    /// and no event.
+    pub fn message_id(&self) -> Option<MessageId> {
+        if let Some(id) = &self.message_id {
+            return Some(id.clone());
+        }
+        let input = self.pipeline_input.as_ref()?;
+        let is_event = matches!(input, Data::Event(event) if !event.id.is_empty());
+        let is_unique = is_event || !self.correlation_id.as_str().is_empty();
+        let topic = self.value(Self::RECEIVED_TOPIC).unwrap_or_default();
+        is_unique.then(|| MessageId::of(topic, input, self.generation))
+    }
+
+    /// A text by which a destination tells an export that comes twice from two exports: a digest of service key,
+    /// pipeline, position of the function, correlation id and [message](Context::message_id). The same at every attempt,
+    /// also after a restart and when the broker delivers again.
+    pub fn idempotency_key(&self) -> Option<String> {
+        let position = self.position.to_string();
+        let message_id = self.message_id()?;
+        let parts = [
+            self.service_key.as_str(),
+            self.pipeline_id.as_str(),
+            &position,
+            self.correlation_id.as_str(),
+            message_id.as_str(),
+        ];
+        Some(digest::hex(parts.map(str::as_bytes)))
     }
 
     /// Replaces each `{key}` in `format` by the context value of that key, whatever its case.
@@ -234,6 +319,13 @@ impl Context {
     }
 }
 
+/// None for a damaged row: the run then goes on as one that begins with what it resumes with.
+fn input_from_stored(text: &str) -> Option<Data> {
+    let (kind, base64) = text.split_once(':')?;
+    let bytes = base64::decode(base64.as_bytes()).ok()?;
+    Data::restore(DataKind::from_name(kind)?, bytes.into()).ok()
+}
+
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
@@ -295,6 +387,85 @@ mod tests {
             error.to_string(),
             "failed to replace all context placeholders in '{pipelineid}/{nope}': no value for '{nope}'"
         );
+    }
+
+    fn event(id: &str, readings: &[(&str, &str)]) -> Data {
+        let reading = |(id, resource): &(&str, &str)| edgehold_contracts::Reading {
+            id: (*id).to_owned(),
+            resource_name: (*resource).to_owned(),
+            ..Default::default()
+        };
+        Data::Event(Arc::new(edgehold_contracts::Event {
+            id: id.to_owned(),
+            readings: readings.iter().map(reading).collect(),
+            ..Default::default()
+        }))
+    }
+
+    fn key(correlation_id: &str, topic: &str, position: usize, input: &Data) -> Option<String> {
+        let mut ctx = context();
+        ctx.correlation_id = CorrelationId::new(correlation_id);
+        ctx.add_value(Context::RECEIVED_TOPIC, topic);
+        ctx.begin_with(input);
+        ctx.set_position(position);
+        ctx.idempotency_key()
+    }
+
+    #[test]
+    fn every_message_has_a_key_of_its_own_at_every_position() {
+        let one = event("e1", &[("r1", "a")]);
+        let keys = [
+            key("c", "t", 1, &one),
+            key("c", "t", 2, &one),
+            key("c", "u", 1, &one),
+            key("d", "t", 1, &one),
+            key("c", "t", 1, &event("e2", &[("r1", "a")])),
+            key("c", "t", 1, &event("e1", &[("r2", "b")])),
+            key("c", "t", 1, &Data::Text("a".to_owned())),
+            key("c", "t", 1, &Data::Text("b".to_owned())),
+        ];
+        let different: std::collections::BTreeSet<_> = keys.iter().flatten().collect();
+        assert_eq!(different.len(), keys.len(), "{keys:?}");
+        assert_eq!(key("c", "t", 1, &one), keys[0]);
+        assert!(keys.iter().flatten().all(|key| key.len() == 32));
+    }
+
+    #[test]
+    fn what_may_legally_come_twice_has_no_key() {
+        assert_eq!(key("", "t", 1, &Data::Text("on".to_owned())), None);
+        assert!(key("", "t", 1, &event("e1", &[])).is_some());
+    }
+
+    #[test]
+    fn what_is_stored_of_a_context_comes_back_but_is_no_value() {
+        let mut first = context();
+        first.begin_with(&event("e1", &[]));
+        first.add_value("a", "1");
+        first.set_position(3);
+
+        let stored = first.to_stored(true);
+        let mut resumed = context();
+        resumed.restore(stored);
+        resumed.begin_with(&Data::Text("transformed".to_owned()));
+        resumed.set_position(3);
+
+        assert_eq!(resumed.values(), first.values());
+        assert_eq!(resumed.pipeline_input(), first.pipeline_input());
+        assert_eq!(resumed.idempotency_key(), first.idempotency_key());
+    }
+
+    #[test]
+    fn a_message_of_several_is_named_by_them() {
+        let member = |id: &str| MessageId::of("t", &event(id, &[]), Generation::V4);
+        let (a, b) = (member("a"), member("b"));
+        let mut ctx = context();
+        ctx.begin_with(&event("a", &[]));
+        let alone = ctx.idempotency_key();
+        ctx.set_message_id(MessageId::of_members([&a, &b]));
+        let together = ctx.idempotency_key();
+        assert!(together.is_some() && together != alone);
+        assert_ne!(MessageId::of_members([&a, &b]), MessageId::of_members([&a]));
+        assert_ne!(MessageId::of_members([&a]), a);
     }
 
     #[test]

@@ -7,6 +7,9 @@ use crate::{BoxFuture, Context, Data, FunctionError};
 pub enum Flow {
     /// Hand this to the next function.
     Continue(Data),
+    /// Hand on nothing: the next function gets what the pipeline began with (contract: messages-and-functions §5.4). A
+    /// function that says this has to say so before, by [`AppFunction::hands_on_nothing`].
+    ContinueWithPipelineInput,
     /// End the pipeline here without error: filtered, or kept for a batch.
     Stop,
 }
@@ -44,6 +47,12 @@ pub trait AppFunction: Send + Sync {
     /// # Errors
     /// [`FunctionError`] ends the pipeline; its class says whether another attempt can help.
     fn call<'a>(&'a self, ctx: &'a mut Context, data: Data) -> BoxFuture<'a, Result<Flow, FunctionError>>;
+
+    /// Whether it may answer [`Flow::ContinueWithPipelineInput`]: then what the pipeline began with is kept beside what
+    /// this function is to be called with again. Otherwise a retry that needs it gets the latter in its place.
+    fn hands_on_nothing(&self) -> bool {
+        false
+    }
 }
 
 /// An [`AppFunction`] that only computes: testable without a runtime.

@@ -3,7 +3,10 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
+use edgehold_contracts::Generation;
 use uuid::Uuid;
+
+use crate::{Data, digest};
 
 /// A text that cannot be the identifier it was given as.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,6 +135,44 @@ text_id! {
 impl Destination {
     /// Keeps a destination. The caller has already removed credentials.
     pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+text_id! {
+    /// What tells one message from every other, at its first attempt, on a retry and after a restart: a digest, 32
+    /// hexadecimal digits. Part of [`Context::idempotency_key`](crate::Context::idempotency_key).
+    MessageId
+}
+
+impl MessageId {
+    /// The id of what a pipeline was given: for an event the topic, its id and those of its readings, because two parts of
+    /// one event may come by the same topic; for anything else the topic and its bytes.
+    pub(crate) fn of(topic: &str, input: &Data, generation: Generation) -> Self {
+        let mut parts = vec![topic.as_bytes()];
+        let bytes;
+        match input {
+            Data::Event(event) if !event.id.is_empty() => {
+                parts.push(event.id.as_bytes());
+                for reading in &event.readings {
+                    parts.extend([reading.id.as_bytes(), reading.resource_name.as_bytes()]);
+                }
+            }
+            other => {
+                bytes = other.to_bytes(generation);
+                parts.push(&bytes);
+            }
+        }
+        Self(digest::hex(parts).into())
+    }
+
+    /// The id of a message made of these, in this order.
+    pub fn of_members<'a>(members: impl IntoIterator<Item = &'a Self>) -> Self {
+        Self(digest::hex(members.into_iter().map(|member| member.as_str().as_bytes())).into())
+    }
+
+    /// An id read back from a store.
+    pub fn from_stored(text: &str) -> Self {
         Self(text.into())
     }
 }

@@ -2,9 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use sha2::{Digest, Sha256};
-
-use crate::{AppFunction, PipelineId, Timestamp, TopicFilter};
+use crate::{AppFunction, PipelineId, Timestamp, TopicFilter, digest};
 
 /// What a payload is decoded into before the first function (`Writable.Pipeline.TargetType`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,20 +66,10 @@ pub struct PipelineVersion(String);
 impl PipelineVersion {
     /// The version of these steps.
     pub fn of(steps: &[PipelineStep]) -> Self {
-        let mut digest = Sha256::new();
-        for step in steps {
-            for part in [&step.name, &step.built_in, &step.variant] {
-                // The length keeps ("ab", "c") and ("a", "bc") apart.
-                digest.update((part.len() as u64).to_be_bytes());
-                digest.update(part.as_bytes());
-            }
-        }
-        let hex = digest
-            .finalize()
+        let parts = steps
             .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+            .flat_map(|step| [&step.name, &step.built_in, &step.variant]);
+        let hex = digest::hex(parts.map(|part| part.as_bytes()));
         Self(hex)
     }
 

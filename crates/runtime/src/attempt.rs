@@ -211,7 +211,7 @@ fn ended(object: StoredObject, action: Action, entry: Entry) -> Ended {
 fn restore(object: &StoredObject, set: &PipelineSet, ctx: &mut Context) -> Result<Data, String> {
     match &object.input {
         StoredInput::Bytes { kind } => {
-            ctx.restore_values(object.context.clone());
+            ctx.restore(object.context.clone());
             // What does not fit its kind is still what the function was to send: it gets the bytes.
             Ok(Data::restore(*kind, object.payload.clone())
                 .unwrap_or_else(|_| Data::Bytes(object.payload.clone())))

@@ -58,6 +58,7 @@ impl Run {
         visitor: Arc<Visitor>,
     ) -> Self {
         ctx.set_gate(visitor.clone());
+        ctx.begin_with(&input);
         Self {
             pipeline,
             ctx,
@@ -73,6 +74,7 @@ impl Run {
         while let Some(step) = self.pipeline.steps().get(self.position) {
             self.ctx.take_retry_data();
             self.ctx.take_destination();
+            self.ctx.set_position(self.position);
             let call =
                 AssertUnwindSafe(async { step.function.call(&mut self.ctx, self.input.clone()).await });
             let result = call.catch_unwind().await.unwrap_or_else(|panic| {
@@ -91,6 +93,12 @@ impl Run {
                         Flow::Stop => return Outcome::Filtered,
                         Flow::Continue(data) => {
                             self.input = data;
+                            self.position += 1;
+                        }
+                        Flow::ContinueWithPipelineInput => {
+                            if let Some(input) = self.ctx.pipeline_input() {
+                                self.input = input.clone();
+                            }
                             self.position += 1;
                         }
                     }
@@ -115,10 +123,22 @@ impl Run {
         Progress {
             position: u32::try_from(self.position).unwrap_or(u32::MAX),
             version: self.pipeline.version().clone(),
+            context: self.ctx.to_stored(self.needs_pipeline_input(&retry_data)),
             kind: retry_data.kind,
             payload: retry_data.payload,
-            context: self.ctx.values().clone(),
         }
+    }
+
+    /// Whether a later attempt needs what the pipeline began with beside what the current function is called with.
+    fn needs_pipeline_input(&self, retry_data: &RetryData) -> bool {
+        let rest = self.pipeline.steps().get(self.position..).unwrap_or_default();
+        let needed = rest
+            .split_last()
+            .is_some_and(|(_, before)| before.iter().any(|step| step.function.hands_on_nothing()));
+        let begun_with = |input: &Data| {
+            input.kind() == retry_data.kind && input.to_bytes(self.ctx.generation()) == retry_data.payload
+        };
+        needed && !self.ctx.pipeline_input().is_some_and(begun_with)
     }
 
     /// What the current function has received.

@@ -26,6 +26,7 @@ use edgehold_test_support::wait;
 use tokio::sync::{mpsc, watch};
 
 mod runtime {
+    mod input;
     mod journal;
     mod lanes;
     mod limits;
