@@ -52,7 +52,7 @@ fn call<'a>(
 fn continued(flow: Result<Flow, FunctionError>) -> Data {
     match flow {
         Ok(Flow::Continue(data)) => data,
-        Ok(Flow::Stop) => panic!("an export never stops a pipeline silently"),
+        Ok(other) => panic!("HTTPExport always hands on something, but it answered {other:?}"),
         Err(error) => panic!("the export failed: {}", error.chain()),
     }
 }

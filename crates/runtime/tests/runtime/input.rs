@@ -3,12 +3,15 @@
 
 use super::super::*;
 
+/// What a function was called with, and the key it would be known by.
+type Seen = (Data, Option<String>);
+
 /// Sees each call of the function behind it, successful or not.
 #[derive(Clone, Default)]
-struct Calls(Arc<Mutex<Vec<(Data, Option<String>)>>>);
+struct Calls(Arc<Mutex<Vec<Seen>>>);
 
 impl Calls {
-    fn all(&self) -> Vec<(Data, Option<String>)> {
+    fn all(&self) -> Vec<Seen> {
         self.0.lock().unwrap().clone()
     }
 }
@@ -101,10 +104,7 @@ async fn behind_a_function_that_hands_on_nothing_comes_what_the_pipeline_began_w
     let chain = Chain::start(ENABLED, Answer::Accept, Answer::Accept);
     chain.service.deliver(EVENT).await;
     chain.completed().await;
-    assert_eq!(
-        chain.first_calls.all()[0].0,
-        Data::Text("wrapped 0".to_owned())
-    );
+    assert_eq!(chain.first_calls.all()[0].0, Data::Text("wrapped 0".to_owned()));
     assert!(is_the_event(&chain.second_calls.all()[0].0));
 }
 
@@ -155,7 +155,11 @@ async fn the_key_of_an_export_is_the_same_at_every_attempt_and_another_at_every_
 #[tokio::test]
 async fn a_journaled_run_that_begins_again_has_the_same_key_although_it_sends_something_else() {
     // Given a run that was stored as the delivery it came as, because its export hangs
-    let leaves = [("Enabled", "true"), ("RetryInterval", "1s"), ("Journal", "always")];
+    let leaves = [
+        ("Enabled", "true"),
+        ("RetryInterval", "1s"),
+        ("Journal", "always"),
+    ];
     let chain = Chain::start(&leaves, Answer::Hang, Answer::Accept);
     assert_eq!(chain.service.deliver(EVENT).await, Disposition::Done);
     chain
@@ -168,7 +172,11 @@ async fn a_journaled_run_that_begins_again_has_the_same_key_although_it_sends_so
     let again = Chain::start(ENABLED, Answer::Accept, Answer::Accept);
     let mut row = row;
     row.state = ObjectState::Failed;
-    let appended = again.service.queue.append(&[row], edgehold_store::Room::default()).await;
+    let appended = again
+        .service
+        .queue
+        .append(&[row], edgehold_store::Room::default())
+        .await;
     assert!(appended[0].is_ok(), "{appended:?}");
     again.service.deliver_as("corr-2", EVENT).await;
 
@@ -179,5 +187,9 @@ async fn a_journaled_run_that_begins_again_has_the_same_key_although_it_sends_so
         .await;
     let keys: Vec<_> = again.first_calls.all().into_iter().map(|(_, key)| key).collect();
     let first = chain.first_calls.all().remove(0).1;
-    assert_eq!(keys.iter().filter(|key| **key == first).count(), 1, "{keys:?} {first:?}");
+    assert_eq!(
+        keys.iter().filter(|key| **key == first).count(),
+        1,
+        "{keys:?} {first:?}"
+    );
 }
