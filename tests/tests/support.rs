@@ -509,7 +509,7 @@ pub(crate) async fn start_subscribed(service: &mut Service, broker: &mut Mosquit
     // Mosquitto writes `<time>: <client id> <qos> <filter>`.
     broker
         .process()
-        .wait_for_line_after(before, "/events/", LONG)
+        .wait_for_line_after(before, " edgex/", LONG)
         .await;
     Ok(())
 }

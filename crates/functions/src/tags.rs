@@ -11,24 +11,37 @@ use crate::input;
 
 /// `AddTags`, whose `Tags` is a list `key:value,key:value`, blank for none. Neither keys nor values can hold `:` or `,`.
 pub(crate) fn build(parameters: &Parameters) -> Result<BuiltFunction, InvalidFunction> {
-    let list = parameters.required("Tags")?;
-    let tags = if list.is_empty() {
-        Ok(Tags::new())
-    } else {
-        list.split(',').map(|pair| tag(parameters, pair)).collect()
-    };
-    Ok(BuiltFunction::new(AddTags { tags: tags? }))
+    let tags = pairs(parameters, "Tags")?;
+    let tags = tags.into_iter().map(|(key, value)| (key, value.into()));
+    Ok(BuiltFunction::new(AddTags { tags: tags.collect() }))
 }
 
-fn tag(parameters: &Parameters, pair: &str) -> Result<(String, serde_json::Value), InvalidFunction> {
-    let parts: Vec<&str> = pair.split(':').map(str::trim).collect();
-    match parts[..] {
-        [key, value] if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.into())),
-        _ => Err(parameters.invalid(
-            "Tags",
-            format!("'{}', which is not of the form 'key:value'", pair.trim()),
-        )),
+/// The pairs of the list `key:value,key:value` in the parameter `name`, in its order; of two with the same key the last.
+///
+/// # Errors
+/// [`InvalidFunction`] when the parameter is missing, or for the first that is not of this form.
+pub(crate) fn pairs(parameters: &Parameters, name: &str) -> Result<Vec<(String, String)>, InvalidFunction> {
+    let list = parameters.required(name)?;
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for pair in list.split(',').filter(|_| !list.is_empty()) {
+        let parts: Vec<&str> = pair.split(':').map(str::trim).collect();
+        let [key, value] = parts[..] else {
+            return Err(not_a_pair(parameters, name, pair));
+        };
+        if key.is_empty() || value.is_empty() {
+            return Err(not_a_pair(parameters, name, pair));
+        }
+        pairs.retain(|(known, _)| known != key);
+        pairs.push((key.to_owned(), value.to_owned()));
     }
+    Ok(pairs)
+}
+
+fn not_a_pair(parameters: &Parameters, name: &str, pair: &str) -> InvalidFunction {
+    parameters.invalid(
+        name,
+        format!("'{}', which is not of the form 'key:value'", pair.trim()),
+    )
 }
 
 /// Adds the tags, replacing those of the same name.
