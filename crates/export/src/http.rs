@@ -11,10 +11,14 @@
 //! | `HeaderName`, `SecretName`, `SecretValueKey` | empty | a header whose value is a secret: all three or none |
 //! | `HttpRequestHeaders` | `{}` | more headers: a JSON object of texts |
 //! | `ConnectTimeout`, `RequestTimeout` | `5s`, `30s` | ours: until connected; until the answer is read whole |
+//! | `Compression` | `none` | ours: `gzip` compresses what is sent |
+//! | `TlsSecretName` | empty | ours: a secret with `cacert` (the only authorities to believe), `clientcert` and `clientkey` in PEM, each optional, read for each message |
+//! | `SkipVerify` | `false` | ours: any certificate of the server will do |
+//! | `IdempotencyKey` | `true` | ours: a header `Idempotency-Key`, the same at every attempt ([`Context::idempotency_key`]) |
 //! | `PermanentStatus` | empty | ours: statuses no retry can help, for example `400,413,5xx` |
 //!
 //! A status of 200 to 299 is success. `Content-Type` replaces a secret header of that name, and `HttpRequestHeaders`
-//! replaces both.
+//! replaces both, and `Idempotency-Key` too. Proxies are those of the environment, as in Go.
 //!
 //! Where this differs from EdgeX on purpose:
 //!
@@ -29,37 +33,41 @@
 mod answer;
 mod client;
 mod options;
+mod proxy;
 mod request;
 mod retry_after;
 mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edgehold_core::{
     AppFunction, BoxFuture, BuiltFunction, Context, Data, Destination, ErrorClass, Fault, Flow,
     FunctionError, FunctionFactory, InvalidFunction, Parameters, Unsent,
 };
+use flate2::{Compression, write::GzEncoder};
 use reqwest::{
-    Client, StatusCode, Url,
-    header::{HeaderMap, HeaderValue},
+    StatusCode, Url,
+    header::{HeaderMap, HeaderName, HeaderValue},
 };
 use tokio::time::Instant;
 
 use self::{
     answer::{Body, read_body},
-    client::Clients,
+    client::{Certificates, ClientSettings, ClientSource, Clients},
     options::{HttpExportOptions, SecretHeader},
     request::Request,
     retry_after::retry_after,
 };
 
-/// Builds `HTTPExport` functions, which share one pool of connections for each `ConnectTimeout`.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Builds `HTTPExport` functions, which share one pool of connections for each set of connection settings.
 ///
 /// The pool outlives a change of the configuration and ends with the last function that uses it.
 #[derive(Default)]
 pub struct HttpExportFactory {
-    clients: Clients,
+    clients: Arc<Clients>,
 }
 
 impl HttpExportFactory {
@@ -72,12 +80,13 @@ impl HttpExportFactory {
 impl FunctionFactory for HttpExportFactory {
     fn build(&self, parameters: &Parameters) -> Result<BuiltFunction, InvalidFunction> {
         let options = HttpExportOptions::from_parameters(parameters)?;
-        let client = self.clients.get(options.connect_timeout).map_err(|e| {
-            parameters.invalid(
-                "ConnectTimeout",
-                format!("of no use: no HTTP client can be made: {e}"),
-            )
-        })?;
+        let settings = ClientSettings {
+            connect_timeout: options.connect_timeout,
+            skip_verify: options.skip_verify,
+            certificates: Certificates::default(),
+        };
+        let client = ClientSource::try_new(self.clients.clone(), settings, options.tls_secret_name.clone());
+        let client = client.map_err(|e| parameters.invalid("Url", format!("out of reach: {}", chain(&e))))?;
         let variant = options.method.as_str().to_lowercase();
         Ok(BuiltFunction::with_variant(
             HttpExport { options, client },
@@ -89,7 +98,7 @@ impl FunctionFactory for HttpExportFactory {
 /// The function `HTTPExport`.
 struct HttpExport {
     options: HttpExportOptions,
-    client: Arc<Client>,
+    client: ClientSource,
 }
 
 /// Cancel safety: dropping the future closes its connection and does nothing else; the destination may or may not have
@@ -143,8 +152,18 @@ impl HttpExport {
             method: self.options.method.clone(),
             url: self.url(ctx)?,
             headers: self.headers(ctx).await?,
-            body: Some(data.to_bytes(ctx.generation())),
+            body: Some(self.body(ctx, data)),
         })
+    }
+
+    fn body(&self, ctx: &Context, data: &Data) -> Bytes {
+        let bytes = data.to_bytes(ctx.generation());
+        if !self.options.gzip {
+            return bytes;
+        }
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let compressed = encoder.write_all(&bytes).and_then(|()| encoder.finish());
+        compressed.expect("writing to memory does not fail").into()
     }
 
     /// The URL for this message. Errors never show it: it may hold credentials.
@@ -172,12 +191,22 @@ impl HttpExport {
     /// rotated one is used at once.
     async fn headers(&self, ctx: &Context) -> Result<HeaderMap, FunctionError> {
         let mut headers = self.options.headers.clone();
-        let Some(SecretHeader { header, name, key }) = &self.options.secret_header else {
-            return Ok(headers);
-        };
-        if headers.contains_key(header) {
-            return Ok(headers);
+        if let Some(secret) = &self.options.secret_header
+            && !headers.contains_key(&secret.header)
+        {
+            headers.insert(&secret.header, self.secret_value(ctx, secret).await?);
         }
+        if self.options.idempotency_key
+            && !headers.contains_key(IDEMPOTENCY_KEY)
+            && let Some(key) = ctx.idempotency_key().and_then(|key| key.parse().ok())
+        {
+            headers.insert(IDEMPOTENCY_KEY, key);
+        }
+        Ok(headers)
+    }
+
+    async fn secret_value(&self, ctx: &Context, secret: &SecretHeader) -> Result<HeaderValue, FunctionError> {
+        let SecretHeader { name, key, .. } = secret;
         let pipeline = ctx.pipeline_id();
         let secret = ctx.secrets().value(name, key).await.map_err(|e| {
             FunctionError::transient(format!(
@@ -192,8 +221,7 @@ impl HttpExport {
             ))
         })?;
         value.set_sensitive(true);
-        headers.insert(header, value);
-        Ok(headers)
+        Ok(value)
     }
 
     async fn approach_and_send(&self, ctx: &mut Context, request: Request) -> Result<Bytes, FunctionError> {
@@ -209,19 +237,21 @@ impl HttpExport {
     async fn send(&self, ctx: &Context, request: Request) -> Result<Bytes, FunctionError> {
         let pipeline = ctx.pipeline_id();
         let deadline = Instant::now() + self.options.request_timeout;
-        let response = request::send(&self.client, request, deadline)
-            .await
-            .map_err(|e| {
-                // What could not even be written as a request never got to the destination.
-                let fault = if e.is_builder() {
-                    Fault::Request
-                } else {
-                    Fault::Destination
-                };
-                FunctionError::transient(format!("export failed in pipeline '{pipeline}'"))
-                    .with_fault(fault)
-                    .with_source(e.without_url())
-            })?;
+        let client = self.client.client(ctx.secrets()).await.map_err(|e| {
+            // Transient: certificates can be put right without touching the pipeline.
+            FunctionError::transient(format!("in pipeline '{pipeline}' nothing can be sent")).with_source(e)
+        })?;
+        let response = request::send(&client, request, deadline).await.map_err(|e| {
+            // What could not even be written as a request never got to the destination.
+            let fault = if e.is_builder() {
+                Fault::Request
+            } else {
+                Fault::Destination
+            };
+            FunctionError::transient(format!("export failed in pipeline '{pipeline}'"))
+                .with_fault(fault)
+                .with_source(e.without_url())
+        })?;
         let status = response.status();
         if !status.is_success() {
             let delay = retry_after(status, response.headers());
@@ -280,6 +310,11 @@ fn destination(url: &Url) -> Destination {
     let host = url.host_str().unwrap_or_default();
     let port = url.port_or_known_default().unwrap_or_default();
     Destination::new(&format!("{}://{host}:{port}", url.scheme()))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The first `{key}` of `template` without a value. [`edgehold_core::UnresolvedPlaceholder`] knows it too, but prints the whole

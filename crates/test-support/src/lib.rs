@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`Mosquitto`], [`Consul`] | the real server: own port, own folder, ready when `start` returns, gone on drop |
 //! | [`HttpSink`] | an export destination that answers, fails, hangs or vanishes as told |
+//! | [`Authority`], [`TlsFront`] | certificates of the test's own, and TLS before a server that speaks none |
 //! | [`MqttPublisher`], [`MqttSubscriber`] | the devices before us and the cloud behind us |
 //! | [`Process`] | a built program, with its output and its signals |
 //! | [`aes256`] | the reader of what was encrypted |
@@ -33,6 +34,7 @@ mod mqtt;
 mod port;
 mod process;
 mod recorded_messages;
+mod tls;
 mod unique;
 pub mod wait;
 
@@ -42,4 +44,5 @@ pub use mosquitto::{Mosquitto, MosquittoBuilder};
 pub use mqtt::{Message, MqttPublisher, MqttSubscriber, Qos};
 pub use port::Port;
 pub use process::{Process, edgehold_binary, installed_program};
+pub use tls::{Authority, Certificate, TlsFront};
 pub use unique::unique_name;

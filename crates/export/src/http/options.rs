@@ -6,7 +6,8 @@ use edgehold_core::{InvalidFunction, Parameters};
 use reqwest::{
     Method,
     header::{
-        CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING,
+        CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TRAILER,
+        TRANSFER_ENCODING,
     },
 };
 
@@ -28,8 +29,14 @@ pub(super) struct HttpExportOptions {
     pub(super) secret_header: Option<SecretHeader>,
     /// `Content-Type` and `HttpRequestHeaders`.
     pub(super) headers: HeaderMap,
+    pub(super) gzip: bool,
+    /// Whether each request says by which key it is known.
+    pub(super) idempotency_key: bool,
     pub(super) connect_timeout: Duration,
     pub(super) request_timeout: Duration,
+    pub(super) skip_verify: bool,
+    /// The secret with certificates.
+    pub(super) tls_secret_name: Option<String>,
     pub(super) permanent_status: StatusSet,
     /// Why no message can be sent. As in EdgeX that is no reason not to load: it fails each message.
     pub(super) contradiction: Option<&'static str>,
@@ -56,6 +63,15 @@ impl HttpExportOptions {
         } else {
             secret_contradiction
         };
+        let gzip = gzip(parameters)?;
+        let mut headers = headers(parameters)?;
+        if gzip {
+            if headers.contains_key(CONTENT_ENCODING) {
+                let problem = "'gzip' although HttpRequestHeaders has a Content-Encoding of its own";
+                return Err(parameters.invalid("Compression", problem));
+            }
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         let time_limit = |name, default| -> Result<Duration, InvalidFunction> {
             Ok(parameters
                 .parsed::<TimeLimit>(name)?
@@ -68,7 +84,12 @@ impl HttpExportOptions {
             continue_on_send_error,
             return_input_data,
             secret_header,
-            headers: headers(parameters)?,
+            headers,
+            gzip,
+            idempotency_key: parameters.bool("IdempotencyKey", true)?,
+            skip_verify: parameters.bool("SkipVerify", false)?,
+            tls_secret_name: Some(parameters.text("TlsSecretName").to_owned())
+                .filter(|name| !name.is_empty()),
             connect_timeout: time_limit("ConnectTimeout", DEFAULT_CONNECT_TIMEOUT)?,
             request_timeout: time_limit("RequestTimeout", DEFAULT_REQUEST_TIMEOUT)?,
             permanent_status: parameters.parsed("PermanentStatus")?.unwrap_or_default(),
@@ -82,6 +103,18 @@ fn method(parameters: &Parameters) -> Result<Method, InvalidFunction> {
         text if text.eq_ignore_ascii_case("post") => Ok(Method::POST),
         text if text.eq_ignore_ascii_case("put") => Ok(Method::PUT),
         text => Err(parameters.invalid("Method", format!("'{text}', which is neither 'post' nor 'put'"))),
+    }
+}
+
+fn gzip(parameters: &Parameters) -> Result<bool, InvalidFunction> {
+    match parameters.text("Compression") {
+        "" => Ok(false),
+        text if text.eq_ignore_ascii_case("none") => Ok(false),
+        text if text.eq_ignore_ascii_case("gzip") => Ok(true),
+        text => Err(parameters.invalid(
+            "Compression",
+            format!("'{text}', which is neither 'gzip' nor 'none'"),
+        )),
     }
 }
 
@@ -214,7 +247,13 @@ mod tests {
 
     #[test]
     fn a_switch_that_is_no_boolean_is_refused_by_name() {
-        for name in ["PersistOnError", "ContinueOnSendError", "ReturnInputData"] {
+        for name in [
+            "PersistOnError",
+            "ContinueOnSendError",
+            "ReturnInputData",
+            "SkipVerify",
+            "IdempotencyKey",
+        ] {
             assert!(refusal(&[(name, "yes")]).contains(name));
         }
     }
@@ -278,6 +317,22 @@ mod tests {
         assert_eq!(headers[CONTENT_TYPE], "text/csv");
         assert_eq!(headers["x-extra"], "e1");
         assert_eq!(headers.len(), 2);
+    }
+
+    #[test]
+    fn compression_is_gzip_or_none() {
+        let encoding = |value| {
+            options(&[("Compression", value)])
+                .unwrap()
+                .headers
+                .get(CONTENT_ENCODING)
+                .cloned()
+        };
+        assert_eq!(encoding("GZip").unwrap(), "gzip");
+        assert_eq!((encoding("none"), encoding("")), (None, None));
+        assert!(refusal(&[("Compression", "zlib")]).contains("neither 'gzip' nor 'none'"));
+        let own = ("HttpRequestHeaders", r#"{"content-encoding":"br"}"#);
+        assert!(refusal(&[("Compression", "gzip"), own]).contains("Content-Encoding"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod connection;
 mod gate;
 mod recorded;
 mod request;
+mod tls;
 
 use std::{future::Future, sync::Arc};
 
