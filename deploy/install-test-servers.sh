@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests and the build need beyond Rust: mosquitto, consul, a C compiler, pkg-config and the headers of
-# OpenSSL. Does nothing where all of it is there. As root on Debian it installs what is missing; elsewhere it names it
-# and fails. Nothing is written into the repository and no service is left running.
+# Installs what the tests and the build need beyond Rust: mosquitto, redis-server, nats-server, consul, a C compiler,
+# pkg-config and the headers of OpenSSL. Does nothing where all of it is there. As root on Debian it installs what is
+# missing; elsewhere it names it and fails. Nothing is written into the repository and no service is left running.
 set -euo pipefail
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -12,6 +12,8 @@ policy=/usr/sbin/policy-rc.d
 # Prints the missing Debian packages, one a line.
 missing() {
     command -v mosquitto >/dev/null || echo mosquitto
+    command -v redis-server >/dev/null || echo redis-server
+    command -v nats-server >/dev/null || echo nats-server
     command -v consul >/dev/null || echo consul
     command -v cc >/dev/null || printf '%s\n' gcc libc6-dev
     command -v pkg-config >/dev/null || echo pkg-config

@@ -121,7 +121,11 @@ async fn publish(
 }
 
 /// Waits until every event has been accepted, and compares.
-async fn everything_came_out(service: &Service, sink: &HttpSink, messages: &[RecordedMessage]) -> Result<()> {
+pub(crate) async fn everything_came_out(
+    service: &Service,
+    sink: &HttpSink,
+    messages: &[RecordedMessage],
+) -> Result<()> {
     let events: Vec<RecordedMessage> = messages
         .iter()
         .filter(|message| is_event(message))

@@ -5,6 +5,7 @@ mod architecture;
 // End to end: the real binary against the real servers.
 mod bad_input;
 mod bounce;
+mod buses;
 mod disk;
 mod faults;
 mod http_trigger;

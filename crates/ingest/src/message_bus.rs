@@ -1,4 +1,4 @@
-//! The EdgeX message bus trigger over MQTT (`Trigger.Type` `edgex-messagebus`).
+//! The EdgeX message bus trigger (`Trigger.Type` `edgex-messagebus`): over MQTT, and what it shares with other buses.
 //!
 //! Owns the opening of envelopes. Two futures run side by side: the connection, which never waits for anybody, and the
 //! forwarding, which alone waits while the runtime is busy. What lies between them is bounded by the byte budget.
@@ -10,11 +10,13 @@ use edgehold_core::{
 };
 use edgehold_mqtt::{Body, ConnectionSettings, ConnectionState, Incoming, Qos, Subscription};
 use tokio::sync::{mpsc, watch};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use bytes::Bytes;
 
-use crate::EnvelopeForm;
+use crate::{EnvelopeForm, names};
+
+pub(crate) mod redis;
 
 /// What the trigger needs to know.
 #[derive(Clone, Debug)]
@@ -98,7 +100,9 @@ impl Trigger for MessageBusTrigger {
             envelope_form,
         } = *self;
         Box::pin(async move {
-            let forwarding = forward(incoming, deliveries, envelope_form);
+            let forwarding = forward(incoming, deliveries, move |message| {
+                Some(open(message, envelope_form))
+            });
             tokio::join!(subscription.run(shutdown), forwarding);
             Ok(())
         })
@@ -106,13 +110,54 @@ impl Trigger for MessageBusTrigger {
 }
 
 /// Ends when the connection has ended and everything it received is forwarded, or when nobody takes deliveries; what
-/// is left then is abandoned, and the connection sees that and ends too.
-async fn forward(mut incoming: mpsc::Receiver<Incoming>, deliveries: DeliverySender, form: EnvelopeForm) {
+/// is left then is abandoned, and the connection sees that and ends too. What `open` makes no delivery of is not
+/// forwarded.
+async fn forward<T>(
+    mut incoming: mpsc::Receiver<T>,
+    deliveries: DeliverySender,
+    mut open: impl FnMut(T) -> Option<Delivery>,
+) {
     while let Some(message) = incoming.recv().await {
-        if deliveries.send(open(message, form)).await.is_err() {
+        let Some(delivery) = open(message) else { continue };
+        if deliveries.send(delivery).await.is_err() {
             debug!("nobody takes deliveries any more");
             return;
         }
+    }
+}
+
+/// What deliveries from a bus that divides levels by dots go through.
+struct SlashedTopics {
+    base_prefix: String,
+    filters: Vec<TopicFilter>,
+    warned: bool,
+}
+
+impl SlashedTopics {
+    fn new(base_prefix: String, filters: Vec<TopicFilter>) -> Self {
+        Self {
+            base_prefix,
+            filters,
+            warned: false,
+        }
+    }
+
+    /// Gives the delivery the topic it was published to, as far as that can be told. What no filter matches is done with:
+    /// the bus has sent more than was asked for.
+    fn take(&mut self, mut delivery: Delivery) -> Option<Delivery> {
+        delivery.topic = names::restored(delivery.topic, &self.base_prefix, &delivery.received);
+        if self.filters.iter().any(|filter| filter.matches(&delivery.topic)) {
+            return Some(delivery);
+        }
+        if !std::mem::replace(&mut self.warned, true) {
+            warn!(
+                topic = delivery.topic,
+                "a message that no topic of Trigger/SubscribeTopics matches is left out, and so are others like it: on this \
+                 bus a wildcard takes more than one level, and a name with a dot in it may count as two"
+            );
+        }
+        delivery.ack.done();
+        None
     }
 }
 

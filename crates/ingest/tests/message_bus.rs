@@ -1,5 +1,8 @@
 //! The message bus trigger against a real mosquitto, with messages recorded from EdgeX.
 
+#[path = "message_bus/buses.rs"]
+mod buses;
+
 use std::sync::Arc;
 
 use edgehold_contracts::{Generation, MessageEnvelope, Payload};

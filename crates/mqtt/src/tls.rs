@@ -47,6 +47,16 @@ pub struct TlsSettings {
     pub client_certificate: Option<ClientCertificate>,
 }
 
+impl TlsSettings {
+    /// The settings as rustls wants them, for connections that are not MQTT but secured by the same rules.
+    ///
+    /// # Errors
+    /// [`InvalidConnectionSettings::Tls`] for a PEM text that holds nothing usable.
+    pub fn client_config(&self) -> Result<Arc<ClientConfig>, InvalidConnectionSettings> {
+        client_config(self)
+    }
+}
+
 /// Makes the settings into a configuration.
 ///
 /// # Errors

@@ -24,11 +24,19 @@ pub(crate) struct BusSession {
     pub(crate) published_lower: watch::Receiver<Option<String>>,
 }
 
+/// What the message bus does for the promise.
+pub(crate) enum BusPromise {
+    /// It keeps what is not acknowledged, as far as the session asks for that.
+    Session(BusSession),
+    /// It loses this, whatever a session could ask for.
+    Gaps(Vec<&'static str>),
+}
+
 /// What the promise stands on beside the settings that change.
 #[derive(Default)]
 pub(crate) struct Durability {
     /// None for a trigger of the developer's own, which answers for itself.
-    pub(crate) bus: Option<BusSession>,
+    pub(crate) bus: Option<BusPromise>,
     /// Whether there are functions or pipelines of the developer's own. They may keep what failed without a parameter
     /// that says so.
     pub(crate) own_functions: bool,
@@ -68,13 +76,23 @@ impl Durability {
         }
     }
 
+    fn session(&self) -> Option<&BusSession> {
+        match self.bus.as_ref()? {
+            BusPromise::Session(session) => Some(session),
+            BusPromise::Gaps(_) => None,
+        }
+    }
+
     /// Which settings leave the promise empty, and what is lost by each.
     fn settings_gap(&self, writable: &Writable) -> Option<String> {
         if !writable.store_and_forward.enabled {
             return None;
         }
         let mut gaps = Vec::new();
-        if let Some(bus) = &self.bus {
+        if let Some(BusPromise::Gaps(lost)) = &self.bus {
+            gaps.extend(lost);
+        }
+        if let Some(bus) = self.session() {
             if bus.qos == Qos::AtMostOnce {
                 gaps.push(
                     "with MessageBus/Optional/Qos 0 what is in hand when the service is killed, and what is published \
@@ -104,7 +122,7 @@ impl Durability {
 
     /// Whether the broker has granted less than the settings ask for.
     fn broker_gap(&self, writable: &Writable) -> Option<String> {
-        let bus = self.bus.as_ref()?;
+        let bus = self.session()?;
         let lower = bus.granted.borrow().is_some_and(|granted| granted < bus.qos);
         (lower && writable.store_and_forward.enabled).then(|| {
             "Store and Forward is enabled, but does not keep everything: the broker grants QoS 0 although \
@@ -116,7 +134,7 @@ impl Durability {
 
     /// Whether others publish with less than is subscribed for.
     fn publisher_gap(&self, writable: &Writable) -> Option<String> {
-        let topic = self.bus.as_ref()?.published_lower.borrow().clone()?;
+        let topic = self.session()?.published_lower.borrow().clone()?;
         writable.store_and_forward.enabled.then(|| {
             format!(
                 "Store and Forward is enabled, but does not keep everything: messages are published with QoS 0 (the first \
@@ -128,8 +146,8 @@ impl Durability {
 }
 
 /// Returns when more is known of the bus. Pends where nothing ever will be.
-async fn bus_changed(bus: Option<&mut BusSession>) {
-    let Some(bus) = bus else {
+async fn bus_changed(bus: Option<&mut BusPromise>) {
+    let Some(BusPromise::Session(bus)) = bus else {
         return std::future::pending().await;
     };
     tokio::select! {
@@ -180,12 +198,12 @@ mod tests {
 
     fn bus(qos: Qos, clean_session: bool, granted: Option<Qos>) -> Durability {
         Durability {
-            bus: Some(BusSession {
+            bus: Some(BusPromise::Session(BusSession {
                 qos,
                 clean_session,
                 granted: watch::channel(granted).1,
                 published_lower: watch::channel(None).1,
-            }),
+            })),
             own_functions: false,
         }
     }
@@ -205,6 +223,20 @@ mod tests {
         assert_eq!(keys(&worst, &keeps), [true, true, false]);
         assert_eq!(keys(&worst, &drops), [true, true, true]);
         assert_eq!(worst.settings_gap(&writable(false, "false")), None);
+    }
+
+    #[test]
+    fn a_bus_that_keeps_nothing_is_named() {
+        let keeps = writable(true, "true");
+        let mut durability = bus(Qos::AtLeastOnce, false, None);
+        durability.bus = Some(BusPromise::Gaps(vec!["with MessageBus/Type redis all is lost"]));
+        let line = durability.settings_gap(&keeps).expect("a gap");
+        assert!(
+            line.ends_with("keep everything: with MessageBus/Type redis all is lost"),
+            "{line}"
+        );
+        assert_eq!(durability.broker_gap(&keeps), None);
+        assert_eq!(durability.settings_gap(&writable(false, "true")), None);
     }
 
     #[test]

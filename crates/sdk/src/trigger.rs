@@ -15,7 +15,7 @@ use edgehold_core::{
 };
 use edgehold_ingest::EnvelopeForm;
 
-use crate::{durability::BusSession, invocation::Invocation};
+use crate::{durability::BusPromise, invocation::Invocation};
 
 /// The trigger types EdgeX knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(crate) struct Ingress {
     /// The connection `response` publishes by.
     pub(crate) publication: Option<Companion>,
     /// How the session was asked for; none where the trigger is the developer's own.
-    pub(crate) session: Option<BusSession>,
+    pub(crate) session: Option<BusPromise>,
     /// Where the REST interface puts its deliveries; none unless it is the source.
     pub(crate) inlet: Option<Inlet>,
 }

@@ -7,7 +7,7 @@
 //!
 //! | value | what it stands for |
 //! | --- | --- |
-//! | [`Mosquitto`], [`Consul`] | the real server: own port, own folder, ready when `start` returns, gone on drop |
+//! | [`Mosquitto`], [`Redis`], [`Nats`], [`Consul`] | the real server: own port, own folder, ready when `start` returns, gone on drop |
 //! | [`HttpSink`] | an export destination that answers, fails, hangs or vanishes as told |
 //! | [`Authority`], [`TlsFront`] | certificates of the test's own, and TLS before a server that speaks none |
 //! | [`MqttPublisher`], [`MqttSubscriber`] | the devices before us and the cloud behind us |
@@ -31,9 +31,11 @@ pub mod http;
 mod http_sink;
 mod mosquitto;
 mod mqtt;
+mod nats;
 mod port;
 mod process;
 mod recorded_messages;
+mod redis;
 mod tls;
 mod unique;
 pub mod wait;
@@ -42,7 +44,9 @@ pub use consul::{Consul, ConsulBuilder};
 pub use http_sink::{Answer, Behaviour, HttpSink, Received};
 pub use mosquitto::{Mosquitto, MosquittoBuilder};
 pub use mqtt::{Message, MqttPublisher, MqttSubscriber, Qos};
+pub use nats::{Nats, NatsBuilder, NatsClient, NatsMessage};
 pub use port::Port;
 pub use process::{Process, edgehold_binary, installed_program};
+pub use redis::{Answer as RedisAnswer, Redis, RedisBuilder, RedisClient};
 pub use tls::{Authority, Certificate, TlsFront};
 pub use unique::unique_name;

@@ -1,6 +1,8 @@
 //! The trigger `edgex-messagebus`: which bus stands behind it.
 
 mod mqtt;
+mod redis;
+mod security;
 
 use edgehold_core::TriggerError;
 
@@ -46,7 +48,8 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     }
     match kind {
         BusKind::Mqtt => mqtt::build(origin).await,
-        BusKind::Redis | BusKind::NatsCore | BusKind::NatsJetStream => {
+        BusKind::Redis => redis::build(origin).await,
+        BusKind::NatsCore | BusKind::NatsJetStream => {
             wrong(format!("MessageBus/Type '{}' is not supported yet", bus.kind))
         }
     }

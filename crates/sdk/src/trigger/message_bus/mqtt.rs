@@ -10,7 +10,7 @@ use edgehold_ingest::{
 use edgehold_mqtt::{ConnectionSettings, Credentials, Publication, Qos};
 
 use crate::{
-    durability::BusSession,
+    durability::{BusPromise, BusSession},
     subscriptions::{RememberingTrigger, SubscriptionMemory},
     trigger::{Companion, Ingress, Origin},
 };
@@ -125,7 +125,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         trigger,
         response,
         publication,
-        session: Some(session),
+        session: Some(BusPromise::Session(session)),
         inlet: None,
     })
 }

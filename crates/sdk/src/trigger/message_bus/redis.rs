@@ -1,0 +1,72 @@
+//! The EdgeX message bus over Redis pub/sub.
+
+use std::sync::Arc;
+
+use edgehold_bus_redis::{ConnectionSettings, Credentials, Publication};
+use edgehold_core::{ResponsePublisher, TriggerError};
+use edgehold_ingest::{
+    MessageBusResponse, RedisBusSettings, RedisBusTrigger, response_topic, subscribe_filters,
+};
+
+use super::security::{Security, security};
+use crate::{
+    durability::BusPromise,
+    trigger::{Companion, Ingress, Origin},
+};
+
+/// What no setting can change.
+const GAP: &str = "with MessageBus/Type redis what is published while the service is away or not connected, what Redis \
+                   drops because it is taken too slowly, and what is in hand when the service is killed before it is \
+                   stored (Writable/StoreAndForward/Journal always shortens that), is lost";
+
+pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
+    let Origin {
+        configuration,
+        service_key,
+        secrets,
+        budget,
+        ..
+    } = origin;
+    let bus = &configuration.message_bus;
+    let filters = subscribe_filters(
+        &bus.base_topic_prefix,
+        &configuration.trigger.subscribe_topics.join(","),
+    )?;
+    for filter in &filters {
+        tracing::info!("Subscribing to topic: {filter}");
+    }
+    let Security { login, tls } = security(bus, secrets).await?;
+    let mut connection = ConnectionSettings::new(&bus.host, bus.port);
+    connection.credentials = login.map(|(username, password)| Credentials { username, password });
+    connection.tls = tls;
+    connection.client_name = bus.client_id().unwrap_or(service_key.as_str()).to_owned();
+    connection.keep_alive = bus.keep_alive();
+    connection.connect_timeout = bus.connect_timeout();
+    connection.max_message_bytes = configuration.limits.max_message_bytes;
+
+    let (response, publication) =
+        match response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic) {
+            None => (None, None),
+            Some(topic) => {
+                let (publisher, publication) = Publication::new(connection.clone());
+                tracing::info!("Publishing responses to topic: {topic}");
+                let response: Arc<dyn ResponsePublisher> =
+                    Arc::new(MessageBusResponse::new(Arc::new(publisher), topic));
+                let publication: Companion = Box::new(|shutdown| Box::pin(publication.run(shutdown)));
+                (Some(response), Some(publication))
+            }
+        };
+    let trigger = RedisBusTrigger::new(RedisBusSettings {
+        connection,
+        base_prefix: bus.base_topic_prefix.clone(),
+        filters,
+        budget,
+    });
+    Ok(Ingress {
+        trigger: Box::new(trigger),
+        response,
+        publication,
+        session: Some(BusPromise::Gaps(vec![GAP])),
+        inlet: None,
+    })
+}

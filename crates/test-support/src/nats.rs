@@ -1,0 +1,361 @@
+//! The NATS server as a value, with JetStream. Owns its port, its folder and its process; and a small client.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::{Buf as _, Bytes, BytesMut};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::port::Port;
+use crate::process::{Process, installed_program};
+use crate::unique::unique_name;
+use crate::wait::LONG;
+
+/// A NATS server of the test's own. JetStream is on, and what its streams keep survives a restart.
+///
+/// ```no_run
+/// # use edgehold_test_support::Nats;
+/// # async fn example() -> anyhow::Result<()> {
+/// let mut server = Nats::start().await?;
+/// server.client().await?.publish("edgex.events", &[], b"{}").await?;
+/// server.restart().await?; // the same port, and the streams as they were
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Nats {
+    // Before the folder, so that the process is gone when the folder goes.
+    process: Process,
+    program: PathBuf,
+    port: Port,
+    folder: TempDir,
+    connect: Value,
+}
+
+/// What a server is to be like beyond the defaults.
+#[derive(Debug)]
+pub struct NatsBuilder {
+    lines: String,
+    connect: Value,
+}
+
+impl NatsBuilder {
+    /// Adds a line to the configuration file, for instance `max_payload: 8MB`.
+    #[must_use]
+    pub fn config(mut self, line: &str) -> Self {
+        self.lines.push_str(line);
+        self.lines.push('\n');
+        self
+    }
+
+    /// Asks everybody for this user and password.
+    #[must_use]
+    pub fn user(mut self, user: &str, password: &str) -> Self {
+        self.connect["user"] = user.into();
+        self.connect["pass"] = password.into();
+        self.config(&format!(
+            "authorization {{ users: [ {{ user: \"{user}\", password: \"{password}\" }} ] }}"
+        ))
+    }
+
+    /// Starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// When the NATS server is not installed, refuses the configuration, or does not answer within a minute; with the end
+    /// of its log.
+    pub async fn start(self) -> Result<Nats> {
+        let program = installed_program("nats-server", "nats-server")?;
+        let folder = TempDir::with_prefix("edgehold-nats-").context("making the folder of a NATS server")?;
+        let port = Port::hold()?;
+        let config = format!(
+            "listen: 127.0.0.1:{}\njetstream {{ store_dir: \"{}\" }}\n{}",
+            port.number(),
+            folder.path().join("data").display(),
+            self.lines
+        );
+        std::fs::write(folder.path().join("nats.conf"), config).context("writing nats.conf")?;
+        let process = run(&program, folder.path())?;
+        let mut server = Nats {
+            process,
+            program,
+            port,
+            folder,
+            connect: self.connect,
+        };
+        server.wait_until_ready().await?;
+        Ok(server)
+    }
+}
+
+impl Nats {
+    /// Starts a server with the defaults.
+    ///
+    /// # Errors
+    /// As [`NatsBuilder::start`].
+    pub async fn start() -> Result<Self> {
+        Self::builder().start().await
+    }
+
+    /// For a server with settings of its own.
+    pub fn builder() -> NatsBuilder {
+        NatsBuilder {
+            lines: String::new(),
+            connect: serde_json::json!({ "verbose": false, "pedantic": false, "headers": true }),
+        }
+    }
+
+    /// The port on 127.0.0.1, the same for the whole life of the value.
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// The process, for its signals. Since the last start only.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// A client of the test's own.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn client(&self) -> Result<NatsClient> {
+        NatsClient::connect(self.port(), &self.connect).await
+    }
+
+    /// Stops it in order (SIGTERM). Does nothing when it is down.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    ///
+    /// # Panics
+    /// When it has not ended after a minute.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.process.signal_term()?;
+        self.process.wait_exit(LONG).await;
+        Ok(())
+    }
+
+    /// Stops it unless it is down already, and starts it again on the same port with what its streams kept.
+    ///
+    /// # Errors
+    /// As [`NatsBuilder::start`].
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop().await?;
+        self.process = run(&self.program, self.folder.path())?;
+        self.wait_until_ready().await
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<()> {
+        let end = Instant::now() + LONG;
+        while let Err(error) = self.jetstream_answers().await {
+            if let Some(status) = self.process.exit_status()? {
+                bail!("nats-server ended with {status}:\n{}", self.process.tail());
+            }
+            let log = self.process.tail();
+            ensure!(
+                Instant::now() < end,
+                "nats-server was not ready after {LONG:?}: {error:#}\n{log}"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    async fn jetstream_answers(&self) -> Result<()> {
+        let info = self.client().await?.jetstream("INFO", &Value::Null).await?;
+        ensure!(info.get("error").is_none(), "JetStream answers {info}");
+        Ok(())
+    }
+}
+
+fn run(program: &PathBuf, folder: &Path) -> Result<Process> {
+    Process::start(
+        "nats-server",
+        Command::new(program).arg("-c").arg(folder.join("nats.conf")),
+    )
+}
+
+/// What came by a subscription.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NatsMessage {
+    /// Where it was published to.
+    pub subject: String,
+    /// Its headers; of a repeated one the last.
+    pub headers: BTreeMap<String, String>,
+    /// The rest.
+    pub payload: Bytes,
+}
+
+/// A plain connection to a NATS server.
+#[derive(Debug)]
+pub struct NatsClient {
+    stream: TcpStream,
+    input: BytesMut,
+}
+
+impl NatsClient {
+    async fn connect(port: u16, connect: &Value) -> Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut client = Self {
+            stream,
+            input: BytesMut::new(),
+        };
+        let info = timeout(LONG, client.read_line()).await.context("no INFO")??;
+        ensure!(info.starts_with("INFO "), "{info:?} is no INFO");
+        client.send(format!("CONNECT {connect}\r\n").as_bytes()).await?;
+        client.round_trip().await?;
+        Ok(client)
+    }
+
+    /// Publishes, and returns when the server has read it.
+    ///
+    /// # Errors
+    /// When the server refuses or says nothing for a minute.
+    pub async fn publish(&mut self, subject: &str, headers: &[(&str, &str)], payload: &[u8]) -> Result<()> {
+        let mut block = String::new();
+        if !headers.is_empty() {
+            block.push_str("NATS/1.0\r\n");
+            for (name, value) in headers {
+                block.push_str(&format!("{name}: {value}\r\n"));
+            }
+            block.push_str("\r\n");
+        }
+        let whole = block.len() + payload.len();
+        let line = match headers {
+            [] => format!("PUB {subject} {whole}\r\n"),
+            _ => format!("HPUB {subject} {} {whole}\r\n", block.len()),
+        };
+        let mut out = line.into_bytes();
+        out.extend_from_slice(block.as_bytes());
+        out.extend_from_slice(payload);
+        out.extend_from_slice(b"\r\n");
+        self.send(&out).await?;
+        self.round_trip().await
+    }
+
+    /// Subscribes, and returns when the server knows it. What is published to it from then on comes by
+    /// [`Self::next_message`].
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub async fn subscribe(&mut self, subject: &str) -> Result<()> {
+        self.send(format!("SUB {subject} 1\r\n").as_bytes()).await?;
+        self.round_trip().await
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    /// When the connection breaks or nothing comes for a minute.
+    pub async fn next_message(&mut self) -> Result<NatsMessage> {
+        timeout(LONG, self.read_message()).await.context("no message")?
+    }
+
+    /// Asks JetStream (`$JS.API.<question>`) over this connection, which must have no subscription.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub async fn jetstream(&mut self, question: &str, request: &Value) -> Result<Value> {
+        let inbox = unique_name("_INBOX");
+        self.subscribe(&inbox).await?;
+        let body = match request {
+            Value::Null => String::new(),
+            request => request.to_string(),
+        };
+        let line = format!("PUB $JS.API.{question} {inbox} {}\r\n{body}\r\n", body.len());
+        self.send(line.as_bytes()).await?;
+        let answer = self.next_message().await?;
+        self.send(b"UNSUB 1\r\n").await?;
+        ensure!(
+            !answer.payload.is_empty(),
+            "JetStream does not answer: {:?}",
+            answer.headers
+        );
+        Ok(serde_json::from_slice(&answer.payload)?)
+    }
+
+    async fn round_trip(&mut self) -> Result<()> {
+        self.send(b"PING\r\n").await?;
+        let pong = async {
+            loop {
+                match self.read_line().await?.as_str() {
+                    "PONG" => return Ok(()),
+                    "PING" => self.send(b"PONG\r\n").await?,
+                    line if line.starts_with("-ERR") => bail!("NATS refuses: {line}"),
+                    line if line.starts_with("INFO ") => {}
+                    line => bail!("{line:?} is out of place"),
+                }
+            }
+        };
+        timeout(LONG, pong).await.context("no PONG")?
+    }
+
+    async fn read_message(&mut self) -> Result<NatsMessage> {
+        loop {
+            let line = self.read_line().await?;
+            let mut words = line.split(' ');
+            let kind = words.next().unwrap_or_default();
+            let words: Vec<&str> = words.collect();
+            let (headers, whole) = match kind {
+                "PING" => {
+                    self.send(b"PONG\r\n").await?;
+                    continue;
+                }
+                "INFO" => continue,
+                "MSG" => (0, words.last().context("no length")?.parse()?),
+                "HMSG" => {
+                    let [.., headers, whole] = words.as_slice() else {
+                        bail!("{line:?} has no lengths");
+                    };
+                    (headers.parse()?, whole.parse::<usize>()?)
+                }
+                _ => bail!("{line:?} is out of place"),
+            };
+            self.read_at_least(whole + 2).await?;
+            let block = self.input.split_to(headers);
+            let payload = self.input.split_to(whole - headers).freeze();
+            self.input.advance(2);
+            let block = String::from_utf8_lossy(&block);
+            let headers = block.lines().skip(1).filter_map(|line| line.split_once(':'));
+            return Ok(NatsMessage {
+                subject: words.first().copied().unwrap_or_default().to_owned(),
+                headers: headers
+                    .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+                    .collect(),
+                payload,
+            });
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.stream.write_all(bytes).await?)
+    }
+
+    async fn read_line(&mut self) -> Result<String> {
+        loop {
+            if let Some(end) = self.input.windows(2).position(|pair| pair == b"\r\n") {
+                let line = self.input.split_to(end);
+                self.input.advance(2);
+                return Ok(String::from_utf8(line.to_vec())?);
+            }
+            self.read_at_least(self.input.len() + 1).await?;
+        }
+    }
+
+    async fn read_at_least(&mut self, bytes: usize) -> Result<()> {
+        while self.input.len() < bytes {
+            ensure!(
+                self.stream.read_buf(&mut self.input).await? > 0,
+                "NATS closed the connection"
+            );
+        }
+        Ok(())
+    }
+}
