@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use edgehold_contracts::Event;
+use edgehold_contracts::{Event, Generation};
 use edgehold_core::{Context, Data, FunctionError};
+use serde::Deserialize;
+use serde_json::Value;
 
 /// The event a function works on.
 ///
@@ -17,6 +19,22 @@ pub(crate) fn event(function: &str, ctx: &Context, data: Data) -> Result<Arc<Eve
             ctx.pipeline_id(),
             other.kind().as_str()
         ))),
+    }
+}
+
+/// The JSON of the data, which bytes and text have to begin with; what follows it is not looked at, as in EdgeX.
+///
+/// # Errors
+/// What is wrong with the JSON.
+pub(crate) fn json(data: &Data, generation: Generation) -> serde_json::Result<Value> {
+    match data {
+        Data::Json(value) => Ok(value.clone()),
+        Data::Event(event) => serde_json::to_value(event.form(generation)),
+        Data::AddEventRequest(request) => serde_json::to_value(request.form(generation)),
+        Data::Metric(metric) => serde_json::to_value(&**metric),
+        other => Value::deserialize(&mut serde_json::Deserializer::from_slice(
+            &other.to_bytes(generation),
+        )),
     }
 }
 

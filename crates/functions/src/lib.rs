@@ -13,6 +13,7 @@
 //! | `Compress` | `Algorithm`: `gzip`, `zlib` | anything → base64 bytes |
 //! | `Encrypt` | `Algorithm`: `aes256`; `SecretName`, `SecretValueKey` | anything → base64 bytes |
 //! | `SetResponseData` | `ResponseContentType` | anything → the same |
+//! | `JSONLogic` | `Rule`: a JsonLogic rule | anything with a JSON form → the same, or the end |
 //! | `ToLineProtocol` | `Tags`: `key:value,key:value` | metric → text |
 //!
 //! What `WrapIntoEvent` makes is a request, not an event: functions that work on events refuse it, as in EdgeX.
@@ -25,6 +26,7 @@ mod compress;
 mod encrypt;
 mod filter;
 mod input;
+mod json_logic;
 mod line_protocol;
 mod name_patterns;
 mod response;
@@ -58,5 +60,6 @@ pub fn register(registry: &mut FunctionRegistry, sources: Sources) {
         encrypt::build(parameters, sources)
     });
     registry.register("SetResponseData", response::build);
+    registry.register("JSONLogic", json_logic::build);
     registry.register("ToLineProtocol", line_protocol::build);
 }

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use crate::Sources;
 
-type Given<'a> = &'a [(&'a str, &'a str)];
+pub(crate) type Given<'a> = &'a [(&'a str, &'a str)];
 
 /// The key of the recorded services, kept in the secret `aes` under `key`: hex of 64 bytes.
 const KEY: &str = "217A24432646294A404E635266556A586E3272357538782F413F442A472D4B6150645367566B5970\
@@ -55,7 +55,7 @@ impl SecretProvider for OneSecret {
     }
 }
 
-fn context(generation: Generation) -> Context {
+pub(crate) fn context(generation: Generation) -> Context {
     context_with(generation, OneSecret(KEY))
 }
 
@@ -69,7 +69,7 @@ fn context_with(generation: Generation, secrets: impl SecretProvider + 'static) 
     )
 }
 
-fn build(name: &str, parameters: Given) -> Result<BuiltFunction, InvalidFunction> {
+pub(crate) fn build(name: &str, parameters: Given) -> Result<BuiltFunction, InvalidFunction> {
     let mut registry = FunctionRegistry::default();
     crate::register(&mut registry, SOURCES);
     registry
@@ -79,11 +79,15 @@ fn build(name: &str, parameters: Given) -> Result<BuiltFunction, InvalidFunction
 }
 
 #[track_caller]
-fn function(name: &str, parameters: Given) -> Arc<dyn AppFunction> {
+pub(crate) fn function(name: &str, parameters: Given) -> Arc<dyn AppFunction> {
     build(name, parameters).unwrap().function
 }
 
-fn apply(function: &dyn AppFunction, ctx: &mut Context, data: Data) -> Result<Flow, FunctionError> {
+pub(crate) fn apply(
+    function: &dyn AppFunction,
+    ctx: &mut Context,
+    data: Data,
+) -> Result<Flow, FunctionError> {
     function
         .call(ctx, data)
         .now_or_never()
@@ -107,7 +111,7 @@ fn continued_event(flow: Result<Flow, FunctionError>) -> Arc<Event> {
 }
 
 /// An event with readings of `Temperature` and `Pressure`, a tag and an unknown key.
-fn event() -> Arc<Event> {
+pub(crate) fn event() -> Arc<Event> {
     let reading = |resource: &str| Reading {
         resource_name: resource.to_owned(),
         value_type: "Int32".to_owned(),
