@@ -2,7 +2,7 @@
 //! process.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+use crate::authority::{Authority, Certificate};
 use crate::mqtt::{self, Session};
 use crate::port::Port;
 use crate::process::{Process, installed_program};
@@ -19,7 +20,8 @@ use crate::wait::LONG;
 /// A broker of the test's own.
 ///
 /// It differs from Debian's defaults as Edgehold's own advice does: `persistence true` and `max_queued_messages 0`
-/// (unlimited; the default of 1,000 drops the rest although their publisher was answered). Everybody may connect.
+/// (unlimited; the default of 1,000 drops the rest although their publisher was answered). Everybody may connect to
+/// [`Mosquitto::port`]; a second listener with TLS and passwords opens beside it on demand ([`Mosquitto::secured_port`]).
 ///
 /// ```no_run
 /// # use edgehold_test_support::{Mosquitto, MqttPublisher, Qos};
@@ -37,6 +39,7 @@ pub struct Mosquitto {
     process: Process,
     program: PathBuf,
     port: Port,
+    secured: Option<Port>,
     folder: TempDir,
 }
 
@@ -44,6 +47,9 @@ pub struct Mosquitto {
 #[derive(Debug, Default)]
 pub struct MosquittoBuilder {
     lines: String,
+    tls: Option<(String, Certificate)>,
+    users: Vec<(String, String)>,
+    wants_certificate: bool,
 }
 
 impl MosquittoBuilder {
@@ -56,6 +62,27 @@ impl MosquittoBuilder {
         self
     }
 
+    /// A second listener speaks TLS and shows this certificate.
+    #[must_use]
+    pub fn tls(mut self, authority: &Authority, certificate: Certificate) -> Self {
+        self.tls = Some((authority.pem().to_owned(), certificate));
+        self
+    }
+
+    /// That listener lets nobody in without a certificate that the same authority has signed (`require_certificate`).
+    #[must_use]
+    pub fn require_certificate(mut self) -> Self {
+        self.wants_certificate = true;
+        self
+    }
+
+    /// A second listener lets nobody in but such users, by their password (`password_file`).
+    #[must_use]
+    pub fn user(mut self, name: &str, password: &str) -> Self {
+        self.users.push((name.to_owned(), password.to_owned()));
+        self
+    }
+
     /// Starts it and waits until it answers an MQTT CONNECT.
     ///
     /// # Errors
@@ -65,7 +92,16 @@ impl MosquittoBuilder {
         let program = installed_program("mosquitto", "mosquitto")?;
         let folder = TempDir::with_prefix("edgehold-mosquitto-").context("making the folder of a broker")?;
         let port = Port::hold()?;
-        let mut config = format!("listener {} 127.0.0.1\nallow_anonymous true\n", port.number());
+        let mut config = String::from("per_listener_settings true\n");
+        let secured = match self.tls.is_some() || !self.users.is_empty() {
+            false => None,
+            true => {
+                let port = Port::hold()?;
+                config += &self.secured_listener(port.number(), folder.path())?;
+                Some(port)
+            }
+        };
+        writeln!(config, "listener {} 127.0.0.1\nallow_anonymous true", port.number())?;
         // Started as root it would become the user mosquitto, who may not write into the folder.
         config.push_str("user root\npersistence true\nmax_queued_messages 0\n");
         writeln!(config, "persistence_location {}/", folder.path().display())?;
@@ -77,10 +113,47 @@ impl MosquittoBuilder {
             process,
             program,
             port,
+            secured,
             folder,
         };
         broker.wait_until_ready().await?;
         Ok(broker)
+    }
+
+    /// The lines of the second listener; writes the files it needs.
+    fn secured_listener(&self, port: u16, folder: &Path) -> Result<String> {
+        let file = |name: &str, content: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, content).with_context(|| format!("writing {name}"))?;
+            anyhow::Ok(path)
+        };
+        let mut lines = format!("listener {port} 127.0.0.1\n");
+        if let Some((authority, certificate)) = &self.tls {
+            writeln!(lines, "cafile {}", file("ca.pem", authority)?.display())?;
+            writeln!(lines, "certfile {}", file("server.pem", &certificate.pem)?.display())?;
+            writeln!(lines, "keyfile {}", file("server.key", &certificate.key_pem)?.display())?;
+            writeln!(lines, "require_certificate {}", self.wants_certificate)?;
+        }
+        if self.users.is_empty() {
+            lines.push_str("allow_anonymous true\n");
+        } else {
+            let passwords = file("passwords", "")?;
+            for (user, password) in &self.users {
+                let program = installed_program("mosquitto_passwd", "mosquitto")?;
+                let output = Command::new(program)
+                    .arg("-b")
+                    .args([passwords.as_os_str(), user.as_ref(), password.as_ref()])
+                    .output()
+                    .context("running mosquitto_passwd")?;
+                ensure!(output.status.success(), "mosquitto_passwd: {output:?}");
+            }
+            writeln!(
+                lines,
+                "allow_anonymous false\npassword_file {}",
+                passwords.display()
+            )?;
+        }
+        Ok(lines)
     }
 }
 
@@ -101,6 +174,18 @@ impl Mosquitto {
     /// The port on 127.0.0.1, the same for the whole life of the value.
     pub fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// The port of the listener with TLS or passwords, the same for the whole life of the value.
+    ///
+    /// # Panics
+    /// When the broker was built without either.
+    #[track_caller]
+    pub fn secured_port(&self) -> u16 {
+        self.secured
+            .as_ref()
+            .expect("the broker was built with TLS or users")
+            .number()
     }
 
     /// `tcp://127.0.0.1:<port>`, as EdgeX writes the addresses of brokers.
