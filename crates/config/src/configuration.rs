@@ -195,6 +195,11 @@ impl MessageBus {
         self.optional_bool("SkipCertVerify").unwrap_or(false)
     }
 
+    /// An option that is a text; empty when not configured.
+    pub fn optional_text(&self, name: &str) -> &str {
+        self.optional.get(name).map_or("", String::as_str)
+    }
+
     fn optional_bool(&self, name: &str) -> Option<bool> {
         self.optional
             .get(name)

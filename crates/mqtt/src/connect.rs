@@ -4,7 +4,7 @@
 
 use std::{error::Error, fmt, time::Duration};
 
-use rumqttc::{ConnAck, ConnectionError, Event, EventLoop, Packet, StateError, TlsError};
+use rumqttc::{ConnAck, ConnectionError, Event, EventLoop, Packet, StateError, TlsError, mqttbytes};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -84,7 +84,9 @@ fn is_certificate_trouble(error: &ConnectionError) -> bool {
     let io = match error {
         ConnectionError::Tls(TlsError::Io(error))
         | ConnectionError::Io(error)
-        | ConnectionError::MqttState(StateError::Io(error)) => error,
+        | ConnectionError::MqttState(
+            StateError::Io(error) | StateError::Deserialization(mqttbytes::Error::Io(error)),
+        ) => error,
         ConnectionError::Tls(_) => return true,
         _ => return false,
     };

@@ -4,16 +4,14 @@
 mod broker {
     pub(crate) mod proxy;
     mod publication;
+    mod security;
 }
 
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
-use edgehold_core::{ByteBudget, SecretText, Shutdown, TopicFilter};
-use edgehold_mqtt::{
-    Body, ClientCertificate, ConnectionSettings, ConnectionState, Incoming, Qos, Subscription, TlsSettings,
-    Trust,
-};
+use edgehold_core::{ByteBudget, Shutdown, TopicFilter};
+use edgehold_mqtt::{Body, ConnectionSettings, ConnectionState, Incoming, Qos, Subscription};
 use edgehold_test_support::{
     Mosquitto, MqttPublisher, MqttSubscriber, Port, Qos as PublishQos, unique_name,
     wait::{LONG, until},
@@ -705,60 +703,4 @@ async fn messages_left_over_from_a_session_with_qos_2_are_completed_even_across_
     .await;
     publish(&broker, ["3"]).await;
     running.expect("3").await;
-}
-
-#[tokio::test]
-async fn tls_believes_the_named_authority_and_shows_a_certificate() {
-    // Given a broker that wants encryption and a certificate, both signed by one authority
-    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    // Otherwise every certificate has the same subject and looks like its own issuer.
-    parameters
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, "authority");
-    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority_key = rcgen::KeyPair::generate().unwrap();
-    let authority_pem = parameters.self_signed(&authority_key).unwrap().pem();
-    let authority = rcgen::Issuer::new(parameters, authority_key);
-    let signed = |name: &str| {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let parameters = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
-        let pem = parameters.signed_by(&key, &authority).unwrap().pem();
-        (pem, key.serialize_pem())
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, content: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path.display().to_string()
-    };
-    let (server_pem, server_key) = signed("127.0.0.1");
-    let port = Port::hold().unwrap();
-    let broker = Mosquitto::builder()
-        .config(&format!("listener {} 127.0.0.1", port.number()))
-        .config(&format!("cafile {}", file("ca.pem", &authority_pem)))
-        .config(&format!("certfile {}", file("server.pem", &server_pem)))
-        .config(&format!("keyfile {}", file("server.key", &server_key)))
-        .config("require_certificate true")
-        .start()
-        .await
-        .unwrap();
-    let (certificates_pem, key_pem) = signed("client");
-    let client_certificate = Some(ClientCertificate {
-        certificates_pem,
-        key_pem: SecretText::new(key_pem),
-    });
-
-    // When a client trusts that authority, or anyone, then it subscribes and receives
-    let options = Options::default();
-    let mut settings = options.settings(port.number(), &unique_name("subscription"));
-    for trust in [Trust::Authorities(authority_pem), Trust::Anyone] {
-        settings.tls = Some(TlsSettings {
-            trust,
-            client_certificate: client_certificate.clone(),
-        });
-        let mut running = options.run(&settings);
-        running.subscribed().await;
-        publish(&broker, ["secret"]).await;
-        running.expect("secret").await.ack.done();
-    }
 }

@@ -5,7 +5,7 @@
 mod http;
 mod message_bus;
 
-use std::{path::Path, sync::Arc};
+use std::{error::Error, path::Path, sync::Arc};
 
 use edgehold_config::Configuration;
 use edgehold_contracts::Generation;
@@ -15,7 +15,7 @@ use edgehold_core::{
 };
 use edgehold_ingest::EnvelopeForm;
 
-use crate::{durability::BusPromise, invocation::Invocation};
+use crate::{durability::BusPromise, invocation::Invocation, logging::with_causes};
 
 /// The trigger types EdgeX knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +93,11 @@ pub(crate) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
             "Trigger/Type '{kind}' is not supported yet"
         ))),
     }
+}
+
+/// Makes an error of settings into one of the trigger, with the place where they stand.
+fn wrong<E: Error>(place: &'static str) -> impl Fn(E) -> TriggerError {
+    move |error| TriggerError::Configuration(format!("{place}: {}", with_causes(&error)))
 }
 
 /// What stands before the topics of pipelines, as before the trigger's own: nothing where messages have no topic.

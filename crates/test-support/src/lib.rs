@@ -11,7 +11,6 @@
 //! | [`HttpSink`] | an export destination that answers, fails, hangs or vanishes as told |
 //! | [`Authority`], [`TlsFront`] | certificates of the test's own, and TLS before a server that speaks none |
 //! | [`MqttPublisher`], [`MqttSubscriber`] | the devices before us and the cloud behind us |
-//! | [`Authority`] | who signs the certificates of a test |
 //! | [`Process`] | a built program, with its output and its signals |
 //! | [`aes256`] | the reader of what was encrypted |
 //! | [`fixtures`] | data recorded from EdgeX itself |
@@ -25,7 +24,6 @@
 //! Never keep a server in a `static`: statics are not dropped, and the server would outlive the test run.
 
 pub mod aes256;
-mod authority;
 mod collected;
 mod consul;
 pub mod fixtures;
@@ -42,7 +40,6 @@ mod tls;
 mod unique;
 pub mod wait;
 
-pub use authority::{Authority, Certificate};
 pub use consul::{Consul, ConsulBuilder};
 pub use http_sink::{Answer, Behaviour, HttpSink, Received};
 pub use mosquitto::{Mosquitto, MosquittoBuilder};

@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::authority::{Authority, Certificate};
 use crate::mqtt::{self, Session};
 use crate::port::Port;
 use crate::process::{Process, installed_program};
+use crate::tls::{Authority, Certificate};
 use crate::unique::unique_name;
 use crate::wait::LONG;
 
@@ -101,7 +101,11 @@ impl MosquittoBuilder {
                 Some(port)
             }
         };
-        writeln!(config, "listener {} 127.0.0.1\nallow_anonymous true", port.number())?;
+        writeln!(
+            config,
+            "listener {} 127.0.0.1\nallow_anonymous true",
+            port.number()
+        )?;
         // Started as root it would become the user mosquitto, who may not write into the folder.
         config.push_str("user root\npersistence true\nmax_queued_messages 0\n");
         writeln!(config, "persistence_location {}/", folder.path().display())?;
@@ -130,8 +134,16 @@ impl MosquittoBuilder {
         let mut lines = format!("listener {port} 127.0.0.1\n");
         if let Some((authority, certificate)) = &self.tls {
             writeln!(lines, "cafile {}", file("ca.pem", authority)?.display())?;
-            writeln!(lines, "certfile {}", file("server.pem", &certificate.pem)?.display())?;
-            writeln!(lines, "keyfile {}", file("server.key", &certificate.key_pem)?.display())?;
+            writeln!(
+                lines,
+                "certfile {}",
+                file("server.pem", &certificate.pem)?.display()
+            )?;
+            writeln!(
+                lines,
+                "keyfile {}",
+                file("server.key", &certificate.key)?.display()
+            )?;
             writeln!(lines, "require_certificate {}", self.wants_certificate)?;
         }
         if self.users.is_empty() {

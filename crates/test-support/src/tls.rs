@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -59,8 +59,22 @@ impl Authority {
     /// # Errors
     /// When the name cannot stand in a certificate.
     pub fn issue(&self, name: &str) -> Result<Certificate> {
-        let key = KeyPair::generate()?;
+        self.sign(name, CertificateParams::new([name.to_owned()])?)
+    }
+
+    /// As [`Self::issue`], but no longer valid.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_expired(&self, name: &str) -> Result<Certificate> {
         let mut parameters = CertificateParams::new([name.to_owned()])?;
+        parameters.not_before = date_time_ymd(2020, 1, 1);
+        parameters.not_after = date_time_ymd(2021, 1, 1);
+        self.sign(name, parameters)
+    }
+
+    fn sign(&self, name: &str, mut parameters: CertificateParams) -> Result<Certificate> {
+        let key = KeyPair::generate()?;
         parameters.distinguished_name.push(DnType::CommonName, name);
         Ok(Certificate {
             pem: parameters.signed_by(&key, &self.issuer)?.pem(),

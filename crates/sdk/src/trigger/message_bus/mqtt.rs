@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
-use edgehold_core::{ResponsePublisher, Trigger, TriggerError};
+use edgehold_config::configuration::MessageBus;
+use edgehold_core::{ResponsePublisher, SecretText, Trigger, TriggerError};
 use edgehold_ingest::{
     MessageBusResponse, MessageBusSettings, MessageBusTrigger, MqttBusPublisher, response_topic,
     subscribe_filters,
 };
-use edgehold_mqtt::{ConnectionSettings, Credentials, Publication, Qos};
+use edgehold_mqtt::{
+    BrokerAddress, BusOptions, ConnectionSettings, Identity, PemSetting, Publication, Qos, Rules,
+};
 
 use crate::{
     durability::{BusPromise, BusSession},
     subscriptions::{RememberingTrigger, SubscriptionMemory},
-    trigger::{Companion, Ingress, Origin},
+    trigger::{Companion, Ingress, Origin, wrong},
 };
 
 pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
@@ -25,31 +28,24 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         envelope_form,
     } = origin;
     let bus = &configuration.message_bus;
-    let wrong = |text: String| Err(TriggerError::Configuration(text));
-    if matches!(bus.protocol.as_str(), "tcps" | "ssl" | "tls" | "mqtts") {
-        return wrong(format!(
-            "MessageBus/Protocol '{}' (TLS) is not supported yet",
-            bus.protocol
-        ));
-    }
-    let credentials = match bus.auth_mode.as_str() {
-        mode if mode.is_empty() || mode.eq_ignore_ascii_case("none") => None,
-        "usernamepassword" => {
-            let mut secret = secrets.secret(&bus.secret_name).await.map_err(|error| {
-                TriggerError::Configuration(format!(
-                    "the credentials of the message bus are missing: {error}"
-                ))
-            })?;
-            let username = secret.remove("username").unwrap_or_default();
-            let password = secret.remove("password").unwrap_or_default();
-            // Empty user names are legal in insecure mode and mean none.
-            (!username.expose().is_empty()).then(|| Credentials {
-                username: username.expose().to_owned(),
-                password,
-            })
-        }
-        other => return wrong(format!("MessageBus/AuthMode '{other}' is not supported yet")),
+    let identity = Identity {
+        address: BrokerAddress::from_parts(&bus.protocol, &bus.host, bus.port)
+            .map_err(wrong("MessageBus/Protocol"))?,
+        auth_mode: bus.auth_mode.parse().map_err(wrong("MessageBus"))?,
+        secret_name: bus.secret_name.clone(),
+        skip_verify: bus.skip_cert_verify(),
+        rules: Rules::MessageBus(Box::new(options(bus))),
+        secrets: secrets.clone(),
     };
+    for remark in identity.remarks() {
+        tracing::warn!("MessageBus: {remark}");
+    }
+    if !bus.auto_reconnect() {
+        tracing::warn!(
+            "MessageBus/Optional/AutoReconnect false has no effect: without a connection nothing would come until the \
+             service is started again"
+        );
+    }
     let filters = subscribe_filters(
         &bus.base_topic_prefix,
         &configuration.trigger.subscribe_topics.join(","),
@@ -59,8 +55,11 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     }
     let saf_enabled = configuration.writable.store_and_forward.enabled;
     let client_id = bus.client_id().unwrap_or(service_key.as_str());
-    let mut connection = ConnectionSettings::new(&bus.host, bus.port, client_id);
-    connection.credentials = credentials;
+    let address = &identity.address;
+    let mut connection = ConnectionSettings::new(address.host.clone(), address.port, client_id)
+        .with_identity(identity)
+        .await
+        .map_err(wrong("MessageBus"))?;
     connection.keep_alive = bus.keep_alive();
     connection.connect_timeout = bus.connect_timeout();
     // Where nobody says otherwise, what arrives while we are away is worth waiting for as soon as we promise to keep it.
@@ -68,7 +67,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     connection.max_message_bytes = configuration.limits.max_message_bytes;
     // And what is acknowledged before it is kept cannot be kept.
     let level = bus.qos().unwrap_or(u8::from(saf_enabled));
-    let qos = Qos::try_from(level).map_err(|error| TriggerError::Configuration(error.to_string()))?;
+    let qos = Qos::try_from(level).map_err(wrong("MessageBus"))?;
     if qos == Qos::ExactlyOnce {
         tracing::warn!(
             "MessageBus/Optional/Qos is 2: subscribing with 1, because what comes twice is told apart by its id"
@@ -78,8 +77,8 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         match response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic) {
             None => (None, None),
             Some(topic) => {
-                let (publisher, publication) = Publication::try_new(&connection.beside())
-                    .map_err(|error| TriggerError::Configuration(error.to_string()))?;
+                let (publisher, publication) =
+                    Publication::try_new(&connection.beside()).map_err(wrong("MessageBus"))?;
                 tracing::info!("Publishing responses to topic: {topic}");
                 let publisher = MqttBusPublisher {
                     publisher,
@@ -128,4 +127,20 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         session: Some(BusPromise::Session(session)),
         inlet: None,
     })
+}
+
+/// What the bus's own options say of credentials and certificates.
+fn options(bus: &MessageBus) -> BusOptions {
+    let text = |name| bus.optional_text(name).to_owned();
+    let pem = |block, file| PemSetting {
+        block: SecretText::new(text(block)),
+        file: text(file),
+    };
+    BusOptions {
+        username: text("Username"),
+        password: SecretText::new(text("Password")),
+        certificate: pem("CertPEMBlock", "CertFile"),
+        key: pem("KeyPEMBlock", "KeyFile"),
+        authorities: pem("CaPEMBlock", "CaFile"),
+    }
 }
