@@ -64,14 +64,11 @@ async fn broker(builder: MosquittoBuilder) -> (Mosquitto, String) {
     (broker, place)
 }
 
-#[track_caller]
-fn receives(settings: ConnectionSettings, broker: &Mosquitto) -> impl Future<Output = ()> {
-    async move {
-        let mut running = Options::default().run(&settings);
-        running.subscribed().await;
-        publish(broker, ["secret"]).await;
-        running.expect("secret").await.ack.done();
-    }
+async fn receives(settings: ConnectionSettings, broker: &Mosquitto) {
+    let mut running = Options::default().run(&settings);
+    running.subscribed().await;
+    publish(broker, ["secret"]).await;
+    running.expect("secret").await.ack.done();
 }
 
 /// Why the connection is refused, as the log has it too.

@@ -4,7 +4,9 @@ mod mqtt;
 mod redis;
 mod security;
 
-use edgehold_core::TriggerError;
+use edgehold_config::configuration::MessageBus;
+use edgehold_core::{SecretText, TriggerError};
+use edgehold_mqtt::{BusOptions, PemSetting};
 
 use super::{Ingress, Origin};
 
@@ -52,6 +54,22 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         BusKind::NatsCore | BusKind::NatsJetStream => {
             wrong(format!("MessageBus/Type '{}' is not supported yet", bus.kind))
         }
+    }
+}
+
+/// What the bus's own options say of credentials and certificates.
+fn options(bus: &MessageBus) -> BusOptions {
+    let text = |name| bus.optional_text(name).to_owned();
+    let pem = |block, file| PemSetting {
+        block: SecretText::new(text(block)),
+        file: text(file),
+    };
+    BusOptions {
+        username: text("Username"),
+        password: SecretText::new(text("Password")),
+        certificate: pem("CertPEMBlock", "CertFile"),
+        key: pem("KeyPEMBlock", "KeyFile"),
+        authorities: pem("CaPEMBlock", "CaFile"),
     }
 }
 

@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use edgehold_config::configuration::MessageBus;
-use edgehold_core::{ResponsePublisher, SecretText, Trigger, TriggerError};
+use edgehold_core::{ResponsePublisher, Trigger, TriggerError};
 use edgehold_ingest::{
     MessageBusResponse, MessageBusSettings, MessageBusTrigger, MqttBusPublisher, response_topic,
     subscribe_filters,
 };
-use edgehold_mqtt::{
-    BrokerAddress, BusOptions, ConnectionSettings, Identity, PemSetting, Publication, Qos, Rules,
-};
+use edgehold_mqtt::{BrokerAddress, ConnectionSettings, Identity, Publication, Qos, Rules};
 
+use super::options;
 use crate::{
     durability::{BusPromise, BusSession},
     subscriptions::{RememberingTrigger, SubscriptionMemory},
@@ -127,20 +125,4 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         session: Some(BusPromise::Session(session)),
         inlet: None,
     })
-}
-
-/// What the bus's own options say of credentials and certificates.
-fn options(bus: &MessageBus) -> BusOptions {
-    let text = |name| bus.optional_text(name).to_owned();
-    let pem = |block, file| PemSetting {
-        block: SecretText::new(text(block)),
-        file: text(file),
-    };
-    BusOptions {
-        username: text("Username"),
-        password: SecretText::new(text("Password")),
-        certificate: pem("CertPEMBlock", "CertFile"),
-        key: pem("KeyPEMBlock", "KeyFile"),
-        authorities: pem("CaPEMBlock", "CaFile"),
-    }
 }

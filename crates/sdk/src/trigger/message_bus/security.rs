@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use edgehold_config::configuration::MessageBus;
-use edgehold_core::{SecretProvider, SecretText, TriggerError, parse_go_bool};
-use edgehold_mqtt::{AuthMode, BrokerAddress, BusOptions, Identity, PemSetting, Rules, TlsSettings};
+use edgehold_core::{SecretProvider, SecretText, TriggerError};
+use edgehold_mqtt::{AuthMode, BrokerAddress, Identity, Rules, TlsSettings};
 use rustls::ClientConfig;
+
+use super::options;
+use crate::logging::with_causes;
 
 /// What a connection needs beside its address.
 pub(super) struct Security {
@@ -21,20 +24,9 @@ pub(super) async fn security(
     bus: &MessageBus,
     secrets: &Arc<dyn SecretProvider>,
 ) -> Result<Security, TriggerError> {
-    let wrong = |error: &dyn std::error::Error| TriggerError::Configuration(chain(error));
+    let wrong = |error: &dyn std::error::Error| TriggerError::Configuration(with_causes(error));
     let auth_mode: AuthMode = bus.auth_mode.parse().map_err(|error| wrong(&error))?;
-    let text = |key: &str| bus.optional.get(key).cloned().unwrap_or_default();
-    let pem = |block: &str, file: &str| PemSetting {
-        block: SecretText::new(text(block)),
-        file: text(file),
-    };
-    let options = BusOptions {
-        username: text("Username"),
-        password: SecretText::new(text("Password")),
-        certificate: pem("CertPEMBlock", "CertFile"),
-        key: pem("KeyPEMBlock", "KeyFile"),
-        authorities: pem("CaPEMBlock", "CaFile"),
-    };
+    let options = options(bus);
     let certificates = [&options.certificate, &options.key, &options.authorities]
         .iter()
         .any(|pem| !pem.block.expose().is_empty() || !pem.file.is_empty())
@@ -54,7 +46,7 @@ pub(super) async fn security(
         },
         auth_mode,
         secret_name: bus.secret_name.clone(),
-        skip_verify: parse_go_bool(text("SkipCertVerify").trim()).unwrap_or(false),
+        skip_verify: bus.skip_cert_verify(),
         rules: Rules::MessageBus(Box::new(options)),
         secrets: secrets.clone(),
     };
@@ -84,16 +76,4 @@ pub(super) async fn security(
         login,
         tls: tls.map_err(|error| wrong(&error))?,
     })
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
