@@ -24,7 +24,8 @@ use axum::{
 };
 use bytes::Bytes;
 use edgehold_core::{
-    Ack, CorrelationId, Delivery, DeliveryReport, Inlet, PayloadForm, PipelineId, Received, RunEnd, RunReport,
+    Ack, CorrelationId, Delivery, DeliveryReport, Inlet, InletClosed, PayloadForm, PipelineId, Received,
+    RunEnd, RunReport,
 };
 use tokio::{sync::oneshot, time::timeout};
 
@@ -96,7 +97,7 @@ async fn answer(
             format!("unable to process payload {reason}"),
         ),
         Ok(DeliveryReport::Runs(runs)) => of_runs(runs),
-        Err(_) => not_now("the service is ending"),
+        Err(_) => not_now(&InletClosed.to_string()),
     }
 }
 

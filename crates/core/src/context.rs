@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
-use edgehold_contracts::{Generation, base64};
+use edgehold_contracts::{Generation, Payload, base64};
 
 use crate::{
-    CorrelationId, Data, DataKind, Destination, FunctionError, Gate, MessageId, PipelineId, SecretProvider,
-    ServiceKey, Unsent, digest,
+    CorrelationId, Data, DataKind, Destination, FunctionError, Gate, MessageId, MessagePublisher,
+    OutgoingMessage, PipelineId, SecretProvider, ServiceKey, Unsent, digest,
 };
 
 /// What a failing function wants to be called with at its next attempt.
@@ -43,6 +43,8 @@ pub struct Context {
     gate: Option<Arc<dyn Gate>>,
     response_data: Option<Bytes>,
     response_content_type: String,
+    retry_wanted: bool,
+    publisher: Option<Arc<dyn MessagePublisher>>,
 }
 
 impl Context {
@@ -87,6 +89,8 @@ impl Context {
             gate: None,
             response_data: None,
             response_content_type: String::new(),
+            retry_wanted: false,
+            publisher: None,
         }
     }
 
@@ -296,6 +300,55 @@ impl Context {
     /// Takes the destination the last function named, leaving none.
     pub fn take_destination(&mut self) -> Option<Destination> {
         self.destination.take()
+    }
+
+    /// Asks for everything that waits in the store to be tried now, once this function has ended well; for a function that
+    /// knows that its destination is back. Has no effect in a retry. (EdgeX: `TriggerRetryFailedData`.)
+    pub fn trigger_retry_failed_data(&mut self) {
+        self.retry_wanted = true;
+    }
+
+    /// Takes whether the last function wanted what waits to be tried.
+    pub fn take_retry_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.retry_wanted)
+    }
+
+    /// Says how the functions of this run publish.
+    pub fn set_publisher(&mut self, publisher: Arc<dyn MessagePublisher>) {
+        self.publisher = Some(publisher);
+    }
+
+    /// Publishes `data` to the message bus: to `topic` behind the base prefix, each `{key}` in it replaced by the context
+    /// value of that key. The message gets a correlation id of its own; events and other values go as JSON, bytes and text
+    /// as they are, all of it as base64 in both generations. Returns once the bus has taken it.
+    /// (EdgeX: `PublishWithTopic`.)
+    ///
+    /// # Errors
+    /// Permanent: a placeholder without a value, no message bus, a topic nobody can publish to. Transient: the bus is away
+    /// or did not confirm in time; the message may have arrived all the same.
+    pub async fn publish_with_topic(
+        &self,
+        topic: &str,
+        data: &Data,
+        content_type: &str,
+    ) -> Result<(), FunctionError> {
+        let topic = self
+            .apply_values(topic)
+            .map_err(|error| FunctionError::permanent(error.to_string()))?;
+        let Some(publisher) = &self.publisher else {
+            return Err(FunctionError::permanent(
+                "there is no message bus to publish to: MessageBus is disabled or not configured",
+            ));
+        };
+        let message = OutgoingMessage {
+            topic,
+            payload: Payload::Bytes(data.to_bytes(self.generation)),
+            content_type: content_type.to_owned(),
+            correlation_id: None,
+        };
+        publisher.publish(message).await.map_err(|error| {
+            FunctionError::new(error.class(), "cannot publish to the message bus").with_source(error)
+        })
     }
 
     /// Sets what the trigger answers with once this pipeline has ended well.

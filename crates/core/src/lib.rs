@@ -24,6 +24,7 @@ mod inlet;
 mod outage;
 mod parameter;
 mod pipeline;
+mod publish;
 pub mod retry;
 mod secret;
 mod shutdown;
@@ -50,6 +51,7 @@ pub use parameter::{
     BuiltFunction, FunctionFactory, FunctionRegistry, InvalidFunction, Parameters, parse_go_bool,
 };
 pub use pipeline::{Pipeline, PipelineSet, PipelineStep, PipelineVersion, TargetType};
+pub use publish::{MessagePublisher, OutgoingMessage, PublishError};
 pub use secret::{Secret, SecretError, SecretProvider, SecretText};
 pub use shutdown::{Shutdown, ShutdownSignal};
 pub use stored_object::{ErrorReason, ObjectState, StoredInput, StoredObject, UnknownName};

@@ -51,7 +51,7 @@ pub(crate) async fn attempt(
         Admission::Run(pipeline) => {
             let mut ctx = dispatch
                 .identity
-                .context(&pipeline, object.correlation_id.clone());
+                .context(pipeline.id(), object.correlation_id.clone());
             match restore(&object, &set, &mut ctx) {
                 Ok(input) => Run::new(pipeline, ctx, object.position as usize, input, visitor),
                 Err(error) => return give_up(object, ErrorReason::Undecodable, &error),

@@ -18,8 +18,8 @@ use std::{
 use edgehold_config::{Writable, configuration};
 use edgehold_contracts::Generation;
 use edgehold_core::{
-    Ack, BytePermit, Context, CorrelationId, Data, Deliveries, Delivery, DeliveryReport, PayloadForm,
-    Pipeline, PipelineSet, Received, ResponsePublisher, RunReport, SecretProvider, ServiceKey,
+    Ack, BytePermit, Context, CorrelationId, Data, Deliveries, Delivery, DeliveryReport, MessagePublisher,
+    PayloadForm, PipelineId, PipelineSet, Received, ResponsePublisher, RunReport, SecretProvider, ServiceKey,
     ShutdownSignal,
 };
 use futures_util::future::join_all;
@@ -45,17 +45,24 @@ pub struct ServiceIdentity {
     pub generation: Generation,
     /// Its secrets.
     pub secrets: Arc<dyn SecretProvider>,
+    /// How its functions publish; none where there is no message bus.
+    pub publisher: Option<Arc<dyn MessagePublisher>>,
 }
 
 impl ServiceIdentity {
-    pub(crate) fn context(&self, pipeline: &Pipeline, correlation_id: CorrelationId) -> Context {
-        Context::new(
+    /// A fresh context for a run of this pipeline.
+    pub fn context(&self, pipeline_id: &PipelineId, correlation_id: CorrelationId) -> Context {
+        let mut ctx = Context::new(
             self.service_key.clone(),
-            pipeline.id().clone(),
+            pipeline_id.clone(),
             correlation_id,
             self.generation,
             self.secrets.clone(),
-        )
+        );
+        if let Some(publisher) = &self.publisher {
+            ctx.set_publisher(publisher.clone());
+        }
+        ctx
     }
 }
 
@@ -256,7 +263,9 @@ async fn deliver(dispatch: Arc<Dispatch>, prepared: Prepared, place: Place, hurr
             let runs: Vec<_> = set
                 .matching(&source.topic)
                 .map(|pipeline| {
-                    let mut ctx = dispatch.identity.context(pipeline, source.correlation_id.clone());
+                    let mut ctx = dispatch
+                        .identity
+                        .context(pipeline.id(), source.correlation_id.clone());
                     describe(&mut ctx, &data, &source.topic, &source.content_type);
                     let (told, is_safe) = oneshot::channel();
                     safe.push(is_safe);

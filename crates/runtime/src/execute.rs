@@ -46,6 +46,8 @@ pub(crate) struct Run {
     pub(crate) position: usize,
     pub(crate) input: Data,
     pub(crate) visitor: Arc<Visitor>,
+    /// A function that ended well wants what waits in the store to be tried.
+    pub(crate) retry_wanted: bool,
 }
 
 impl Run {
@@ -65,6 +67,7 @@ impl Run {
             position,
             input,
             visitor,
+            retry_wanted: false,
         }
     }
 
@@ -75,6 +78,7 @@ impl Run {
             self.ctx.take_retry_data();
             self.ctx.take_destination();
             self.ctx.set_position(self.position);
+            self.ctx.take_retry_wanted();
             let call =
                 AssertUnwindSafe(async { step.function.call(&mut self.ctx, self.input.clone()).await });
             let result = call.catch_unwind().await.unwrap_or_else(|panic| {
@@ -86,6 +90,7 @@ impl Run {
             let destination = self.ctx.take_destination();
             match result {
                 Ok(flow) => {
+                    self.retry_wanted |= self.ctx.take_retry_wanted();
                     if let Some(destination) = self.visitor.succeed(destination) {
                         sent(&destination);
                     }

@@ -185,6 +185,9 @@ impl End<'_> {
     /// Enters how it ended into the store and the books. None when neither the store nor anybody else has the data.
     async fn enter(mut self, outcome: Option<Outcome>, hurry: ShutdownSignal) -> Option<RunEnd> {
         let books = &self.dispatch.books;
+        if self.run.retry_wanted {
+            self.dispatch.wake.everything();
+        }
         match outcome {
             Some(Outcome::Completed) => {
                 respond(self.dispatch, &self.run.ctx, hurry).await;

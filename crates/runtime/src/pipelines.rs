@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use edgehold_config::configuration::PipelineSettings;
 use edgehold_core::{
-    FunctionRegistry, Parameters, Pipeline, PipelineId, PipelineSet, PipelineStep, Timestamp, TopicFilter,
+    FunctionRegistry, Parameters, Pipeline, PipelineId, PipelineSet, PipelineStep, TargetType, Timestamp,
+    TopicFilter,
 };
 
 /// A pipeline that could not be built as configured. Its last good form, if there is one, stays in place.
@@ -39,6 +40,7 @@ struct Wanted<'a> {
 pub struct Pipelines {
     registry: FunctionRegistry,
     topic_prefix: Option<String>,
+    target_type: Option<TargetType>,
     fixed: Vec<Arc<Pipeline>>,
     built: BTreeMap<PipelineId, (Definition, Arc<Pipeline>)>,
     set: Arc<PipelineSet>,
@@ -51,6 +53,7 @@ impl Pipelines {
         Self {
             registry,
             topic_prefix,
+            target_type: None,
             fixed: Vec::new(),
             built: BTreeMap::new(),
             set: Arc::default(),
@@ -60,6 +63,32 @@ impl Pipelines {
     /// Adds a pipeline made in code; settings never change it.
     pub fn add_fixed(&mut self, pipeline: Pipeline) {
         self.fixed.push(Arc::new(pipeline));
+    }
+
+    /// Puts these in the place of all pipelines made in code. Those of the settings stay.
+    pub fn replace_fixed(&mut self, fixed: Vec<Pipeline>, settings: &PipelineSettings, now: Timestamp) {
+        self.fixed = fixed.into_iter().map(Arc::new).collect();
+        self.install(self.built.clone(), settings, now);
+    }
+
+    /// Decodes payloads into this, whatever the settings say.
+    pub fn set_target_type(&mut self, target_type: TargetType) {
+        self.target_type = Some(target_type);
+    }
+
+    /// The functions pipelines can name.
+    pub fn registry(&self) -> &FunctionRegistry {
+        &self.registry
+    }
+
+    /// What is put before the topics of pipelines.
+    pub fn topic_prefix(&self) -> Option<&str> {
+        self.topic_prefix.as_deref()
+    }
+
+    /// Whether the settings have a pipeline with this id.
+    pub fn is_configured(&self, id: &PipelineId) -> bool {
+        self.built.contains_key(id)
     }
 
     /// The pipelines as they are now.
@@ -144,7 +173,7 @@ impl Pipelines {
         self.built = next;
         self.set = Arc::new(PipelineSet {
             pipelines,
-            target_type: settings.target_type,
+            target_type: self.target_type.unwrap_or(settings.target_type),
             changed_at: if changed { now } else { self.set.changed_at },
         });
     }

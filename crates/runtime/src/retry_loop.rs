@@ -227,6 +227,9 @@ impl<'a> Drive<'a> {
 
     /// What the rest of the service has told.
     fn take_notes(&mut self) {
+        if self.dispatch.wake.take_everything() {
+            self.lanes.values_mut().for_each(LaneState::wake);
+        }
         let (succeeded, kept) = self.dispatch.wake.take();
         for destination in succeeded {
             self.lane(LaneKey::To(Some(destination))).wake();

@@ -28,6 +28,8 @@ struct State {
     backlog: HashMap<Destination, Backlog>,
     /// When the first of the objects kept lately may be tried, for each destination; taken by the loop.
     kept: HashMap<Option<Destination>, Timestamp>,
+    /// Everything that waits is to be tried; taken by the loop.
+    everything: bool,
     /// The loop sleeps until then; for ever when there is none.
     wake_at: Option<Timestamp>,
 }
@@ -74,6 +76,17 @@ impl Wake {
         }
     }
 
+    /// Everything that waits may go now.
+    pub(crate) fn everything(&self) {
+        self.state().everything = true;
+        self.notify.notify_one();
+    }
+
+    /// Takes whether everything that waits is to be tried.
+    pub(crate) fn take_everything(&self) -> bool {
+        std::mem::take(&mut self.state().everything)
+    }
+
     /// A pass is about to look at all objects of this destination: those kept from now on count as new.
     pub(crate) fn begin_pass(&self, destination: &Destination) {
         let mut state = self.state();
@@ -103,7 +116,7 @@ impl Wake {
     pub(crate) fn may_sleep_until(&self, at: Option<Timestamp>) -> bool {
         let mut state = self.state();
         state.wake_at = at;
-        state.succeeded.is_empty() && state.kept.is_empty()
+        state.succeeded.is_empty() && state.kept.is_empty() && !state.everything
     }
 
     /// Returns once something has happened since the last return. Cancel-safe.

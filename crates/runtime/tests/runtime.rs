@@ -289,6 +289,7 @@ impl Harness {
             service_key,
             generation: Generation::V4,
             secrets: Arc::new(NoSecrets),
+            publisher: None,
         };
         let dispatch = Dispatch {
             identity,

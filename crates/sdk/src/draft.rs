@@ -58,6 +58,12 @@ pub enum InvalidDraft {
         /// What is wrong.
         source: InvalidFunction,
     },
+    /// Another pipeline has its id.
+    #[error("another pipeline has the id '{id}' as well")]
+    Duplicate {
+        /// The id.
+        id: String,
+    },
     /// It has no function, or its list of topics is empty.
     #[error("pipeline '{id}' has no {what}")]
     Empty {
@@ -151,12 +157,13 @@ impl PipelineDraft {
                 function: built.function,
             }),
         });
-        let steps = steps
-            .collect::<Result<_, InvalidFunction>>()
-            .map_err(|source| InvalidDraft::Function {
-                id: id.clone(),
-                source,
-            })?;
+        let steps =
+            steps
+                .collect::<Result<_, InvalidFunction>>()
+                .map_err(|source| InvalidDraft::Function {
+                    id: id.clone(),
+                    source,
+                })?;
         Ok(Pipeline::new(pipeline_id, topics, steps))
     }
 }

@@ -25,14 +25,18 @@
 //! what surrounds a service: flags, the order of start and end, log lines.
 
 mod bootstrap;
+mod draft;
 mod durability;
 mod files;
 mod inspect;
 mod invocation;
 mod live;
 mod logging;
+mod publishing;
 mod running;
+mod section;
 mod service;
+mod setup;
 mod sources;
 mod store;
 mod subscriptions;
@@ -46,12 +50,13 @@ pub use edgehold_contracts::{
     AddEventRequest, Event, Generation, MessageEnvelope, Metric, Payload, Reading, ReadingValue,
 };
 pub use edgehold_core::{
-    Ack, AppFunction, BoxFuture, BuiltFunction, BytePermit, Context, CorrelationId, Data, DataKind, Delivery,
-    DeliveryReport, DeliverySender, Destination, ErrorClass, ErrorReason, Flow, FunctionError,
-    FunctionFactory, FunctionRegistry, Inlet, InletClosed, InletTrigger, InvalidFunction, ObjectState,
-    Parameters, PayloadForm, Pipeline, PipelineId, PipelineVersion, Received, ReportSender, Response, RunEnd,
-    RunReport, Secret, SecretError, SecretProvider, SecretText, ServiceKey, Shutdown, ShutdownSignal,
-    StoredInput, StoredObject, StoredObjectId, Timestamp, TopicFilter, Transform, Trigger, TriggerError,
+    Ack, AppFunction, BoxFuture, BuiltFunction, ByteBudget, BytePermit, Context, CorrelationId, Data,
+    DataKind, Delivery, DeliveryReport, DeliverySender, Destination, ErrorClass, ErrorReason, Flow,
+    FunctionError, FunctionFactory, FunctionRegistry, Inlet, InletClosed, InletTrigger, InvalidFunction,
+    ObjectState, Parameters, PayloadForm, Pipeline, PipelineId, PipelineVersion, PublishError, Received,
+    ReportSender, Response, RunEnd, RunReport, Secret, SecretError, SecretProvider, SecretText, ServiceKey,
+    Shutdown, ShutdownSignal, StoredInput, StoredObject, StoredObjectId, TargetType, Timestamp, TopicFilter,
+    Transform, Trigger, TriggerError,
 };
 pub use edgehold_runtime::{Books, BooksSnapshot};
 pub use edgehold_store::{
@@ -59,8 +64,16 @@ pub use edgehold_store::{
     StoreClient, StoreError, StoreStats,
 };
 
+pub use draft::{InvalidDraft, PipelineDraft};
 pub use inspect::{ObjectName, StoreView, ViewError, waiting_objects};
 pub use invocation::{Invocation, InvocationError};
 pub use logging::{LogControl, LogOutput};
+pub use publishing::{BackgroundError, BackgroundPublisher, Publisher};
 pub use running::{Running, RunningStatus};
+pub use section::{SectionError, SectionWatch};
 pub use service::{AppService, Built, StartError, exit};
+pub use setup::{
+    MissingSetting, NoMessageBus, PipelineControl, ReplaceError, Setup, SetupError, StopHandle,
+    context_for_test,
+};
+pub use trigger::{InvalidTriggerName, TriggerContext};

@@ -14,9 +14,12 @@ use std::{collections::BTreeSet, sync::Arc};
 use edgehold_config::{Change, Effective, Layers, Rejection, Snapshot, Writable, diff, resolve};
 use edgehold_core::{PipelineSet, ShutdownSignal};
 use edgehold_runtime::{PipelineRejection, Pipelines, now};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use crate::logging::LogControl;
+use crate::{
+    logging::LogControl,
+    setup::{LiveSection, Replacement, build_all},
+};
 
 /// Owns the layers and everything that follows from them.
 pub(crate) struct LiveSettings {
@@ -29,6 +32,17 @@ pub(crate) struct LiveSettings {
     effective_out: watch::Sender<Arc<Effective>>,
     writable_out: watch::Sender<Arc<Writable>>,
     pipelines_out: watch::Sender<Arc<PipelineSet>>,
+    sections: Vec<LiveSection>,
+    replacements: mpsc::Receiver<Replacement>,
+}
+
+/// What else follows the settings, and what else changes the pipelines.
+pub(crate) struct LiveHooks {
+    /// Holds `Writable` as loaded.
+    pub(crate) writable: watch::Sender<Arc<Writable>>,
+    pub(crate) sections: Vec<LiveSection>,
+    /// Pipelines in the place of those made in code.
+    pub(crate) replacements: mpsc::Receiver<Replacement>,
 }
 
 /// What others see of the live settings.
@@ -50,6 +64,7 @@ impl LiveSettings {
         effective: Effective,
         mut pipelines: Pipelines,
         log: LogControl,
+        hooks: LiveHooks,
     ) -> Result<(Self, LiveView), Vec<PipelineRejection>> {
         let rejections = pipelines.apply(&effective.configuration.writable.pipeline, now());
         if !rejections.is_empty() {
@@ -58,7 +73,12 @@ impl LiveSettings {
         let named = effective.rejected.iter().map(ToString::to_string).collect();
         let effective = Arc::new(effective);
         let (effective_out, effective_in) = watch::channel(effective.clone());
-        let (writable_out, writable_in) = watch::channel(effective.configuration.writable.clone());
+        let LiveHooks {
+            writable: writable_out,
+            sections,
+            replacements,
+        } = hooks;
+        let writable_in = writable_out.subscribe();
         let (pipelines_out, pipelines_in) = watch::channel(pipelines.set());
         let view = LiveView {
             effective: effective_in,
@@ -74,6 +94,8 @@ impl LiveSettings {
             effective_out,
             writable_out,
             pipelines_out,
+            sections,
+            replacements,
         };
         Ok((settings, view))
     }
@@ -85,19 +107,34 @@ impl LiveSettings {
         mut shutdown: ShutdownSignal,
     ) {
         loop {
-            // Cancel-safe: the value stays in the channel until it has been seen.
+            // Cancel-safe: what was sent stays in its channel until it has been seen.
             tokio::select! {
                 () = shutdown.recv() => return,
-                changed = snapshots.changed() => if changed.is_err() {
-                    // No provider, or its watcher ended: the settings stay as they are.
-                    return shutdown.recv().await;
-                },
+                Some(replacement) = self.replacements.recv() => {
+                    self.replace(replacement);
+                    continue;
+                }
+                // Without a provider, or when its watcher has ended, the settings stay as they are.
+                Ok(()) = snapshots.changed() => {}
             }
             let snapshot = snapshots.borrow_and_update().clone();
             if let Some(snapshot) = snapshot {
                 self.apply(snapshot);
             }
         }
+    }
+
+    fn replace(&mut self, replacement: Replacement) {
+        let Replacement { drafts, answer } = replacement;
+        let (registry, prefix) = (self.pipelines.registry(), self.pipelines.topic_prefix());
+        let built = build_all(drafts, registry, prefix, |id| self.pipelines.is_configured(id));
+        let result = built.map(|pipelines| {
+            let settings = &self.effective.configuration.writable.pipeline;
+            self.pipelines.replace_fixed(pipelines, settings, now());
+            self.pipelines_out.send_replace(self.pipelines.set());
+        });
+        // Whoever asked may have gone away.
+        let _ = answer.send(result);
     }
 
     fn apply(&mut self, snapshot: Snapshot) {
@@ -140,6 +177,14 @@ impl LiveSettings {
         }
         self.named = rejected.into_iter().collect();
         self.effective_out.send_replace(self.effective.clone());
+        for section in &self.sections {
+            let now = self.layers.section(&section.name);
+            section.sender.send_if_modified(|current| {
+                let changed = *current != now;
+                *current = now;
+                changed
+            });
+        }
         self.pipelines_out.send_if_modified(|current| {
             let set = self.pipelines.set();
             let changed = !Arc::ptr_eq(current, &set);

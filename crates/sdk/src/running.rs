@@ -49,7 +49,10 @@ pub(crate) struct Parts {
     pub(crate) live: LiveSettings,
     pub(crate) provider: Option<Arc<dyn ConfigurationProvider>>,
     pub(crate) trigger: Box<dyn Trigger>,
-    pub(crate) publication: Option<Companion>,
+    pub(crate) companions: Vec<Companion>,
+    /// Told as soon as the end begins.
+    pub(crate) ending: Shutdown,
+    pub(crate) stop_requested: watch::Receiver<bool>,
     pub(crate) durability: Durability,
     pub(crate) opener: StoreOpener,
     pub(crate) opened: Option<Opened>,
@@ -72,6 +75,8 @@ pub struct Running {
     hurry: Shutdown,
     stop_support: Shutdown,
     stop_registration: Shutdown,
+    ending: Shutdown,
+    stop_requested: watch::Receiver<bool>,
     registration: Option<Membership>,
     dispatch: Dispatch,
     queue: QueueHandle,
@@ -141,8 +146,8 @@ impl Running {
                 tracing::error!("the REST interface ended: {error}");
             }
         });
-        if let Some(publication) = parts.publication {
-            support.spawn("response connection", publication(support_signal.clone()));
+        for companion in parts.companions {
+            support.spawn("publishing connection", companion(support_signal.clone()));
         }
         if let Some(membership) = parts.registration.clone() {
             support.spawn("registration", register(membership, registration_signal));
@@ -176,6 +181,8 @@ impl Running {
             hurry,
             stop_support,
             stop_registration,
+            ending: parts.ending,
+            stop_requested: parts.stop_requested,
             registration: parts.registration,
             dispatch: parts.dispatch,
             queue: parts.queue,
@@ -190,6 +197,17 @@ impl Running {
             early = self.work.early_end() => early.to_string(),
             early = self.support.early_end() => early.to_string(),
             Ok(reason) = &mut self.fatal => reason,
+        }
+    }
+
+    /// Returns when code of the service has asked it to stop ([`StopHandle`](crate::StopHandle)). Holds nothing of it.
+    pub fn stop_requested(&self) -> impl Future<Output = ()> + use<> {
+        let mut requested = self.stop_requested.clone();
+        async move {
+            if requested.wait_for(|requested| *requested).await.is_err() {
+                // Nobody is left who could ask.
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -208,6 +226,7 @@ impl Running {
 
     /// Ends the service in order, within `grace`.
     pub async fn drain(self, grace: Duration) {
+        self.ending.trigger();
         self.stop_registration.trigger();
         if let Some(Membership {
             registry,

@@ -10,8 +10,8 @@ use edgehold_config::{
 use edgehold_consul::{ConsulAddress, ConsulRegistry};
 use edgehold_contracts::Generation;
 use edgehold_core::{
-    ByteBudget, FunctionFactory, FunctionRegistry, InvalidId, Pipeline, SecretProvider, ServiceKey, Trigger,
-    TriggerError,
+    ByteBudget, FunctionFactory, FunctionRegistry, InvalidId, MessagePublisher, Pipeline, PipelineId,
+    SecretProvider, ServiceKey, Shutdown, TargetType, Trigger, TriggerError,
 };
 use edgehold_runtime::{
     Books, Destinations, Dispatch, Drain, Health, Keeper, PipelineRejection, Pipelines, ServiceIdentity,
@@ -21,7 +21,7 @@ use edgehold_store::{CustomStoreFactory, InvalidStoreName, StoreError, StoreFact
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     time::Instant,
 };
 
@@ -29,12 +29,14 @@ use crate::{
     bootstrap::{self, Access, ConfigurationError, Loaded},
     durability::Durability,
     invocation::{Invocation, InvocationError},
-    live::{LiveSettings, LiveView},
+    live::{LiveHooks, LiveSettings, LiveView},
     logging::{LogControl, LogOutput, ServiceLog, with_causes},
+    publishing::{BusMessages, base64_payload},
     running::{Membership, Parts, Running},
+    setup::{Added, Handles, PipelineControl, Setup, SetupError, SetupHook, StopHandle, build_all},
     sources,
     store::{Opened, StoreOpener},
-    trigger::{self, Ingress, Origin},
+    trigger::{self, Companion, CustomTriggers, Ingress, InvalidTriggerName, Origin, TriggerContext},
 };
 
 /// How long a service may take to end: less than the ten seconds containers are given.
@@ -62,6 +64,9 @@ pub enum StartError {
     /// The stack around the service is of another EdgeX generation.
     #[error(transparent)]
     Version(#[from] VersionMismatch),
+    /// The developer's own setup refuses.
+    #[error("the service cannot be set up: {0}")]
+    Setup(#[source] SetupError),
     /// The store cannot be opened.
     #[error("Store and Forward is enabled, but its store cannot be opened: {0}")]
     Store(#[from] StoreError),
@@ -104,7 +109,10 @@ pub struct AppService {
     stores: StoreFactories,
     pipelines: Vec<Pipeline>,
     trigger: Option<Box<dyn Trigger>>,
+    custom_triggers: CustomTriggers,
     routes: Vec<CustomRoute>,
+    hooks: Vec<SetupHook>,
+    target_type: Option<TargetType>,
     /// Whether a function or a pipeline was added.
     own_functions: bool,
 }
@@ -122,7 +130,10 @@ impl AppService {
             stores: StoreFactories::default(),
             pipelines: Vec::new(),
             trigger: None,
+            custom_triggers: CustomTriggers::default(),
             routes: Vec::new(),
+            hooks: Vec::new(),
+            target_type: None,
             own_functions: false,
         }
     }
@@ -163,6 +174,39 @@ impl AppService {
         self
     }
 
+    /// Adds a trigger that `Trigger.Type` can name, whatever the case. The factory is called when it does.
+    /// (EdgeX: `RegisterCustomTriggerFactory`.)
+    ///
+    /// # Errors
+    /// [`InvalidTriggerName`] when the name is blank or a built-in one.
+    pub fn with_custom_trigger(
+        mut self,
+        name: &str,
+        factory: impl FnOnce(TriggerContext) -> Result<Box<dyn Trigger>, TriggerError> + Send + 'static,
+    ) -> Result<Self, InvalidTriggerName> {
+        self.custom_triggers.register(name, Box::new(factory))?;
+        Ok(self)
+    }
+
+    /// Decodes payloads into this, whatever `Writable.Pipeline.TargetType` says.
+    /// (EdgeX: `NewAppServiceWithTargetType`; a type of one's own is decoded by the first function, from `raw`.)
+    #[must_use]
+    pub fn with_target_type(mut self, target_type: TargetType) -> Self {
+        self.target_type = Some(target_type);
+        self
+    }
+
+    /// Runs this once the configuration is known and before anything starts: the place to read settings, to add what
+    /// depends on them, and to take the handles that functions and tasks of one's own need.
+    #[must_use]
+    pub fn with_setup(
+        mut self,
+        hook: impl FnOnce(&mut Setup<'_>) -> Result<(), SetupError> + Send + 'static,
+    ) -> Self {
+        self.hooks.push(Box::new(hook));
+        self
+    }
+
     /// Adds a route to the REST interface.
     #[must_use]
     pub fn with_route(mut self, route: CustomRoute) -> Self {
@@ -194,12 +238,17 @@ impl AppService {
             .map_err(|error| StartError::Ended(format!("no async runtime: {error}")))?;
         runtime.block_on(async {
             let mut running = self.build(invocation).await?.spawn();
+            let stop_requested = running.stop_requested();
             let end = tokio::select! {
                 name = terminating_signal() => {
                     tracing::info!("Terminating signal received: {name}");
                     Ok(())
                 }
                 early = running.ended_early() => Err(StartError::Ended(early)),
+                () = stop_requested => {
+                    tracing::info!("the service was asked to stop from within");
+                    Ok(())
+                }
             };
             running.drain(GRACE).await;
             end
@@ -210,7 +259,7 @@ impl AppService {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn build(self, invocation: &Invocation) -> Result<Built, StartError> {
+    pub async fn build(mut self, invocation: &Invocation) -> Result<Built, StartError> {
         let begun = Instant::now();
         // TLS clients take the process's provider; a second installation changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -241,39 +290,111 @@ impl AppService {
         let configuration = effective.configuration.clone();
         log.set_level(configuration.writable.log_level);
 
-        let mut pipelines = Pipelines::new(self.functions, trigger::topic_prefix(&configuration));
-        for pipeline in self.pipelines {
-            pipelines.add_fixed(pipeline);
-        }
-        let (live, view) = LiveSettings::new(layers, effective, pipelines, log)
-            .map_err(|rejections| StartError::Pipelines(list(&rejections)))?;
-
-        let mut version_check = bootstrap::version_check(invocation, &configuration);
-        if let Some(check) = &mut version_check {
-            check.at_start().await?;
-        }
-
-        let secrets: Arc<dyn SecretProvider> = Arc::new(InsecureSecretProvider::new(view.writable.clone()));
+        let (writable_out, writable) = watch::channel(configuration.writable.clone());
+        let secrets: Arc<dyn SecretProvider> = Arc::new(InsecureSecretProvider::new(writable));
         let budget = ByteBudget::new(configuration.limits.max_in_flight_bytes);
         let limits = edgehold_api::Limits {
             max_request_bytes: configuration.service.max_request_bytes,
             request_timeout: configuration.service.request_timeout,
             budget: budget.clone(),
         };
-        let ingress = match self.trigger {
-            Some(trigger) => Ingress::alone(trigger),
-            None => {
-                trigger::build(Origin {
-                    configuration: &configuration,
-                    service_key: &service_key,
-                    data_dir: &invocation.flags.data_dir,
-                    secrets: &secrets,
-                    budget,
-                    envelope_form: trigger::envelope_form(invocation, generation),
-                })
-                .await?
-            }
+        let origin = Origin {
+            configuration: &configuration,
+            service_key: &service_key,
+            data_dir: &invocation.flags.data_dir,
+            secrets: &secrets,
+            budget,
+            envelope_form: trigger::envelope_form(invocation, generation),
         };
+        let mut ingress = match (
+            self.trigger,
+            self.custom_triggers.take(&configuration.trigger.kind),
+        ) {
+            (Some(trigger), _) => Ingress::alone(trigger),
+            (None, Some(factory)) => {
+                let context = TriggerContext {
+                    configuration: configuration.clone(),
+                    service_key: service_key.clone(),
+                    secrets: secrets.clone(),
+                    budget: origin.budget.clone(),
+                };
+                Ingress::alone(factory(context)?)
+            }
+            (None, None) => trigger::build(origin.clone()).await?,
+        };
+        let mut companions = Vec::from_iter(ingress.publication.take());
+        if ingress.publisher.is_none()
+            && let Some((publisher, run)) = trigger::message_bus_beside(&origin).await
+        {
+            ingress.publisher = Some(publisher);
+            companions.push(run);
+        }
+        let messages = ingress.publisher.take().map(|bus| {
+            let messages: Arc<dyn MessagePublisher> = Arc::new(BusMessages {
+                bus,
+                base_topic_prefix: configuration.message_bus.base_topic_prefix.clone(),
+                generation,
+                base64_payload: base64_payload(invocation),
+            });
+            messages
+        });
+        let identity = ServiceIdentity {
+            service_key: service_key.clone(),
+            generation,
+            secrets: secrets.clone(),
+            publisher: messages,
+        };
+
+        let (ending, ending_signal) = Shutdown::new();
+        let (replace, replacements) = mpsc::channel(1);
+        let (stop, stop_requested) = watch::channel(false);
+        let handles = Handles {
+            pipelines: PipelineControl(replace),
+            stop: StopHandle(stop),
+            ending: ending_signal,
+        };
+        let mut functions = self.functions;
+        let mut added = Added {
+            routes: self.routes,
+            functions: self.own_functions,
+            ..Added::default()
+        };
+        for hook in self.hooks {
+            let mut setup = Setup {
+                identity: &identity,
+                configuration: &configuration,
+                layers: &layers,
+                functions: &mut functions,
+                added: &mut added,
+                handles: &handles,
+            };
+            hook(&mut setup).map_err(StartError::Setup)?;
+        }
+        companions.append(&mut added.companions);
+
+        let mut pipelines = Pipelines::new(functions, trigger::topic_prefix(&configuration));
+        let (registry, prefix) = (pipelines.registry(), pipelines.topic_prefix());
+        let known = |id: &PipelineId| self.pipelines.iter().any(|pipeline| pipeline.id() == id);
+        let drafted = build_all(added.drafts, registry, prefix, known)
+            .map_err(|error| StartError::Pipelines(error.to_string()))?;
+        for pipeline in self.pipelines.into_iter().chain(drafted) {
+            pipelines.add_fixed(pipeline);
+        }
+        if let Some(target_type) = self.target_type {
+            pipelines.set_target_type(target_type);
+        }
+        let hooks = LiveHooks {
+            writable: writable_out,
+            sections: added.sections,
+            replacements,
+        };
+        let (live, view) = LiveSettings::new(layers, effective, pipelines, log, hooks)
+            .map_err(|rejections| StartError::Pipelines(list(&rejections)))?;
+
+        let mut version_check = bootstrap::version_check(invocation, &configuration);
+        if let Some(check) = &mut version_check {
+            check.at_start().await?;
+        }
         let opener = StoreOpener {
             service_key: service_key.clone(),
             database: configuration.database.clone(),
@@ -288,11 +409,6 @@ impl AppService {
         };
         let registration = registration(invocation, &configuration, &service_key)?;
         let listener = listen(&configuration).await?;
-        let identity = ServiceIdentity {
-            service_key,
-            generation,
-            secrets,
-        };
         Ok(Built {
             configuration,
             identity,
@@ -301,8 +417,11 @@ impl AppService {
             provider,
             ingress,
             limits,
-            routes: self.routes,
-            own_functions: self.own_functions,
+            routes: added.routes,
+            companions,
+            ending,
+            stop_requested,
+            own_functions: added.functions,
             opener,
             opened,
             registration,
@@ -324,6 +443,9 @@ pub struct Built {
     ingress: Ingress,
     limits: edgehold_api::Limits,
     routes: Vec<CustomRoute>,
+    companions: Vec<Companion>,
+    ending: Shutdown,
+    stop_requested: watch::Receiver<bool>,
     own_functions: bool,
     opener: StoreOpener,
     opened: Option<Opened>,
@@ -398,7 +520,9 @@ impl Built {
             live: self.live,
             provider: self.provider,
             trigger: self.ingress.trigger,
-            publication: self.ingress.publication,
+            companions: self.companions,
+            ending: self.ending,
+            stop_requested: self.stop_requested,
             durability: Durability {
                 bus: self.ingress.session,
                 own_functions: self.own_functions,

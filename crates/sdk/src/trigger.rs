@@ -5,7 +5,7 @@
 mod http;
 mod message_bus;
 
-use std::{error::Error, path::Path, sync::Arc};
+use std::{collections::BTreeMap, error::Error, path::Path, sync::Arc};
 
 use edgehold_config::Configuration;
 use edgehold_contracts::Generation;
@@ -13,7 +13,7 @@ use edgehold_core::{
     BoxFuture, ByteBudget, Inlet, ResponsePublisher, SecretProvider, ServiceKey, ShutdownSignal, Trigger,
     TriggerError,
 };
-use edgehold_ingest::EnvelopeForm;
+use edgehold_ingest::{BusPublisher, EnvelopeForm};
 
 use crate::{durability::BusPromise, invocation::Invocation, logging::with_causes};
 
@@ -56,6 +56,8 @@ pub(crate) struct Ingress {
     pub(crate) session: Option<BusPromise>,
     /// Where the REST interface puts its deliveries; none unless it is the source.
     pub(crate) inlet: Option<Inlet>,
+    /// What a developer publishes by; none where there is no message bus, or [`message_bus_beside`] is to find one.
+    pub(crate) publisher: Option<Arc<dyn BusPublisher>>,
 }
 
 impl Ingress {
@@ -67,11 +69,13 @@ impl Ingress {
             publication: None,
             session: None,
             inlet: None,
+            publisher: None,
         }
     }
 }
 
 /// What a trigger is made from.
+#[derive(Clone)]
 pub(crate) struct Origin<'a> {
     pub(crate) configuration: &'a Configuration,
     pub(crate) service_key: &'a ServiceKey,
@@ -100,11 +104,78 @@ fn wrong<E: Error>(place: &'static str) -> impl Fn(E) -> TriggerError {
     move |error| TriggerError::Configuration(format!("{place}: {}", with_causes(&error)))
 }
 
+/// A connection to publish to the message bus by, where the trigger has none. A service that does not need the bus starts
+/// without it.
+pub(crate) async fn message_bus_beside(origin: &Origin<'_>) -> Option<(Arc<dyn BusPublisher>, Companion)> {
+    match message_bus::publishing(origin).await {
+        Ok(publishing) => publishing,
+        Err(error) => {
+            tracing::warn!("nothing can be published to the message bus: {error}");
+            None
+        }
+    }
+}
+
 /// What stands before the topics of pipelines, as before the trigger's own: nothing where messages have no topic.
 pub(crate) fn topic_prefix(configuration: &Configuration) -> Option<String> {
     match TriggerKind::from_setting(&configuration.trigger.kind) {
         Ok(TriggerKind::Http) => None,
         _ => Some(configuration.message_bus.base_topic_prefix.clone()),
+    }
+}
+
+/// What a trigger of a developer's own is made from.
+#[derive(Clone)]
+pub struct TriggerContext {
+    /// The effective configuration at the start.
+    pub configuration: Arc<Configuration>,
+    /// The service.
+    pub service_key: ServiceKey,
+    /// Its secrets, always the current ones.
+    pub secrets: Arc<dyn SecretProvider>,
+    /// The bytes of all deliveries in hand (`MaxInFlightBytes`): each delivery takes its part of it.
+    pub budget: ByteBudget,
+}
+
+/// Makes a trigger of a developer's own.
+pub(crate) type CustomTriggerFactory =
+    Box<dyn FnOnce(TriggerContext) -> Result<Box<dyn Trigger>, TriggerError> + Send>;
+
+/// A name that no custom trigger can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{name}' cannot be the name of a custom trigger: {reason}")]
+pub struct InvalidTriggerName {
+    name: String,
+    reason: &'static str,
+}
+
+/// Triggers of a developer's own, by name in lower case.
+#[derive(Default)]
+pub(crate) struct CustomTriggers(BTreeMap<String, CustomTriggerFactory>);
+
+impl CustomTriggers {
+    pub(crate) fn register(
+        &mut self,
+        name: &str,
+        factory: CustomTriggerFactory,
+    ) -> Result<(), InvalidTriggerName> {
+        let invalid = |reason| InvalidTriggerName {
+            name: name.to_owned(),
+            reason,
+        };
+        if name.trim().is_empty() {
+            return Err(invalid("it is blank"));
+        }
+        // Whatever the case, unlike the original, whose own check is in upper case alone.
+        if TriggerKind::from_setting(name).is_ok() {
+            return Err(invalid("it is a built-in one"));
+        }
+        self.0.insert(name.to_lowercase(), factory);
+        Ok(())
+    }
+
+    pub(crate) fn take(&mut self, kind: &str) -> Option<CustomTriggerFactory> {
+        self.0.remove(&kind.to_lowercase())
     }
 }
 
@@ -141,6 +212,16 @@ mod tests {
         }
         let error = TriggerKind::from_setting("mqtt").unwrap_err().to_string();
         assert!(error.contains("'mqtt' is none of"), "{error}");
+    }
+
+    /// Contract, messages §4.3: the original's check of reserved names is case-sensitive.
+    #[test]
+    fn a_built_in_trigger_name_is_reserved_whatever_its_case() {
+        for name in ["HTTP", "http", "Edgex-MessageBus", "external-mqtt", " "] {
+            let mut triggers = CustomTriggers::default();
+            let factory = |_| Err(TriggerError::Configuration(String::new()));
+            assert!(triggers.register(name, Box::new(factory)).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -483,3 +483,5 @@ async fn a_stack_of_another_generation_ends_the_start_unless_the_check_is_skippe
 
 #[path = "service/spool.rs"]
 mod spool;
+#[path = "service/surface.rs"]
+mod surface;

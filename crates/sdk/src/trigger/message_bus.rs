@@ -4,11 +4,14 @@ mod mqtt;
 mod redis;
 mod security;
 
+use std::sync::Arc;
+
 use edgehold_config::configuration::MessageBus;
 use edgehold_core::{SecretText, TriggerError};
+use edgehold_ingest::BusPublisher;
 use edgehold_mqtt::{BusOptions, PemSetting};
 
-use super::{Ingress, Origin};
+use super::{Companion, Ingress, Origin};
 
 /// The buses EdgeX knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,21 @@ fn options(bus: &MessageBus) -> BusOptions {
         certificate: pem("CertPEMBlock", "CertFile"),
         key: pem("KeyPEMBlock", "KeyFile"),
         authorities: pem("CaPEMBlock", "CaFile"),
+    }
+}
+
+/// A connection to the bus to publish by, for triggers that are none of the bus's: none where there is no bus.
+pub(super) async fn publishing(
+    origin: &Origin<'_>,
+) -> Result<Option<(Arc<dyn BusPublisher>, Companion)>, TriggerError> {
+    let bus = &origin.configuration.message_bus;
+    if bus.disabled || bus.host.is_empty() || bus.port == 0 {
+        return Ok(None);
+    }
+    match BusKind::from_setting(&bus.kind)? {
+        BusKind::Mqtt => mqtt::publishing(origin).await.map(Some),
+        BusKind::Redis => redis::publishing(origin).await.map(Some),
+        BusKind::NatsCore | BusKind::NatsJetStream => Ok(None),
     }
 }
 

@@ -4,46 +4,31 @@ use std::sync::Arc;
 
 use edgehold_core::{ResponsePublisher, Trigger, TriggerError};
 use edgehold_ingest::{
-    MessageBusResponse, MessageBusSettings, MessageBusTrigger, MqttBusPublisher, response_topic,
-    subscribe_filters,
+    BusPublisher, MessageBusResponse, MessageBusSettings, MessageBusTrigger, MqttBusPublisher,
+    response_topic, subscribe_filters,
 };
 use edgehold_mqtt::{BrokerAddress, ConnectionSettings, Identity, Publication, Qos, Rules};
 
 use super::options;
 use crate::{
     durability::{BusPromise, BusSession},
+    publishing::lazily,
     subscriptions::{RememberingTrigger, SubscriptionMemory},
     trigger::{Companion, Ingress, Origin, wrong},
 };
 
 pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
+    let (connection, qos) = connection(&origin).await?;
+    let (publisher, run) = publisher(&origin, &connection, qos)?;
     let Origin {
         configuration,
         service_key,
         data_dir,
-        secrets,
         budget,
         envelope_form,
+        ..
     } = origin;
     let bus = &configuration.message_bus;
-    let identity = Identity {
-        address: BrokerAddress::from_parts(&bus.protocol, &bus.host, bus.port)
-            .map_err(wrong("MessageBus/Protocol"))?,
-        auth_mode: bus.auth_mode.parse().map_err(wrong("MessageBus"))?,
-        secret_name: bus.secret_name.clone(),
-        skip_verify: bus.skip_cert_verify(),
-        rules: Rules::MessageBus(Box::new(options(bus))),
-        secrets: secrets.clone(),
-    };
-    for remark in identity.remarks() {
-        tracing::warn!("MessageBus: {remark}");
-    }
-    if !bus.auto_reconnect() {
-        tracing::warn!(
-            "MessageBus/Optional/AutoReconnect false has no effect: without a connection nothing would come until the \
-             service is started again"
-        );
-    }
     let filters = subscribe_filters(
         &bus.base_topic_prefix,
         &configuration.trigger.subscribe_topics.join(","),
@@ -51,48 +36,20 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     for filter in &filters {
         tracing::info!("Subscribing to topic: {filter}");
     }
-    let saf_enabled = configuration.writable.store_and_forward.enabled;
-    let client_id = bus.client_id().unwrap_or(service_key.as_str());
-    let address = &identity.address;
-    let mut connection = ConnectionSettings::new(address.host.clone(), address.port, client_id)
-        .with_identity(identity)
-        .await
-        .map_err(wrong("MessageBus"))?;
-    connection.keep_alive = bus.keep_alive();
-    connection.connect_timeout = bus.connect_timeout();
-    // Where nobody says otherwise, what arrives while we are away is worth waiting for as soon as we promise to keep it.
-    connection.clean_session = bus.clean_session().unwrap_or(!saf_enabled);
-    connection.max_message_bytes = configuration.limits.max_message_bytes;
-    // And what is acknowledged before it is kept cannot be kept.
-    let level = bus.qos().unwrap_or(u8::from(saf_enabled));
-    let qos = Qos::try_from(level).map_err(wrong("MessageBus"))?;
-    if qos == Qos::ExactlyOnce {
-        tracing::warn!(
-            "MessageBus/Optional/Qos is 2: subscribing with 1, because what comes twice is told apart by its id"
-        );
-    }
-    let (response, publication) =
-        match response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic) {
-            None => (None, None),
-            Some(topic) => {
-                let (publisher, publication) =
-                    Publication::try_new(&connection.beside()).map_err(wrong("MessageBus"))?;
-                tracing::info!("Publishing responses to topic: {topic}");
-                let publisher = MqttBusPublisher {
-                    publisher,
-                    qos,
-                    retain: bus.retained(),
-                    envelope_form,
-                };
-                let response: Arc<dyn ResponsePublisher> =
-                    Arc::new(MessageBusResponse::new(Arc::new(publisher), topic));
-                let publication: Companion = Box::new(|shutdown| Box::pin(publication.run(shutdown)));
-                (Some(response), Some(publication))
-            }
-        };
+    let topic = response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic);
+    let (response, (publisher, run)) = match topic {
+        None => (None, lazily(publisher, run)),
+        Some(topic) => {
+            tracing::info!("Publishing responses to topic: {topic}");
+            let response: Arc<dyn ResponsePublisher> =
+                Arc::new(MessageBusResponse::new(publisher.clone(), topic));
+            (Some(response), (publisher, run))
+        }
+    };
     let clean_session = connection.clean_session;
     // A broker forgets what a clean session has subscribed to.
     let memory = (!clean_session).then(|| {
+        let client_id = bus.client_id().unwrap_or(service_key.as_str());
         let broker = format!("{}:{}", bus.host, bus.port);
         SubscriptionMemory::read(data_dir, service_key, broker, client_id)
     });
@@ -121,8 +78,86 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     Ok(Ingress {
         trigger,
         response,
-        publication,
+        publication: Some(run),
         session: Some(BusPromise::Session(session)),
         inlet: None,
+        publisher: Some(publisher),
     })
+}
+
+/// A connection to publish by alone, opened with the first message.
+pub(super) async fn publishing(
+    origin: &Origin<'_>,
+) -> Result<(Arc<dyn BusPublisher>, Companion), TriggerError> {
+    let (connection, qos) = connection(origin).await?;
+    let (publisher, run) = publisher(origin, &connection, qos)?;
+    Ok(lazily(publisher, run))
+}
+
+/// The connection beside the receiving one.
+fn publisher(
+    origin: &Origin<'_>,
+    connection: &ConnectionSettings,
+    qos: Qos,
+) -> Result<(Arc<dyn BusPublisher>, Companion), TriggerError> {
+    let (publisher, publication) = Publication::try_new(&connection.beside())
+        .map_err(|error| TriggerError::Configuration(error.to_string()))?;
+    let publisher = MqttBusPublisher {
+        publisher,
+        qos,
+        retain: origin.configuration.message_bus.retained(),
+        envelope_form: origin.envelope_form,
+    };
+    let run: Companion = Box::new(|shutdown| Box::pin(publication.run(shutdown)));
+    Ok((Arc::new(publisher), run))
+}
+
+/// How to reach the broker, and with which quality of service.
+async fn connection(origin: &Origin<'_>) -> Result<(ConnectionSettings, Qos), TriggerError> {
+    let Origin {
+        configuration,
+        service_key,
+        secrets,
+        ..
+    } = origin;
+    let bus = &configuration.message_bus;
+    let identity = Identity {
+        address: BrokerAddress::from_parts(&bus.protocol, &bus.host, bus.port)
+            .map_err(wrong("MessageBus/Protocol"))?,
+        auth_mode: bus.auth_mode.parse().map_err(wrong("MessageBus"))?,
+        secret_name: bus.secret_name.clone(),
+        skip_verify: bus.skip_cert_verify(),
+        rules: Rules::MessageBus(Box::new(options(bus))),
+        secrets: Arc::clone(secrets),
+    };
+    for remark in identity.remarks() {
+        tracing::warn!("MessageBus: {remark}");
+    }
+    if !bus.auto_reconnect() {
+        tracing::warn!(
+            "MessageBus/Optional/AutoReconnect false has no effect: without a connection nothing would come until the \
+             service is started again"
+        );
+    }
+    let saf_enabled = configuration.writable.store_and_forward.enabled;
+    let client_id = bus.client_id().unwrap_or(service_key.as_str());
+    let address = &identity.address;
+    let mut connection = ConnectionSettings::new(address.host.clone(), address.port, client_id)
+        .with_identity(identity)
+        .await
+        .map_err(wrong("MessageBus"))?;
+    connection.keep_alive = bus.keep_alive();
+    connection.connect_timeout = bus.connect_timeout();
+    // Where nobody says otherwise, what arrives while we are away is worth waiting for as soon as we promise to keep it.
+    connection.clean_session = bus.clean_session().unwrap_or(!saf_enabled);
+    connection.max_message_bytes = configuration.limits.max_message_bytes;
+    // And what is acknowledged before it is kept cannot be kept.
+    let level = bus.qos().unwrap_or(u8::from(saf_enabled));
+    let qos = Qos::try_from(level).map_err(wrong("MessageBus"))?;
+    if qos == Qos::ExactlyOnce {
+        tracing::warn!(
+            "MessageBus/Optional/Qos is 2: subscribing with 1, because what comes twice is told apart by its id"
+        );
+    }
+    Ok((connection, qos))
 }

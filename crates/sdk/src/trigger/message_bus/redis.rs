@@ -5,12 +5,13 @@ use std::sync::Arc;
 use edgehold_bus_redis::{ConnectionSettings, Credentials, Publication};
 use edgehold_core::{ResponsePublisher, TriggerError};
 use edgehold_ingest::{
-    MessageBusResponse, RedisBusSettings, RedisBusTrigger, response_topic, subscribe_filters,
+    BusPublisher, MessageBusResponse, RedisBusSettings, RedisBusTrigger, response_topic, subscribe_filters,
 };
 
 use super::security::{Security, security};
 use crate::{
     durability::BusPromise,
+    publishing::lazily,
     trigger::{Companion, Ingress, Origin},
 };
 
@@ -20,10 +21,9 @@ const GAP: &str = "with MessageBus/Type redis what is published while the servic
                    stored (Writable/StoreAndForward/Journal always shortens that), is lost";
 
 pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
+    let connection = connection(&origin).await?;
     let Origin {
         configuration,
-        service_key,
-        secrets,
         budget,
         ..
     } = origin;
@@ -35,15 +35,6 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     for filter in &filters {
         tracing::info!("Subscribing to topic: {filter}");
     }
-    let Security { login, tls } = security(bus, secrets).await?;
-    let mut connection = ConnectionSettings::new(&bus.host, bus.port);
-    connection.credentials = login.map(|(username, password)| Credentials { username, password });
-    connection.tls = tls;
-    connection.client_name = bus.client_id().unwrap_or(service_key.as_str()).to_owned();
-    connection.keep_alive = bus.keep_alive();
-    connection.connect_timeout = bus.connect_timeout();
-    connection.max_message_bytes = configuration.limits.max_message_bytes;
-
     let (response, publication) =
         match response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic) {
             None => (None, None),
@@ -68,5 +59,35 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         publication,
         session: Some(BusPromise::Gaps(vec![GAP])),
         inlet: None,
+        publisher: None,
     })
+}
+
+/// A connection to publish by alone, opened with the first message.
+pub(super) async fn publishing(
+    origin: &Origin<'_>,
+) -> Result<(Arc<dyn BusPublisher>, Companion), TriggerError> {
+    let (publisher, publication) = Publication::new(connection(origin).await?);
+    let run: Companion = Box::new(|shutdown| Box::pin(publication.run(shutdown)));
+    Ok(lazily(Arc::new(publisher), run))
+}
+
+/// How to reach the server.
+async fn connection(origin: &Origin<'_>) -> Result<ConnectionSettings, TriggerError> {
+    let Origin {
+        configuration,
+        service_key,
+        secrets,
+        ..
+    } = origin;
+    let bus = &configuration.message_bus;
+    let Security { login, tls } = security(bus, secrets).await?;
+    let mut connection = ConnectionSettings::new(&bus.host, bus.port);
+    connection.credentials = login.map(|(username, password)| Credentials { username, password });
+    connection.tls = tls;
+    connection.client_name = bus.client_id().unwrap_or(service_key.as_str()).to_owned();
+    connection.keep_alive = bus.keep_alive();
+    connection.connect_timeout = bus.connect_timeout();
+    connection.max_message_bytes = configuration.limits.max_message_bytes;
+    Ok(connection)
 }
