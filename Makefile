@@ -60,12 +60,13 @@ settings-table: prerequisites ## Print the table of all settings, for the README
 # cargo-fuzz has no --locked: with the fetch before it, it finds a lock file that is complete, and leaves it as it is.
 # What reads messages runs in dependencies with unsafe code, so under the address sanitizer, which costs two thirds of the speed.
 FUZZ_SECONDS ?= 600
-fuzz: prerequisites ## Fuzz what reads messages and settings, ten minutes each (FUZZ_SECONDS; needs a nightly compiler)
+fuzz: prerequisites ## Fuzz what reads messages, settings and rules, ten minutes each (FUZZ_SECONDS; needs a nightly compiler)
 	@cargo +nightly --version >/dev/null 2>&1 || { echo "missing: a nightly compiler (rustup toolchain install nightly)" >&2; exit 1; }
 	@"$(TOOLS)/bin/cargo-fuzz" --version 2>/dev/null | grep -qF "$(CARGO_FUZZ_VERSION)" || \
 		cargo install --locked --root "$(TOOLS)" cargo-fuzz@$(CARGO_FUZZ_VERSION)
 	cargo +nightly fetch --locked --manifest-path tests/fuzz/Cargo.toml
-	@set -e; for target in envelope:address event:address cbor:address yaml:none kv_tree:none duration:none; do \
+	@set -e; for target in envelope:address event:address cbor:address yaml:none kv_tree:none duration:none \
+		json_logic:none line_protocol:none topic_filter:none; do \
 		name=$${target%:*}; sanitizer=$${target#*:}; found=target/fuzz/corpus/$$name; \
 		mkdir -p $$found; \
 		cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz/$$sanitizer -s $$sanitizer $$name \

@@ -64,7 +64,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
     ("test-support", &[]),
     ("bench", &["contracts", "mqtt"]),
     ("tests", &["sdk", "app", "test-support"]),
-    ("fuzz-targets", &["contracts", "config"]),
+    ("fuzz-targets", &["contracts", "core", "config", "functions"]),
 ];
 
 /// A driver, and the only crates that may name it: so that replacing it is the work of one crate.

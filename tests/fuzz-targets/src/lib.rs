@@ -13,14 +13,21 @@ mod duration;
 mod envelope;
 mod event;
 mod event_model;
+mod functions;
+mod json_logic;
 mod kv_tree;
+mod line_protocol;
+mod topic_filter;
 mod yaml;
 
 pub use cbor::cbor;
 pub use duration::duration;
 pub use envelope::envelope;
 pub use event::event;
+pub use json_logic::json_logic;
 pub use kv_tree::kv_tree;
+pub use line_protocol::line_protocol;
+pub use topic_filter::topic_filter;
 pub use yaml::yaml;
 
 #[cfg(test)]

@@ -50,3 +50,18 @@ fn kv_tree() {
 fn duration() {
     replay("duration", crate::duration);
 }
+
+#[test]
+fn json_logic() {
+    replay("json_logic", crate::json_logic);
+}
+
+#[test]
+fn line_protocol() {
+    replay("line_protocol", crate::line_protocol);
+}
+
+#[test]
+fn topic_filter() {
+    replay("topic_filter", crate::topic_filter);
+}
