@@ -8,23 +8,8 @@ use edgehold_test_support::fixtures::{self, Generation};
 use edgehold_test_support::{Answer, Behaviour, HttpSink, http};
 use serde_json::Value;
 
+use crate::profiles::profile;
 use crate::support::{Service, event, exported_id, refusing};
-
-/// A profile of the original with its common configuration, from files.
-fn profile(generation: Generation, name: &str) -> Result<Service> {
-    let config = fixtures::path(generation, "config");
-    let number = match generation {
-        Generation::V3 => "3",
-        Generation::V4 => "4",
-    };
-    let common = config.join("core-common-config-bootstrapper/configuration.yaml");
-    Ok(Service::new()?
-        .flag(&format!("-cc={}", common.display()))
-        .flag(&format!("-cd={}", config.display()))
-        .flag(&format!("-p={name}"))
-        .env("EDGEHOLD_GENERATION", number)
-        .env("DATABASE_TYPE", "sqlite"))
-}
 
 /// The `functional-tests` profile with another way through the functions it has.
 fn exporting(sink: &HttpSink) -> Result<Service> {
@@ -158,6 +143,7 @@ async fn a_failed_export_that_is_stored_is_202_and_arrives_once() -> Result<()> 
     // Given a destination that is down, and Store and Forward.
     let sink = HttpSink::start().await?;
     let mut service = exporting(&sink)?
+        .env("DATABASE_TYPE", "sqlite")
         .env("WRITABLE_STOREANDFORWARD_ENABLED", "true")
         .env("WRITABLE_STOREANDFORWARD_RETRYINTERVAL", "1s")
         .env(

@@ -13,6 +13,7 @@ mod kill;
 mod main_job;
 mod messages;
 mod pairs;
+mod profiles;
 mod sessions;
 mod settings;
 mod shell;
