@@ -20,7 +20,7 @@ use edgehold_test_support::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{END, Service, broker, start_subscribed};
+use crate::support::{END, Service, broker, start_subscribed_to};
 
 /// A test for each case; `-` in its name is `_` here.
 macro_rules! a_test_each {
@@ -48,6 +48,8 @@ a_test_each! {
         compress_gzip_event
         compress_zlib
         encrypt_aes256
+        external_mqtt_trigger_raw
+        external_mqtt_trigger_response
         filter_chain_xml
         filter_device
         filter_device_empty
@@ -97,6 +99,8 @@ a_test_each! {
         compress_gzip_event
         compress_zlib
         encrypt_aes256
+        external_mqtt_trigger_raw
+        external_mqtt_trigger_response
         filter_chain_xml
         filter_device
         filter_device_empty
@@ -161,17 +165,14 @@ const TO_COME: &[(&str, &[&str])] = &[
         ],
     ),
     ("MQTTExport", &["mqtt-export", "mqtt-export-placeholder"]),
-    (
-        "external-mqtt",
-        &["external-mqtt-trigger-raw", "external-mqtt-trigger-response"],
-    ),
 ];
 
 /// Cases whose configuration the original loads, to fail for each message. We refuse it when it is loaded.
 const REFUSED_AT_ONCE: &[&str] = &["jsonlogic-syntax"];
 
-/// Where every recorded `PublishTopic` lies.
-const RESPONSE_TOPICS: &str = "edgex/cap-out/#";
+/// Where every recorded `PublishTopic` lies, and where the service listens: on the bus, and at an external broker.
+const BUS_TOPICS: (&str, &str) = ("edgex/cap-out", "edgex/");
+const EXTERNAL_TOPICS: (&str, &str) = ("cap-ext", "external-request/");
 
 /// Header fields that belong to the client or the connection, or are ours beyond the original's.
 const NOT_COMPARED: &[&str] = &[
@@ -254,7 +255,9 @@ async fn run_case(
     let folder = TempDir::with_prefix("edgehold-pair-").context("making the folder of a case")?;
     let configuration = configuration
         .replace("127.0.0.1:27780", &format!("127.0.0.1:{}", sink.port()))
-        .replace("127.0.0.1:27781", &format!("127.0.0.1:{}", sink.port()));
+        .replace("127.0.0.1:27781", &format!("127.0.0.1:{}", sink.port()))
+        .replace("127.0.0.1:21883", &format!("127.0.0.1:{}", broker.port()))
+        .replace("127.0.0.1:21884", &format!("127.0.0.1:{}", broker.port()));
     std::fs::write(folder.path().join("configuration.yaml"), configuration)?;
     let mut service = service(generation, pair, folder.path(), broker.port())?;
     let at_once = REFUSED_AT_ONCE.contains(&&*pair.name);
@@ -272,11 +275,16 @@ async fn run_case(
         };
         return Ok(refused.into_iter().collect());
     }
-    start_subscribed(&mut service, broker)
+    let (response_topic, subscribed) = match yardstick.is_external {
+        true => EXTERNAL_TOPICS,
+        false => BUS_TOPICS,
+    };
+    start_subscribed_to(&mut service, broker, subscribed)
         .await
         .with_context(|| pair.name.clone())?;
 
-    let responses = MqttSubscriber::connect(broker.port(), RESPONSE_TOPICS, Qos::AtLeastOnce).await?;
+    let responses =
+        MqttSubscriber::connect(broker.port(), &format!("{response_topic}/#"), Qos::AtLeastOnce).await?;
 
     // When its inputs come one after the other, then each gives what was recorded.
     let mut problems = Vec::new();
@@ -313,11 +321,7 @@ async fn run_case(
     service.stop().await.with_context(|| pair.name.clone())?;
     // Behind it nothing of the service can be on its way any more.
     publisher
-        .publish(
-            RESPONSE_TOPICS.trim_end_matches("/#"),
-            "the end",
-            Qos::AtLeastOnce,
-        )
+        .publish(response_topic, "the end", Qos::AtLeastOnce)
         .await?;
     let messages = responses.wait_for(responses_taken + 1, LONG).await;
     let more = messages.len() - responses_taken - 1;
@@ -412,6 +416,8 @@ struct Yardstick<'a> {
     makes_events: bool,
     /// Whether it makes lines.
     makes_lines: bool,
+    /// Whether its trigger is another broker than the bus.
+    is_external: bool,
 }
 
 impl<'a> Yardstick<'a> {
@@ -421,6 +427,7 @@ impl<'a> Yardstick<'a> {
             key: lines.map(str::trim).find_map(|line| line.strip_prefix("key: ")),
             makes_events: configuration.contains("WrapIntoEvent"),
             makes_lines: configuration.contains("ToLineProtocol"),
+            is_external: configuration.contains("Type: external-mqtt"),
         }
     }
 
@@ -597,6 +604,11 @@ fn compare_responses(step: &Step, seen: &[Message]) -> Result<()> {
             message.topic,
             message.retained,
         );
+        // Only on the bus there are envelopes.
+        if !topic.starts_with("edgex/") {
+            same_body(&message.payload, payload, &input)?;
+            continue;
+        }
         let (seen_rest, seen_payload) = taken_apart(&message.payload)?;
         let (wanted_rest, wanted_payload) = taken_apart(payload)?;
         ensure!(

@@ -504,12 +504,21 @@ impl Stack {
 
 /// Starts a service and waits until it answers and the broker has its subscription.
 pub(crate) async fn start_subscribed(service: &mut Service, broker: &mut Mosquitto) -> Result<()> {
+    start_subscribed_to(service, broker, "edgex/").await
+}
+
+/// As [`start_subscribed`], with a subscription that begins like this.
+pub(crate) async fn start_subscribed_to(
+    service: &mut Service,
+    broker: &mut Mosquitto,
+    filter: &str,
+) -> Result<()> {
     let before = broker.process().line_count();
     service.start().await?;
     // Mosquitto writes `<time>: <client id> <qos> <filter>`.
     broker
         .process()
-        .wait_for_line_after(before, " edgex/", LONG)
+        .wait_for_line_after(before, &format!(" {filter}"), LONG)
         .await;
     Ok(())
 }

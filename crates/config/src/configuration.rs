@@ -251,10 +251,12 @@ pub struct ExternalMqtt {
     pub secret_name: String,
     /// `none`, `usernamepassword`, `clientcert`, `cacert`; `none` when not configured.
     pub auth_mode: String,
-    /// How long to try to connect at start.
-    pub retry_duration: Duration,
-    /// The pause between two tries.
-    pub retry_interval: Duration,
+    /// How long to try to connect at start; none when not configured.
+    pub retry_duration: Option<Duration>,
+    /// The pause between two tries at start; none when not configured.
+    pub retry_interval: Option<Duration>,
+    /// Whether the broker forgets the client when it leaves; none when not configured.
+    pub clean_session: Option<bool>,
     /// The last will; none unless enabled.
     pub will: Option<Will>,
 }
@@ -427,10 +429,10 @@ impl Default for Configuration {
 
 fn external_mqtt(of: &Leaves) -> ExternalMqtt {
     let path = |name: &str| format!("Trigger/ExternalMqtt/{name}");
-    let seconds = |name: &str, otherwise: u64| {
+    let seconds = |name: &str| {
         let configured: i64 = of.int(&path(name));
         let configured = u64::try_from(configured).ok().filter(|seconds| *seconds > 0);
-        Duration::from_secs(configured.unwrap_or(otherwise))
+        configured.map(Duration::from_secs)
     };
     ExternalMqtt {
         url: of.text(&path("Url")),
@@ -447,8 +449,11 @@ fn external_mqtt(of: &Leaves) -> ExternalMqtt {
         skip_cert_verify: of.bool(&path("SkipCertVerify")),
         secret_name: of.text(&path("SecretName")),
         auth_mode: of.text_or(&path("AuthMode"), "none"),
-        retry_duration: seconds("RetryDuration", 600),
-        retry_interval: seconds("RetryInterval", 5),
+        retry_duration: seconds("RetryDuration"),
+        retry_interval: seconds("RetryInterval"),
+        clean_session: of
+            .get(&path("CleanSession"))
+            .map(|_| of.bool(&path("CleanSession"))),
         will: of.bool(&path("Will/Enabled")).then(|| Will {
             topic: of.text(&path("Will/Topic")),
             payload: of.text(&path("Will/Payload")),

@@ -33,6 +33,15 @@ impl ContentType {
         }
     }
 
+    /// What the first byte says where nobody else does: JSON for `{` and `[`, else CBOR. Nothing at all, for which the
+    /// original panics, counts as CBOR.
+    pub fn of_first_byte(data: &[u8]) -> Self {
+        match data.first() {
+            Some(b'{' | b'[') => Self::Json,
+            _ => Self::Cbor,
+        }
+    }
+
     /// `application/json` or `application/cbor`.
     pub const fn as_str(self) -> &'static str {
         match self {

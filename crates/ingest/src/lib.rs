@@ -9,6 +9,7 @@
 //! connection from being kept alive.
 
 mod envelope_form;
+mod external_mqtt;
 mod message_bus;
 mod names;
 mod publisher;
@@ -16,10 +17,11 @@ mod response;
 mod topics;
 
 pub use envelope_form::EnvelopeForm;
+pub use external_mqtt::{ExternalMqttResponse, ExternalMqttSettings, ExternalMqttTrigger};
 pub use message_bus::{
     MessageBusSettings, MessageBusTrigger,
     redis::{RedisBusSettings, RedisBusTrigger},
 };
 pub use publisher::{BusPublishError, BusPublisher, MqttBusPublisher};
 pub use response::MessageBusResponse;
-pub use topics::{response_topic, subscribe_filters};
+pub use topics::{external_filters, response_topic, subscribe_filters};

@@ -112,7 +112,7 @@ impl Trigger for MessageBusTrigger {
 /// Ends when the connection has ended and everything it received is forwarded, or when nobody takes deliveries; what
 /// is left then is abandoned, and the connection sees that and ends too. What `open` makes no delivery of is not
 /// forwarded.
-async fn forward<T>(
+pub(crate) async fn forward<T>(
     mut incoming: mpsc::Receiver<T>,
     deliveries: DeliverySender,
     mut open: impl FnMut(T) -> Option<Delivery>,
@@ -170,12 +170,7 @@ fn open(message: Incoming, form: EnvelopeForm) -> Delivery {
         permit,
     } = message;
     let received = match body {
-        Body::SetAside { bytes, limit } => Received::Undecodable {
-            raw: Bytes::new(),
-            reason: format!(
-                "the message has {bytes} bytes, more than MaxMessageBytes allows ({limit}); its content was dropped"
-            ),
-        },
+        Body::SetAside { bytes, limit } => set_aside(bytes, limit),
         Body::Whole(raw) => match open_envelope(&raw, form) {
             Ok(received) => received,
             Err(error) => Received::Undecodable {
@@ -189,6 +184,16 @@ fn open(message: Incoming, form: EnvelopeForm) -> Delivery {
         received,
         ack,
         permit,
+    }
+}
+
+/// What is left of a message that is too large.
+pub(crate) fn set_aside(bytes: usize, limit: usize) -> Received {
+    Received::Undecodable {
+        raw: Bytes::new(),
+        reason: format!(
+            "the message has {bytes} bytes, more than MaxMessageBytes allows ({limit}); its content was dropped"
+        ),
     }
 }
 
@@ -209,7 +214,7 @@ fn open_envelope(raw: &[u8], envelope_form: EnvelopeForm) -> Result<Received, En
 }
 
 /// An error with its causes, for a reason that is stored without them.
-fn with_sources(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

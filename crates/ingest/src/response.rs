@@ -49,7 +49,7 @@ fn message(topic: &str, ctx: &Context) -> Result<Option<(String, MessageEnvelope
     };
     let topic = ctx.apply_values(topic)?;
     let content_type = match ctx.response_content_type() {
-        "" => content_type_of(data).as_str(),
+        "" => ContentType::of_first_byte(data).as_str(),
         told => told,
     };
     // As the original's, which builds this envelope by hand, it names no API version.
@@ -60,14 +60,6 @@ fn message(topic: &str, ctx: &Context) -> Result<Option<(String, MessageEnvelope
         ..MessageEnvelope::default()
     };
     Ok(Some((topic, envelope)))
-}
-
-/// What the first byte says; nothing at all, for which the original panics, counts as CBOR.
-fn content_type_of(data: &[u8]) -> ContentType {
-    match data.first() {
-        Some(b'{' | b'[') => ContentType::Json,
-        _ => ContentType::Cbor,
-    }
 }
 
 #[cfg(test)]

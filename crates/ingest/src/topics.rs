@@ -23,13 +23,29 @@ pub fn subscribe_filters(
     subscribe_topics: &str,
 ) -> Result<Vec<TopicFilter>, TriggerError> {
     let base_prefix = prefix_or_default(base_prefix);
+    filters(subscribe_topics, |topic| format!("{base_prefix}/{topic}"))
+}
+
+/// The filters of the external MQTT trigger: the same list without any prefix, so that shared subscriptions
+/// (`$share/<group>/<filter>`) can stand in it.
+///
+/// # Errors
+/// As [`subscribe_filters`].
+pub fn external_filters(subscribe_topics: &str) -> Result<Vec<TopicFilter>, TriggerError> {
+    filters(subscribe_topics, str::to_owned)
+}
+
+fn filters(
+    subscribe_topics: &str,
+    filter_of: impl Fn(&str) -> String,
+) -> Result<Vec<TopicFilter>, TriggerError> {
     let mut filters = Vec::new();
     for topic in subscribe_topics
         .split(',')
         .map(str::trim)
         .filter(|topic| !topic.is_empty())
     {
-        let filter = TopicFilter::try_new(&format!("{base_prefix}/{topic}"))
+        let filter = TopicFilter::try_new(&filter_of(topic))
             .map_err(|error| TriggerError::Configuration(format!("SubscribeTopics: {error}")))?;
         if !filters.contains(&filter) {
             filters.push(filter);
@@ -63,6 +79,15 @@ fn prefix_or_default(base_prefix: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_topics_of_an_external_broker_get_no_prefix_and_may_be_shared() {
+        let filters = external_filters(" a/# ,,$share/group/b/+, a/#").unwrap();
+        let texts: Vec<_> = filters.iter().map(TopicFilter::as_str).collect();
+        assert_eq!(texts, ["a/#", "$share/group/b/+"]);
+        assert!(external_filters(" , ").is_err());
+        assert!(external_filters("a/#/b").is_err());
+    }
 
     #[test]
     fn a_response_topic_gets_the_prefix_and_a_blank_one_is_none() {

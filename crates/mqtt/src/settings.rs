@@ -106,6 +106,9 @@ pub struct ConnectionSettings {
     pub clean_session: bool,
     /// How long one attempt to connect, and one write, may take, in whole seconds, rounded up. Default 5 s.
     pub connect_timeout: Duration,
+    /// The pause between two attempts until the first connection stands; none, as by default, for 100 ms that grow to 2 s,
+    /// which is the pause after that in any case.
+    pub start_interval: Option<Duration>,
     /// The largest payload to hand over whole, in bytes; larger messages are set aside. Default 64 MiB, at most what
     /// MQTT can carry (256 MiB).
     pub max_message_bytes: usize,
@@ -191,6 +194,7 @@ impl ConnectionSettings {
             keep_alive: Duration::from_secs(10),
             clean_session: true,
             connect_timeout: Duration::from_secs(5),
+            start_interval: None,
             max_message_bytes: 64 * 1024 * 1024,
         }
     }

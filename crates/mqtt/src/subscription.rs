@@ -80,6 +80,8 @@ pub struct Subscription {
     outage: Outage,
     /// Whether the broker has answered the subscription of the current session.
     answered: bool,
+    /// Whether there was a connection yet.
+    has_stood: bool,
     /// When the connection came to stand, or the attempt to make one began.
     since: Instant,
     next_ping: Instant,
@@ -126,6 +128,7 @@ impl Subscription {
             fingerprint: RandomState::new(),
             outage: Outage::default(),
             answered: false,
+            has_stood: false,
             since: Instant::now(),
             next_ping: Instant::now(),
             to_complete: Vec::new(),
@@ -448,13 +451,16 @@ impl Subscription {
         }
         self.event_loop.clean();
         let stood = self.state.send_replace(ConnectionState::Disconnected) != ConnectionState::Disconnected;
+        self.has_stood |= stood;
         let Self {
             event_loop,
+            settings,
             broker,
             client_id,
             outage,
             since,
             to_complete,
+            has_stood,
             ..
         } = self;
 
@@ -484,7 +490,11 @@ impl Subscription {
         }
         // The time an attempt took counts: a host that swallows packets is asked as often as one that refuses them.
         let from = if stood { Instant::now() } else { *since };
-        from + outage.delay(RandomState::new().hash_one(()))
+        let delay = match settings.start_interval {
+            Some(interval) if !*has_stood => interval,
+            _ => outage.delay(RandomState::new().hash_one(())),
+        };
+        from + delay
     }
 
     fn keep_alive(&self) -> Duration {

@@ -12,8 +12,16 @@ use edgehold_core::{ShutdownSignal, parse_go_bool};
 use edgehold_mqtt::Qos;
 use tokio::sync::watch;
 
-/// How the session at the message bus was asked for. None of it changes while the service runs.
+/// Where a session's settings stand.
+#[derive(Clone, Copy)]
+pub(crate) struct SessionKeys {
+    pub(crate) qos: &'static str,
+    pub(crate) clean_session: &'static str,
+}
+
+/// How the session at a broker was asked for. None of it changes while the service runs.
 pub(crate) struct BusSession {
+    pub(crate) keys: SessionKeys,
     /// What subscriptions ask for.
     pub(crate) qos: Qos,
     /// Whether the broker forgets the service when it leaves.
@@ -90,25 +98,27 @@ impl Durability {
         }
         let mut gaps = Vec::new();
         if let Some(BusPromise::Gaps(lost)) = &self.bus {
-            gaps.extend(lost);
+            gaps.extend(lost.iter().map(|gap| (*gap).to_owned()));
         }
         if let Some(bus) = self.session() {
+            let SessionKeys { qos, clean_session } = bus.keys;
             if bus.qos == Qos::AtMostOnce {
-                gaps.push(
-                    "with MessageBus/Optional/Qos 0 what is in hand when the service is killed, and what is published \
-                     while it is away, is lost",
-                );
+                gaps.push(format!(
+                    "with {qos} 0 what is in hand when the service is killed, and what is published while it is away, is \
+                     lost"
+                ));
             }
             if bus.clean_session {
-                gaps.push(
-                    "with MessageBus/Optional/CleanSession true what is published while the service is away is lost",
-                );
+                gaps.push(format!(
+                    "with {clean_session} true what is published while the service is away is lost"
+                ));
             }
         }
         if !self.own_functions && !any_persists(&writable.pipeline) {
             gaps.push(
                 "with Writable/Pipeline/Functions/<name>/Parameters/PersistOnError true for no function of a pipeline \
-                 what fails to be exported is dropped",
+                 what fails to be exported is dropped"
+                    .to_owned(),
             );
         }
         let told = || {
@@ -125,10 +135,11 @@ impl Durability {
         let bus = self.session()?;
         let lower = bus.granted.borrow().is_some_and(|granted| granted < bus.qos);
         (lower && writable.store_and_forward.enabled).then(|| {
-            "Store and Forward is enabled, but does not keep everything: the broker grants QoS 0 although \
-             MessageBus/Optional/Qos asks for 1: what is in hand when the service is killed, and what is published while \
-             it is away, is lost"
-                .to_owned()
+            format!(
+                "Store and Forward is enabled, but does not keep everything: the broker grants QoS 0 although {} asks for \
+                 1: what is in hand when the service is killed, and what is published while it is away, is lost",
+                bus.keys.qos
+            )
         })
     }
 
@@ -139,7 +150,7 @@ impl Durability {
             format!(
                 "Store and Forward is enabled, but does not keep everything: messages are published with QoS 0 (the first \
                  one to '{topic}'), and of these what is in hand when the service is killed, and what is published while it \
-                 is away, is lost; set MessageBus/Optional/Qos to 1 at the publishers too"
+                 is away, is lost; let the publishers use QoS 1 too"
             )
         })
     }
@@ -199,6 +210,10 @@ mod tests {
     fn bus(qos: Qos, clean_session: bool, granted: Option<Qos>) -> Durability {
         Durability {
             bus: Some(BusPromise::Session(BusSession {
+                keys: SessionKeys {
+                    qos: "MessageBus/Optional/Qos",
+                    clean_session: "MessageBus/Optional/CleanSession",
+                },
                 qos,
                 clean_session,
                 granted: watch::channel(granted).1,

@@ -20,9 +20,9 @@ use std::{
 use edgehold_core::{
     BoxFuture, DeliverySender, ServiceKey, ShutdownSignal, TopicFilter, Trigger, TriggerError,
 };
-use edgehold_ingest::MessageBusTrigger;
 use edgehold_mqtt::ConnectionState;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// Sessions that are remembered. The oldest goes: a client id that differs with every start must not fill the disk.
 const MOST_SESSIONS: usize = 16;
@@ -138,12 +138,32 @@ fn write(path: &Path, sessions: &Sessions) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// A message bus trigger whose subscriptions are remembered.
-pub(crate) struct RememberingTrigger {
-    pub(crate) trigger: MessageBusTrigger,
-    pub(crate) memory: SubscriptionMemory,
+/// A trigger whose subscriptions to `filters` are remembered, where there is a memory: a broker forgets what a clean
+/// session has subscribed to. `state` is that of its connection.
+pub(crate) fn remembering(
+    trigger: Box<dyn Trigger>,
+    state: watch::Receiver<ConnectionState>,
+    memory: Option<SubscriptionMemory>,
+    filters: Vec<TopicFilter>,
+) -> Box<dyn Trigger> {
+    match memory {
+        None => trigger,
+        Some(memory) => Box::new(RememberingTrigger {
+            trigger,
+            state,
+            memory,
+            filters,
+        }),
+    }
+}
+
+/// See [`remembering`].
+struct RememberingTrigger {
+    trigger: Box<dyn Trigger>,
+    state: watch::Receiver<ConnectionState>,
+    memory: SubscriptionMemory,
     /// What it subscribes to.
-    pub(crate) filters: Vec<TopicFilter>,
+    filters: Vec<TopicFilter>,
 }
 
 impl Trigger for RememberingTrigger {
@@ -154,6 +174,7 @@ impl Trigger for RememberingTrigger {
     ) -> BoxFuture<'static, Result<(), TriggerError>> {
         let Self {
             trigger,
+            mut state,
             mut memory,
             filters,
         } = *self;
@@ -163,7 +184,6 @@ impl Trigger for RememberingTrigger {
             union.sort();
             union.dedup();
             memory.remember(&union).await;
-            let mut state = trigger.connection_state();
             let settled = async {
                 let settled = state.wait_for(|state| *state == ConnectionState::Subscribed);
                 // Without it the trigger has ended, and what may be subscribed stays remembered.
@@ -173,7 +193,7 @@ impl Trigger for RememberingTrigger {
                     memory.remember(&filters).await;
                 }
             };
-            let (result, ()) = tokio::join!(Box::new(trigger).run(deliveries, shutdown), settled);
+            let (result, ()) = tokio::join!(trigger.run(deliveries, shutdown), settled);
             result
         })
     }

@@ -2,6 +2,7 @@
 //!
 //! One file for each kind of trigger, and below `message_bus` one for each kind of bus.
 
+mod external_mqtt;
 mod http;
 mod message_bus;
 
@@ -89,13 +90,10 @@ pub(crate) struct Origin<'a> {
 
 /// Makes the trigger of a service.
 pub(crate) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
-    let kind = &origin.configuration.trigger.kind;
-    match TriggerKind::from_setting(kind)? {
+    match TriggerKind::from_setting(&origin.configuration.trigger.kind)? {
         TriggerKind::MessageBus => message_bus::build(origin).await,
         TriggerKind::Http => Ok(http::build()),
-        TriggerKind::ExternalMqtt => Err(TriggerError::Configuration(format!(
-            "Trigger/Type '{kind}' is not supported yet"
-        ))),
+        TriggerKind::ExternalMqtt => external_mqtt::build(origin).await,
     }
 }
 
@@ -116,10 +114,11 @@ pub(crate) async fn message_bus_beside(origin: &Origin<'_>) -> Option<(Arc<dyn B
     }
 }
 
-/// What stands before the topics of pipelines, as before the trigger's own: nothing where messages have no topic.
+/// What stands before the topics of pipelines, as before the trigger's own: nothing where messages have no topic, or
+/// topics that are none of EdgeX's (the original puts the prefix there too, so that nothing ever matches).
 pub(crate) fn topic_prefix(configuration: &Configuration) -> Option<String> {
     match TriggerKind::from_setting(&configuration.trigger.kind) {
-        Ok(TriggerKind::Http) => None,
+        Ok(TriggerKind::ExternalMqtt | TriggerKind::Http) => None,
         _ => Some(configuration.message_bus.base_topic_prefix.clone()),
     }
 }

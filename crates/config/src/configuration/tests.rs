@@ -167,7 +167,7 @@ fn a_profile_becomes_types() {
     assert_eq!(effective.configuration.trigger.kind, "external-mqtt");
     assert_eq!(external.url, "tcp://localhost:1883");
     assert_eq!(external.connect_timeout, Duration::from_secs(5));
-    assert_eq!(external.retry_duration, Duration::from_secs(600));
+    assert_eq!((external.retry_duration, external.clean_session), (None, None));
     assert_eq!(external.keep_alive, Some(Duration::from_secs(10)));
     assert_eq!(external.will, None);
     assert!(external.auto_reconnect && external.retain);

@@ -188,8 +188,8 @@ pub(super) const EDGEX: &[Setting] = &[
     edgex("Trigger/ExternalMqtt/SkipCertVerify", BOOL, Some("false"), "do not verify the broker's certificate"),
     edgex("Trigger/ExternalMqtt/SecretName", TEXT, Some(""), "secret that holds the credentials"),
     edgex("Trigger/ExternalMqtt/AuthMode", TEXT, Some(""), "`none`, `usernamepassword`, `clientcert` or `cacert`; empty = `none`"),
-    edgex("Trigger/ExternalMqtt/RetryDuration", ANY_INT, Some("0"), "seconds to try to connect at start; 0 = 600"),
-    edgex("Trigger/ExternalMqtt/RetryInterval", ANY_INT, Some("0"), "seconds between two tries; 0 = 5"),
+    edgex("Trigger/ExternalMqtt/RetryDuration", ANY_INT, Some("0"), "seconds to try to connect at start before the service ends; 0 = for as long as it takes"),
+    edgex("Trigger/ExternalMqtt/RetryInterval", ANY_INT, Some("0"), "seconds between two tries at start; 0 = two at most"),
     edgex("Trigger/ExternalMqtt/Will/Enabled", BOOL, Some("false"), "leave a last will at the broker"),
     edgex("Trigger/ExternalMqtt/Will/Payload", TEXT, Some(""), "payload of the last will"),
     edgex("Trigger/ExternalMqtt/Will/Qos", QOS, Some("0"), "quality of service of the last will"),
@@ -235,6 +235,8 @@ pub(super) const OWN: &[Setting] = &[
     own("Writable/StoreAndForward/DeadLetterRetention", OPTIONAL_TIME, Some("168h"), "how long the error collection is kept; 0 = without end"),
     own("Writable/StoreAndForward/DeadLetterMaxItems", COUNT, Some("0"), "most objects in the error collection; 0 = no limit"),
     own("Writable/StoreAndForward/HistoryRetention", OPTIONAL_TIME, Some("0s"), "how long delivered objects are kept; 0 = not at all"),
+
+    own("Trigger/ExternalMqtt/CleanSession", BOOL, None, "`false` = the broker keeps messages while the service is away; not set = `false` with Store and Forward enabled at start and `QoS` above 0, else `true`"),
 
     own("MaxInFlightBytes", MEMORY_SIZE, Some("16MiB"), "bytes of all deliveries in hand; past it no more are read"),
     own("SpoolMaxBytes", SIZE, Some("256MiB"), "most bytes kept on the local disk while the store is away; 0 = none"),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use edgehold_core::{ResponsePublisher, Trigger, TriggerError};
+use edgehold_core::{ResponsePublisher, TriggerError};
 use edgehold_ingest::{
     BusPublisher, MessageBusResponse, MessageBusSettings, MessageBusTrigger, MqttBusPublisher,
     response_topic, subscribe_filters,
@@ -11,10 +11,15 @@ use edgehold_mqtt::{BrokerAddress, ConnectionSettings, Identity, Publication, Qo
 
 use super::options;
 use crate::{
-    durability::{BusPromise, BusSession},
+    durability::{BusPromise, BusSession, SessionKeys},
     publishing::lazily,
-    subscriptions::{RememberingTrigger, SubscriptionMemory},
+    subscriptions::{SubscriptionMemory, remembering},
     trigger::{Companion, Ingress, Origin, wrong},
+};
+
+const KEYS: SessionKeys = SessionKeys {
+    qos: "MessageBus/Optional/Qos",
+    clean_session: "MessageBus/Optional/CleanSession",
 };
 
 pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
@@ -47,7 +52,6 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         }
     };
     let clean_session = connection.clean_session;
-    // A broker forgets what a clean session has subscribed to.
     let memory = (!clean_session).then(|| {
         let client_id = bus.client_id().unwrap_or(service_key.as_str());
         let broker = format!("{}:{}", bus.host, bus.port);
@@ -62,21 +66,15 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         envelope_form,
     })?;
     let session = BusSession {
+        keys: KEYS,
         qos: qos.min(Qos::AtLeastOnce),
         clean_session,
         granted: trigger.granted(),
         published_lower: trigger.published_lower(),
     };
-    let trigger: Box<dyn Trigger> = match memory {
-        None => Box::new(trigger),
-        Some(memory) => Box::new(RememberingTrigger {
-            trigger,
-            memory,
-            filters,
-        }),
-    };
+    let state = trigger.connection_state();
     Ok(Ingress {
-        trigger,
+        trigger: remembering(Box::new(trigger), state, memory, filters),
         response,
         publication: Some(run),
         session: Some(BusPromise::Session(session)),
@@ -100,8 +98,7 @@ fn publisher(
     connection: &ConnectionSettings,
     qos: Qos,
 ) -> Result<(Arc<dyn BusPublisher>, Companion), TriggerError> {
-    let (publisher, publication) = Publication::try_new(&connection.beside())
-        .map_err(|error| TriggerError::Configuration(error.to_string()))?;
+    let (publisher, publication) = Publication::try_new(&connection.beside()).map_err(wrong("MessageBus"))?;
     let publisher = MqttBusPublisher {
         publisher,
         qos,
