@@ -26,19 +26,8 @@ impl CoreMetadata {
     /// # Errors
     /// [`CallError::Address`].
     pub fn new(client: &Client) -> Result<Self, CallError> {
-        let protocol = match client.protocol.as_str() {
-            "" => "http",
-            protocol => protocol,
-        };
-        let address = format!("{protocol}://{}:{}", client.host, client.port);
-        let wrong = |reason: String| CallError::Address {
-            reason: format!("Clients/core-metadata gives '{address}': {reason}"),
-        };
-        let base = Url::parse(&address).map_err(|error| wrong(error.to_string()))?;
-        match base.scheme() {
-            "http" | "https" => Ok(Self { base }),
-            _ => Err(wrong("the protocol is neither http nor https".to_owned())),
-        }
+        let base = http::base("core-metadata", client)?;
+        Ok(Self { base })
     }
 
     /// The release it is of, for example `3.1.0`. The whole call ends within `limit`. Cancel-safe.

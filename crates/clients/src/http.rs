@@ -2,8 +2,10 @@
 
 use std::{error::Error, net::IpAddr, time::Duration};
 
+use edgehold_config::Client as Address;
+use edgehold_core::ErrorClass;
 use reqwest::{
-    Client, Url,
+    Client, ClientBuilder, Response, Url,
     header::{HeaderName, HeaderValue},
     redirect::Policy,
 };
@@ -40,6 +42,14 @@ pub enum CallError {
         /// The status.
         status: u16,
     },
+    /// The answer is a refusal that says why: status 300 or above.
+    #[error("the answer is status {status}: {message}")]
+    Declined {
+        /// The status.
+        status: u16,
+        /// What the service says of it; may be empty.
+        message: String,
+    },
     /// The answer is longer than any that is expected.
     #[error("the answer is longer than {limit} bytes")]
     TooLong {
@@ -54,6 +64,48 @@ pub enum CallError {
     },
 }
 
+impl CallError {
+    /// Whether the same call may succeed later.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::NoAnswer { .. } | Self::TimedOut { .. } => ErrorClass::Transient,
+            Self::Refused { status } | Self::Declined { status, .. } if *status >= 500 || *status == 429 => {
+                ErrorClass::Transient
+            }
+            _ => ErrorClass::Permanent,
+        }
+    }
+}
+
+/// The address of a service as `Clients/<name>` gives it; an empty protocol is `http`.
+pub(crate) fn base(name: &str, address: &Address) -> Result<Url, CallError> {
+    let protocol = match address.protocol.as_str() {
+        "" => "http",
+        protocol => protocol,
+    };
+    let text = format!("{protocol}://{}:{}", address.host, address.port);
+    let wrong = |reason: String| CallError::Address {
+        reason: format!("Clients/{name} gives '{text}': {reason}"),
+    };
+    let base = Url::parse(&text).map_err(|error| wrong(error.to_string()))?;
+    match base.scheme() {
+        "http" | "https" => Ok(base),
+        _ => Err(wrong("the protocol is neither http nor https".to_owned())),
+    }
+}
+
+/// A client for the server of `url`.
+pub(crate) fn client(url: &Url) -> ClientBuilder {
+    // Without a TLS provider of the process no client can be built; one that is there already stays.
+    let _ = ring::default_provider().install_default();
+    let client = Client::builder();
+    match is_loopback(url) {
+        // As Go does, and so the original: proxies of the environment are for others than this machine.
+        true => client.no_proxy(),
+        false => client,
+    }
+}
+
 /// Gets what is at `url`, following redirects, all of it within `limit`. The header is a secret of this host: with one, a
 /// redirect to another host counts as a refusal.
 ///
@@ -63,13 +115,7 @@ pub(crate) async fn get(
     header: Option<(HeaderName, HeaderValue)>,
     limit: Duration,
 ) -> Result<Vec<u8>, CallError> {
-    // Without a TLS provider of the process no client can be built; one that is there already stays.
-    let _ = ring::default_provider().install_default();
-    let mut client = Client::builder();
-    if is_loopback(url) {
-        // As Go does, and so the original: proxies of the environment are for others than this machine.
-        client = client.no_proxy();
-    }
+    let mut client = client(url);
     if header.is_some() {
         client = client.redirect(Policy::custom(|redirect| {
             let is_same = |before: &Url| before.host_str() == redirect.url().host_str();
@@ -90,11 +136,16 @@ pub(crate) async fn get(
 }
 
 async fn exchange(request: reqwest::RequestBuilder) -> Result<Vec<u8>, CallError> {
-    let mut response = request.send().await.map_err(no_answer)?;
+    let response = request.send().await.map_err(no_answer)?;
     let status = response.status().as_u16();
     if status >= 300 {
         return Err(CallError::Refused { status });
     }
+    body(response).await
+}
+
+/// The body of an answer.
+pub(crate) async fn body(mut response: Response) -> Result<Vec<u8>, CallError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
         if body.len() + chunk.len() > MAX_BODY_BYTES {
@@ -108,7 +159,7 @@ async fn exchange(request: reqwest::RequestBuilder) -> Result<Vec<u8>, CallError
 }
 
 /// The layers above the innermost cause say only that the request failed, and may hold the address with its credentials.
-fn no_answer(error: reqwest::Error) -> CallError {
+pub(crate) fn no_answer(error: reqwest::Error) -> CallError {
     let error = error.without_url();
     let mut innermost: &dyn Error = &error;
     while let Some(cause) = innermost.source() {

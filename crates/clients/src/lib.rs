@@ -4,6 +4,10 @@
 //! | --- | --- | --- |
 //! | [`CoreMetadata`] | `GET /api/v3/version` of core-metadata | the EdgeX release of the stack |
 //! | [`VersionCheck`] | the same, at start and in the background | whether the stack is of our generation |
+//! | [`EventClient`] | core-data | events: add, look up |
+//! | [`MetadataClient`] | core-metadata | devices, profiles, resources (remembered) |
+//! | [`CommandClient`] | core-command | reading from and writing to devices |
+//! | [`NotificationClient`] | support-notifications | telling people |
 //! | [`FileUri`] | the address that `-cf` or `-cc` names | the text of a configuration file |
 //!
 //! Does not own what the answers are for: files are parsed by `config`, a start is refused by the composition root.
@@ -11,11 +15,17 @@
 //! Invariants: every call ends within a time limit and reads a bounded body; no message holds credentials, be they part
 //! of an address or of a secret; nothing spawns.
 
+mod core;
 mod core_metadata;
 mod file_uri;
 mod http;
+mod service;
 mod version_check;
 
+pub use core::{
+    Clients, CommandClient, DeviceResource, EventClient, MetadataClient, Notification, NotificationClient,
+    ResourceProperties, Severity,
+};
 pub use core_metadata::CoreMetadata;
 pub use file_uri::{FetchError, FileUri, RequestHeader};
 pub use http::CallError;

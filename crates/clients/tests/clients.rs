@@ -213,3 +213,6 @@ async fn what_did_not_answer_at_start_is_asked_again() {
     shutdown.trigger();
     running.await.unwrap();
 }
+
+#[path = "clients/core.rs"]
+mod core;

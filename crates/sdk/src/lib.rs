@@ -33,6 +33,7 @@ mod invocation;
 mod live;
 mod logging;
 mod publishing;
+mod push;
 mod running;
 mod section;
 mod service;
@@ -43,6 +44,10 @@ mod subscriptions;
 mod trigger;
 
 pub use edgehold_api::{CustomRoute, InvalidRoute, RouteHandler, RouteMethod, RouteRequest, RouteResponse};
+pub use edgehold_clients::{
+    CallError, Clients, CommandClient, DeviceResource, EventClient, MetadataClient, Notification,
+    NotificationClient, ResourceProperties, Severity,
+};
 pub use edgehold_config::{
     Configuration, Flags, LogFormat, configuration::LogLevel, schema::settings_table_markdown,
 };

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use edgehold_api::{Api, CustomRoute};
-use edgehold_clients::{VersionCheck, VersionMismatch};
+use edgehold_clients::{Clients, VersionCheck, VersionMismatch};
 use edgehold_config::{
     Configuration, Registration, configuration::LogLevel, secrets::InsecureSecretProvider, usage,
 };
@@ -353,6 +353,14 @@ impl AppService {
             stop: StopHandle(stop),
             ending: ending_signal,
         };
+        // Each keeps connections and root certificates: only for code that can use them.
+        let clients = if self.hooks.is_empty() {
+            Clients::default()
+        } else {
+            let limit = configuration.service.request_timeout;
+            Clients::new(&configuration.clients, generation, limit)
+                .map_err(|error| StartError::Setup(error.into()))?
+        };
         let mut functions = self.functions;
         let mut added = Added {
             routes: self.routes,
@@ -367,6 +375,7 @@ impl AppService {
                 functions: &mut functions,
                 added: &mut added,
                 handles: &handles,
+                clients: &clients,
             };
             hook(&mut setup).map_err(StartError::Setup)?;
         }

@@ -6,11 +6,12 @@
 use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
 use edgehold_api::CustomRoute;
+use edgehold_clients::Clients;
 use edgehold_config::{Configuration, Layer, Layers};
 use edgehold_contracts::Generation;
 use edgehold_core::{
-    Context, CorrelationId, FunctionFactory, FunctionRegistry, InvalidId, MessagePublisher, Pipeline,
-    PipelineId, SecretProvider, ServiceKey, ShutdownSignal,
+    BuiltFunction, Context, CorrelationId, FunctionFactory, FunctionRegistry, InvalidId, MessagePublisher,
+    Pipeline, PipelineId, SecretProvider, ServiceKey, ShutdownSignal,
 };
 use edgehold_runtime::ServiceIdentity;
 use serde::de::DeserializeOwned;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     draft::{InvalidDraft, PipelineDraft},
     publishing::{BackgroundPublisher, Publisher, background},
+    push::{PushToCoreData, Way},
     section::{self, SectionError, SectionWatch},
     trigger::Companion,
 };
@@ -49,6 +51,7 @@ pub struct Setup<'a> {
     pub(crate) functions: &'a mut FunctionRegistry,
     pub(crate) added: &'a mut Added,
     pub(crate) handles: &'a Handles,
+    pub(crate) clients: &'a Clients,
 }
 
 /// What a developer's code has added.
@@ -193,6 +196,36 @@ impl Setup<'_> {
         let (publisher, companion) = background(self.messages()?, capacity);
         self.added.companions.push(companion);
         Ok(publisher)
+    }
+
+    /// Pushes events (and requests to add one) to core-data over the message bus, as a device service would, and hands them
+    /// on. With `persist_on_error` what cannot be pushed is kept for a later attempt. Events that this service has pushed
+    /// itself end there, so that a pipeline for all events does not feed itself.
+    ///
+    /// # Errors
+    /// [`NoMessageBus`].
+    pub fn push_to_core_data(&self, persist_on_error: bool) -> Result<BuiltFunction, NoMessageBus> {
+        Ok(self.push(Way::Bus(self.publisher()?), persist_on_error))
+    }
+
+    /// As [`Setup::push_to_core_data`], by the REST interface of core-data; none when `Clients/core-data` is not
+    /// configured.
+    pub fn push_to_core_data_by_rest(&self, persist_on_error: bool) -> Option<BuiltFunction> {
+        let events = self.clients.events()?.clone();
+        Some(self.push(Way::Rest(events), persist_on_error))
+    }
+
+    fn push(&self, way: Way, persist_on_error: bool) -> BuiltFunction {
+        BuiltFunction::new(PushToCoreData {
+            way,
+            persist_on_error,
+            escape_names: self.configuration.service.enable_name_field_escape,
+        })
+    }
+
+    /// Clients for the core services that `Clients` names; each call ends within `Service.RequestTimeout`.
+    pub fn clients(&self) -> &Clients {
+        self.clients
     }
 
     fn messages(&self) -> Result<Arc<dyn MessagePublisher>, NoMessageBus> {

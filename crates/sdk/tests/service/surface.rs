@@ -530,3 +530,88 @@ async fn events_from_the_bus_run_through_pipelines_in_code() {
     .await;
     running.drain(Duration::from_secs(5)).await;
 }
+
+#[tokio::test]
+async fn events_are_pushed_to_core_data_over_the_bus_and_never_in_a_circle() {
+    let broker = Mosquitto::start().await.unwrap();
+    let pushed = "edgex/events/device/app-surface/Pump/pump-1/Level";
+    let subscriber = MqttSubscriber::connect(broker.port(), "edgex/events/#", Qos::AtLeastOnce)
+        .await
+        .unwrap();
+    let place = Place::at(&broker);
+    let (inlet, trigger) = Inlet::new();
+    let service = AppService::new("app-surface")
+        .with_trigger(trigger)
+        .with_setup(|setup| {
+            let push = setup.push_to_core_data(false)?;
+            setup.add_pipeline(PipelineDraft::default_pipeline().step("PushToCoreData", push));
+            Ok(())
+        });
+    let running = place.build(service).await.unwrap().spawn();
+    report(&inlet, "edgex/other/topic").await;
+    let message = subscriber.wait_for(1, LONG).await.remove(0);
+    assert_eq!(message.topic, pushed);
+    let request = &envelope(&message)["payload"];
+    assert_eq!(
+        (&request["apiVersion"], &request["event"]["deviceName"]),
+        (&json!("v3"), &json!("pump-1"))
+    );
+
+    // What it has pushed itself it does not push again.
+    report(&inlet, pushed).await;
+    report(&inlet, "edgex/other/topic").await;
+    assert_eq!(subscriber.wait_for(2, LONG).await.len(), 2);
+    running.drain(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn events_are_pushed_to_core_data_by_rest_and_kept_while_it_is_away() {
+    let core_data = HttpSink::start().await.unwrap();
+    let created = || {
+        Answer::new(201)
+            .body(r#"{"apiVersion":"v3","statusCode":201,"id":"e"}"#)
+            .into()
+    };
+    core_data.script(move |_| created());
+    let clients = format!(
+        "Clients:\n  core-data:\n    Host: 127.0.0.1\n    Port: {}\n",
+        core_data.port()
+    );
+    let configuration = SERVICE.replace("@PORT@", "1").replace(
+        "  LogLevel: INFO\n",
+        "  LogLevel: INFO\n  StoreAndForward:\n    Enabled: true\n    RetryInterval: 1s\n",
+    );
+    let place = Place::new(&format!("{configuration}{clients}"));
+    let (inlet, trigger) = Inlet::new();
+    let service = AppService::new("app-surface")
+        .with_trigger(trigger)
+        .with_setup(|setup| {
+            assert!(setup.clients().metadata().is_none());
+            let push = setup
+                .push_to_core_data_by_rest(true)
+                .expect("core-data has an address");
+            setup.add_pipeline(PipelineDraft::default_pipeline().step("PushToCoreData", push));
+            Ok(())
+        });
+    let running = place.build(service).await.unwrap().spawn();
+    report(&inlet, "any").await;
+    assert_eq!(
+        core_data.take()[0].target,
+        "/api/v3/event/app-surface/Pump/pump-1/Level"
+    );
+    core_data.behave(Behaviour::status(503));
+    let ended = report(&inlet, "any").await;
+    assert!(
+        matches!(&ended, DeliveryReport::Runs(runs) if matches!(runs[0].end, RunEnd::Kept { .. })),
+        "{ended:?}"
+    );
+    core_data.script(move |_| created());
+    wait::until("what was kept to arrive", LONG, async || {
+        core_data
+            .requests()
+            .iter()
+            .any(|request| request.status == Some(201))
+    })
+    .await;
+    running.drain(Duration::from_secs(5)).await;
+}
