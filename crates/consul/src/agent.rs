@@ -4,7 +4,8 @@
 //! What it cannot do, and who does it instead (the thin client, unless noted):
 //! - lists of services do not parse, 404s lose their index, there are no transactions;
 //! - keys and ids are percent-encoded twice, so that only plain ones arrive as they are;
-//! - it takes proxies from the environment, even for this machine;
+//! - it sets up OpenSSL even for `http`, and takes proxies from the environment even for this machine: for `http` its
+//!   HTTP client is made here;
 //! - it has no timeouts: each call gets ours;
 //! - every failure is logged four times as an error, expected ones such as an absent key too: its calls run without
 //!   a subscriber, and what failed is in the error we return;
@@ -22,6 +23,7 @@ use consulrs::{
 };
 use edgehold_config::ProviderError;
 use edgehold_core::SecretText;
+use rustify::clients::reqwest::Client as HttpClient;
 use tokio::time::timeout;
 use tracing::{
     instrument::WithSubscriber,
@@ -30,7 +32,7 @@ use tracing::{
 
 use crate::{
     ConsulAddress,
-    client::{CALL_TIMEOUT, error_of_status},
+    client::{CALL_TIMEOUT, error_of_status, is_loopback},
 };
 
 /// Speaks to one Consul agent through consulrs.
@@ -60,10 +62,24 @@ impl Agent {
             verify: true,
             version: 1,
         };
-        let client =
-            with_default(NoSubscriber::default(), || ConsulClient::new(settings)).map_err(|error| {
-                ProviderError::Configuration(format!("no client for Consul at {address}: {error}"))
-            })?;
+        let no_client = |error: &dyn std::fmt::Display| {
+            ProviderError::Configuration(format!("no client for Consul at {address}: {error}"))
+        };
+        let client = if address.protocol == "https" {
+            with_default(NoSubscriber::default(), || ConsulClient::new(settings))
+                .map_err(|error| no_client(&error))?
+        } else {
+            // Left alone, consulrs sets up OpenSSL with all the authorities of the system, which costs 4 MiB for ever.
+            let mut http = reqwest_of_consulrs::Client::builder()
+                .use_rustls_tls()
+                .tls_built_in_root_certs(false);
+            if is_loopback(&address.url()?) {
+                http = http.no_proxy();
+            }
+            let http = http.build().map_err(|error| no_client(&error))?;
+            let http = HttpClient::new(&settings.address, http);
+            ConsulClient { http, settings }
+        };
         Ok(Self {
             client,
             name: format!("consul {address}"),
