@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use edgehold_contracts::{Event, Generation};
-use edgehold_core::{Context, Data, FunctionError};
+use edgehold_core::{Context, Data, Flow, FunctionError};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -20,6 +20,20 @@ pub(crate) fn event(function: &str, ctx: &Context, data: Data) -> Result<Arc<Eve
             other.kind().as_str()
         ))),
     }
+}
+
+/// The event with those of its readings that pass, in order; the end when there are none. Nothing else about it changes,
+/// and it is copied only to change it.
+pub(crate) fn with_readings(mut event: Arc<Event>, passing: &[bool]) -> Flow {
+    if !passing.contains(&true) {
+        return Flow::Stop;
+    }
+    if passing.contains(&false) {
+        let mut passes = passing.iter();
+        let readings = &mut Arc::make_mut(&mut event).readings;
+        readings.retain(|_| passes.next().copied().unwrap_or(true));
+    }
+    Flow::Continue(Data::Event(event))
 }
 
 /// The JSON of the data, which bytes and text have to begin with; what follows it is not looked at, as in EdgeX.

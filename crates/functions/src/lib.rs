@@ -16,6 +16,18 @@
 //! | `JSONLogic` | `Rule`: a JsonLogic rule | anything with a JSON form → the same, or the end |
 //! | `ToLineProtocol` | `Tags`: `key:value,key:value` | metric → text |
 //!
+//! And beyond EdgeX:
+//!
+//! | function | parameters | input → output |
+//! | --- | --- | --- |
+//! | `FilterByDeadband` | `Band`: number; `BandType`: `absolute`, `percent`; `MaxSilence`: duration; `ResourceNames`; `FilterOut` | event → event with the readings that changed by more than the band since they last passed, or the end |
+//! | `RateLimit` | `Limit`: number; `Interval`: duration; `Per`: `device`, `resource`, `pipeline` | event (for `pipeline` anything) → the same, with fewer readings, or the end |
+//! | `SelectReadings` | `Resources`: `Name,Name:NewName`; `KeepOthers`; `DeviceName`, `ProfileName`, `SourceName` | event → event with the readings named, under new names, or the end |
+//!
+//! `FilterByDeadband` and `RateLimit` remember what passed as long as the definition of their pipeline stays the same,
+//! whatever else is reloaded, in bounded memory; a changed pipeline and a start begin anew, so that the next reading passes.
+//! Both see messages in the order their runs begin, which `Ordering: device` makes that of receipt.
+//!
 //! What `WrapIntoEvent` makes is a request, not an event: functions that work on events refuse it, as in EdgeX.
 //!
 //! Invariants: nothing in here reads a clock or draws a random number, these come in as [`Sources`]; nothing waits but
@@ -23,13 +35,18 @@
 //! sees. Source of the behaviour: app-functions-sdk-go `pkg/transforms` (contract: messages-and-functions §6.1 to §6.3).
 
 mod compress;
+mod deadband;
 mod encrypt;
 mod filter;
 mod input;
+mod interval;
 mod json_logic;
 mod line_protocol;
 mod name_patterns;
+mod rate_limit;
+mod recent;
 mod response;
+mod select_readings;
 mod simple_value;
 mod sources;
 mod tags;
@@ -60,6 +77,13 @@ pub fn register(registry: &mut FunctionRegistry, sources: Sources) {
         encrypt::build(parameters, sources)
     });
     registry.register("SetResponseData", response::build);
+    registry.register("FilterByDeadband", move |parameters: &Parameters| {
+        deadband::build(parameters, sources)
+    });
+    registry.register("RateLimit", move |parameters: &Parameters| {
+        rate_limit::build(parameters, sources)
+    });
+    registry.register("SelectReadings", select_readings::build);
     registry.register("JSONLogic", json_logic::build);
     registry.register("ToLineProtocol", line_protocol::build);
 }

@@ -19,6 +19,12 @@ impl NamePatterns {
     /// [`InvalidFunction`] when the list is missing, `FilterOut` is no boolean, or a pattern is no regular expression.
     /// EdgeX loads the latter and then stops every message without a word; refused here, the last good pipeline stays.
     pub(crate) fn from_parameters(parameters: &Parameters, names: &str) -> Result<Self, InvalidFunction> {
+        parameters.required(names)?;
+        Self::optional(parameters, names)
+    }
+
+    /// As [`NamePatterns::from_parameters`]; a missing list is an empty one.
+    pub(crate) fn optional(parameters: &Parameters, names: &str) -> Result<Self, InvalidFunction> {
         let compile = |pattern: &str| {
             Regex::new(pattern).map_err(|e| {
                 parameters.invalid(
@@ -29,8 +35,10 @@ impl NamePatterns {
         };
         Ok(Self {
             patterns: parameters
-                .required_list(names)?
-                .into_iter()
+                .text(names)
+                .split(',')
+                .map(str::trim)
+                .filter(|pattern| !pattern.is_empty())
                 .map(compile)
                 .collect::<Result<_, _>>()?,
             filter_out: parameters.bool("FilterOut", false)?,

@@ -31,7 +31,7 @@ const KEY: &str = "217A24432646294A404E635266556A586E3272357538782F413F442A472D4
 const NOW: i64 = 1_712_345_678_901_234_567;
 
 /// Ids that count up, one time and one initialization vector.
-const SOURCES: Sources = Sources {
+pub(crate) const SOURCES: Sources = Sources {
     uuid: || {
         static LAST: AtomicU64 = AtomicU64::new(0);
         Uuid::from_u64_pair(1, LAST.fetch_add(1, Ordering::Relaxed))
