@@ -12,6 +12,8 @@ pub fn json_logic(input: &[u8]) {
         return;
     };
     let (rule, data) = text.split_once('\n').unwrap_or((text, "{}"));
+    // As parameters are.
+    let rule = rule.trim();
     let data = serde_json::from_str(data).unwrap_or(Value::Null);
     let Some(answer) = answer(rule, &data) else {
         return;

@@ -33,14 +33,18 @@ pub fn line_protocol(input: &[u8]) {
     };
 
     let mut reader = Reader { rest: &line };
-    assert_eq!(reader.name(&[' ', ',']), kept(&metric.name), "{line}");
+    assert_eq!(
+        reader.name(&[' ', ','], &[' ', ',']),
+        kept(&metric.name),
+        "{line}"
+    );
     for tag in &metric.tags {
         let (name, value) = (kept(&tag.name), kept(&tag.value));
         if !name.is_empty() && !value.is_empty() {
             reader.take(',');
-            assert_eq!(reader.name(&['=']), name, "{line}");
+            assert_eq!(reader.name(&['='], KEY), name, "{line}");
             reader.take('=');
-            assert_eq!(reader.name(&[' ', ',']), value, "{line}");
+            assert_eq!(reader.name(&[' ', ','], KEY), value, "{line}");
         }
     }
     let mut separator = ' ';
@@ -51,7 +55,7 @@ pub fn line_protocol(input: &[u8]) {
         }
         reader.take(separator);
         separator = ',';
-        assert_eq!(reader.name(&['=']), name, "{line}");
+        assert_eq!(reader.name(&['='], KEY), name, "{line}");
         reader.take('=');
         match &field.value {
             MetricValue::Number(number) => reader.number(number.as_f64()),
@@ -59,7 +63,7 @@ pub fn line_protocol(input: &[u8]) {
             MetricValue::Unsigned(integer) => reader.number(Some(*integer as f64)),
             MetricValue::Other(Value::String(text)) => assert_eq!(reader.text(), *text, "{line}"),
             MetricValue::Other(Value::Bool(value)) => {
-                assert_eq!(reader.name(&[' ', ',']), value.to_string());
+                assert_eq!(reader.name(&[' ', ','], &[]), value.to_string());
             }
             MetricValue::Other(other) => {
                 assert_eq!(
@@ -79,14 +83,17 @@ fn kept(name: &str) -> String {
         .replace('\r', "\\r")
 }
 
+/// What is escaped in names and values of tags, and in names of fields.
+const KEY: &[char] = &[' ', ',', '='];
+
 /// Reads as InfluxDB does.
 struct Reader<'a> {
     rest: &'a str,
 }
 
 impl Reader<'_> {
-    /// Up to the first of `ends` without a backslash before it.
-    fn name(&mut self, ends: &[char]) -> String {
+    /// Up to the first of `ends` without a backslash before it, which those that can be escaped lose.
+    fn name(&mut self, ends: &[char], escapable: &[char]) -> String {
         let mut name = String::new();
         let mut escaped = false;
         for (at, character) in self.rest.char_indices() {
@@ -94,7 +101,7 @@ impl Reader<'_> {
                 self.rest = &self.rest[at..];
                 return name;
             }
-            if escaped && matches!(character, ' ' | ',' | '=') {
+            if escaped && escapable.contains(&character) {
                 name.pop();
             }
             name.push(character);
@@ -108,7 +115,7 @@ impl Reader<'_> {
     }
 
     fn number(&mut self, expected: Option<f64>) {
-        let text = self.name(&[' ', ',']);
+        let text = self.name(&[' ', ','], &[]);
         assert_eq!(text.parse().ok(), expected, "{text}");
     }
 
