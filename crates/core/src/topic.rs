@@ -77,6 +77,30 @@ impl TopicFilter {
             }
         }
     }
+
+    /// Whether a broker sends everything for this filter that it sends for the other one. A shared subscription
+    /// (`$share/…`) covers itself alone, because another member of its group may be the one that gets a message; a leading
+    /// wildcard covers no topics of the broker's own (`$SYS/…`).
+    pub fn covers(&self, other: &Self) -> bool {
+        if self == other {
+            return true;
+        }
+        let of_the_broker = |filter: &Self| filter.0.starts_with('$');
+        if of_the_broker(self) != of_the_broker(other) || self.0.starts_with("$share/") {
+            return false;
+        }
+        let mut levels = other.0.split('/');
+        let mut filter = self.0.split('/');
+        loop {
+            match (filter.next(), levels.next()) {
+                (Some("#"), _) => return true,
+                (Some("+"), Some(level)) if level != "#" => {}
+                (Some(wanted), Some(level)) if wanted == level => {}
+                (None, None) => return true,
+                _ => return false,
+            }
+        }
+    }
 }
 
 impl fmt::Display for TopicFilter {
@@ -109,6 +133,40 @@ mod tests {
         check("a/b", "a/b", true);
         check("a/b", "a/b/", false);
         check("a", "A", false);
+    }
+
+    #[test]
+    fn a_filter_covers_those_that_bring_nothing_more() {
+        let covers = |wide: &str, narrow: &str| {
+            let [wide, narrow] = [wide, narrow].map(|text| TopicFilter::try_new(text).unwrap());
+            wide.covers(&narrow)
+        };
+        for (wide, narrow) in [
+            ("a/#", "a/#"),
+            ("a/#", "a"),
+            ("a/#", "a/b/+"),
+            ("a/#", "a/b/#"),
+            ("#", "a/#"),
+            ("a/+/c", "a/b/c"),
+            ("$share/g/a", "$share/g/a"),
+        ] {
+            assert!(covers(wide, narrow), "{wide} covers {narrow}");
+            assert!(
+                wide == narrow || !covers(narrow, wide),
+                "{narrow} does not cover {wide}"
+            );
+        }
+        for (one, other) in [
+            ("a/+/c", "a/b/+"),
+            ("a/+", "a/#"),
+            ("+", "a/b"),
+            ("a/b", "a/bc"),
+            ("#", "$SYS/#"),
+            ("$share/g/a/#", "$share/g/a/b"),
+            ("a/#", "$share/g/a/b"),
+        ] {
+            assert!(!covers(one, other), "{one} does not cover {other}");
+        }
     }
 
     #[test]

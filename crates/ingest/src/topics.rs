@@ -6,7 +6,8 @@ use edgehold_core::{TopicFilter, TriggerError};
 const DEFAULT_BASE_PREFIX: &str = "edgex";
 
 /// The filters of the EdgeX message bus trigger: `subscribe_topics` is a comma list, each entry trimmed, blanks
-/// dropped, with `base_prefix` and a slash in front (an empty prefix is `edgex`). Listing a topic twice subscribes once.
+/// dropped, with `base_prefix` and a slash in front (an empty prefix is `edgex`). What another entry covers is left out:
+/// listing a topic twice subscribes once, and so does `events/#, events/device/#`. The original runs such a message twice.
 ///
 /// ```
 /// # use edgehold_ingest::subscribe_filters;
@@ -47,7 +48,9 @@ fn filters(
     {
         let filter = TopicFilter::try_new(&filter_of(topic))
             .map_err(|error| TriggerError::Configuration(format!("SubscribeTopics: {error}")))?;
-        if !filters.contains(&filter) {
+        // A broker may send a message once for each filter that matches it (MQTT 3.1.1 §3.3.5).
+        if !filters.iter().any(|wider: &TopicFilter| wider.covers(&filter)) {
+            filters.retain(|narrower| !filter.covers(narrower));
             filters.push(filter);
         }
     }
@@ -79,6 +82,13 @@ fn prefix_or_default(base_prefix: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn overlapping_topics_run_a_message_once() {
+        let filters = subscribe_filters("", "events/device/#, events/#, events/core/#, other/+").unwrap();
+        let texts: Vec<_> = filters.iter().map(TopicFilter::as_str).collect();
+        assert_eq!(texts, ["edgex/events/#", "edgex/other/+"]);
+    }
 
     #[test]
     fn the_topics_of_an_external_broker_get_no_prefix_and_may_be_shared() {

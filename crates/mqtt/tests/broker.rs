@@ -704,3 +704,26 @@ async fn messages_left_over_from_a_session_with_qos_2_are_completed_even_across_
     publish(&broker, ["3"]).await;
     running.expect("3").await;
 }
+
+#[tokio::test]
+async fn filters_that_overlap_bring_a_message_once() {
+    for qos in [PublishQos::AtMostOnce, PublishQos::AtLeastOnce] {
+        let broker = Mosquitto::start().await.unwrap();
+        let options = Options::default();
+        let settings = options.settings(broker.port(), &unique_name("subscription"));
+        let filters = [
+            "edgex/#",
+            "edgex/events/#",
+            "edgex/+/device/x",
+            "edgex/events/+/x",
+        ];
+        let mut running = options.run_for(&settings, &filters, &[]);
+        running.subscribed().await;
+        let mut publisher = MqttPublisher::connect(broker.port()).await.unwrap();
+        for payload in ["1", "2"] {
+            publisher.publish(TOPIC, payload, qos).await.unwrap();
+        }
+        running.expect("1").await.ack.done();
+        running.expect("2").await.ack.done();
+    }
+}
