@@ -52,6 +52,8 @@ use reqwest::{
 };
 use tokio::time::Instant;
 
+use crate::Formatter;
+
 use self::{
     answer::{Body, read_body},
     client::{Certificates, ClientSettings, ClientSource, Clients},
@@ -68,12 +70,21 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 #[derive(Default)]
 pub struct HttpExportFactory {
     clients: Arc<Clients>,
+    formatter: Option<Formatter>,
 }
 
 impl HttpExportFactory {
     /// A factory without any connection.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Makes the URL of each message from `Url` with this, instead of replacing placeholders.
+    /// (EdgeX: `HTTPSenderOptions.URLFormatter`.)
+    #[must_use]
+    pub fn with_url_formatter(mut self, formatter: Formatter) -> Self {
+        self.formatter = Some(formatter);
+        self
     }
 }
 
@@ -89,7 +100,11 @@ impl FunctionFactory for HttpExportFactory {
         let client = client.map_err(|e| parameters.invalid("Url", format!("out of reach: {}", chain(&e))))?;
         let variant = options.method.as_str().to_lowercase();
         Ok(BuiltFunction::with_variant(
-            HttpExport { options, client },
+            HttpExport {
+                options,
+                client,
+                formatter: self.formatter.clone(),
+            },
             variant,
         ))
     }
@@ -99,6 +114,7 @@ impl FunctionFactory for HttpExportFactory {
 struct HttpExport {
     options: HttpExportOptions,
     client: ClientSource,
+    formatter: Option<Formatter>,
 }
 
 /// Cancel safety: dropping the future closes its connection and does nothing else; the destination may or may not have
@@ -150,7 +166,7 @@ impl HttpExport {
         }
         Ok(Request {
             method: self.options.method.clone(),
-            url: self.url(ctx)?,
+            url: self.url(ctx, data)?,
             headers: self.headers(ctx).await?,
             body: Some(self.body(ctx, data)),
         })
@@ -167,15 +183,12 @@ impl HttpExport {
     }
 
     /// The URL for this message. Errors never show it: it may hold credentials.
-    fn url(&self, ctx: &Context) -> Result<Url, FunctionError> {
+    fn url(&self, ctx: &Context, data: &Data) -> Result<Url, FunctionError> {
         let pipeline = ctx.pipeline_id();
-        let text = ctx.apply_values(&self.options.url).map_err(|_| {
-            let key = unresolved_placeholder(&self.options.url, ctx).unwrap_or_default();
-            FunctionError::permanent(format!(
-                "failed to replace all context placeholders of the URL in pipeline '{pipeline}': \
-                 no value for '{{{key}}}'"
-            ))
-        })?;
+        let text = match &self.formatter {
+            Some(format) => format(&self.options.url, ctx, data)?,
+            None => self.filled_in(ctx)?,
+        };
         let invalid = || format!("in pipeline '{pipeline}' the URL to export to is not valid");
         let url = Url::parse(&text).map_err(|e| FunctionError::permanent(invalid()).with_source(e))?;
         match url.scheme() {
@@ -185,6 +198,17 @@ impl HttpExport {
                 invalid()
             ))),
         }
+    }
+
+    /// The configured URL with its placeholders replaced.
+    fn filled_in(&self, ctx: &Context) -> Result<String, FunctionError> {
+        ctx.apply_values(&self.options.url).map_err(|_| {
+            let key = unresolved_placeholder(&self.options.url, ctx).unwrap_or_default();
+            FunctionError::permanent(format!(
+                "failed to replace all context placeholders of the URL in pipeline '{}': no value for '{{{key}}}'",
+                ctx.pipeline_id()
+            ))
+        })
     }
 
     /// The configured headers, and the secret one unless they replace it. The secret is asked for each time, so that a

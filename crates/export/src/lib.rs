@@ -15,9 +15,12 @@
 //! [`Fault`]: edgehold_core::Fault
 
 mod duration;
+mod formatter;
 pub mod http;
 
 use edgehold_core::FunctionRegistry;
+
+pub use formatter::Formatter;
 
 /// Adds every function of this crate under the name EdgeX gives it: `HTTPExport`.
 pub fn register(registry: &mut FunctionRegistry) {

@@ -59,6 +59,7 @@ mod xml;
 use edgehold_core::{FunctionRegistry, Parameters};
 
 pub use sources::Sources;
+pub use tags::add_tags;
 
 /// Adds every function of this crate under the name EdgeX gives it. Those that need ids, the time or randomness take
 /// them from `sources`.

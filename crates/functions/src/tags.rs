@@ -16,6 +16,11 @@ pub(crate) fn build(parameters: &Parameters) -> Result<BuiltFunction, InvalidFun
     Ok(BuiltFunction::new(AddTags { tags: tags.collect() }))
 }
 
+/// `AddTags` with values of any JSON type, which the list of a configuration cannot give.
+pub fn add_tags(tags: Tags) -> BuiltFunction {
+    BuiltFunction::new(AddTags { tags })
+}
+
 /// The pairs of the list `key:value,key:value` in the parameter `name`, in its order; of two with the same key the last.
 ///
 /// # Errors

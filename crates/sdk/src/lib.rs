@@ -21,6 +21,57 @@
 //!
 //! `DeviceName` can now be named in `Writable.Pipeline.ExecutionOrder` beside the built-in functions.
 //!
+//! A larger one, with settings, pipelines and routes of its own, is `examples/boiler.rs`.
+//!
+//! # From the App Functions SDK for Go
+//!
+//! What depends on the configuration is said in [`AppService::with_setup`], which is called when that is known.
+//!
+//! | `ApplicationService` (Go) | here |
+//! | --- | --- |
+//! | `NewAppService` | [`AppService::new`]; `<profile>` in the key is filled in |
+//! | `NewAppServiceWithTargetType` | [`AppService::with_target_type`]; a type of one's own is decoded by the first function, from `raw` |
+//! | `AppContext` | [`Setup::ending`] |
+//! | `AddRoute`, `AddCustomRoute` | [`AppService::with_route`], [`Setup::add_route`] |
+//! | `RequestTimeout` | [`Setup::request_timeout`] |
+//! | `ApplicationSettings`, `GetAppSetting`, `GetAppSettingStrings` | [`Setup::application_settings`], [`Setup::app_setting`], [`Setup::app_setting_list`] |
+//! | `SetDefaultFunctionsPipeline`, `AddFunctionsPipelineForTopics` | [`Setup::add_pipeline`] with a [`PipelineDraft`]; later [`PipelineControl::replace`] |
+//! | `SetFunctionsPipelineTopics`, `RemoveAllFunctionPipelines` | [`PipelineControl::replace`] |
+//! | `LoadConfigurableFunctionPipelines` | always: pipelines of the settings run beside those of the code |
+//! | `Run`, `Stop` | [`AppService::main`] or [`AppService::block_on`]; [`StopHandle::stop`], [`Running::drain`] |
+//! | `RegisterCustomTriggerFactory` | [`AppService::with_custom_trigger`]; `MessageReceived` is a [`Delivery`], whose answer comes by [`Ack::with_report`]; `ContextBuilder` is not needed |
+//! | `RegisterCustomStoreFactory` | [`AppService::with_custom_store`] |
+//! | `AddBackgroundPublisher` | [`Setup::background_publisher`], with every trigger, any number of them |
+//! | `Publish`, `PublishWithTopic` | [`Publisher::publish_with_topic`] of [`Setup::publisher`] |
+//! | `BuildContext` | [`Setup::build_context`] |
+//! | `SecretProvider` | [`Setup::secrets`] |
+//! | `LoggingClient` | the macros of `tracing` |
+//! | `EventClient`, `DeviceClient`, `DeviceProfileClient`, `CommandClient`, `NotificationClient` | [`Setup::clients`]; functions take what they need along |
+//! | `LoadCustomConfig` | [`Setup::section`] |
+//! | `ListenForCustomConfigChanges` | [`Setup::watch_section`], for sections below `Writable` |
+//! | `RegistryClient`, `MetricsManager`, `ReadingClient`, `SubscriptionClient`, `DeviceServiceClient` | not there |
+//!
+//! | `AppFunctionContext` (Go) | [`Context`] |
+//! | --- | --- |
+//! | `Clone` | `Clone` |
+//! | `CorrelationID`, `PipelineId`, `InputContentType` | [`Context::correlation_id`], [`Context::pipeline_id`], [`Context::input_content_type`] |
+//! | `SetResponseData`, `ResponseData`, `SetResponseContentType`, `ResponseContentType` | [`Context::set_response_data`], [`Context::response_data`], [`Context::set_response_content_type`], [`Context::response_content_type`] |
+//! | `SetRetryData` | [`Context::set_retry_data`], or [`Context::set_retry_input`], which keeps the type |
+//! | `TriggerRetryFailedData` | [`Context::trigger_retry_failed_data`] |
+//! | `AddValue`, `RemoveValue`, `GetValue`, `GetAllValues`, `ApplyValues` | [`Context::add_value`], [`Context::remove_value`], [`Context::value`], [`Context::values`], [`Context::apply_values`] |
+//! | `GetDeviceResource` | [`MetadataClient::resource`] |
+//! | `Publish`, `PublishWithTopic` | [`Context::publish_with_topic`] |
+//! | `SecretProvider` | [`Context::secrets`] |
+//!
+//! | elsewhere (Go) | here |
+//! | --- | --- |
+//! | `AppFunction` returning `(bool, any)` | [`AppFunction`] or [`Transform`] returning `Result<`[`Flow`]`, `[`FunctionError`]`>` |
+//! | `NewAppFuncContextForTest` | [`context_for_test`] |
+//! | `NewFilterFor`, `NewHTTPSender`, ... | [`PipelineDraft::function`] with the parameters of the configurable function |
+//! | `NewTags` with values of any type | [`add_tags`] |
+//! | `HTTPSenderOptions.URLFormatter` | [`HttpExportFactory::with_url_formatter`] |
+//! | `PushToCore` (SDK 2) | [`Setup::push_to_core_data`], [`Setup::push_to_core_data_by_rest`] |
+//!
 //! Owns the composition: which implementation stands behind which trait is decided here and nowhere else. Also owns
 //! what surrounds a service: flags, the order of start and end, log lines.
 
@@ -52,7 +103,7 @@ pub use edgehold_config::{
     Configuration, Flags, LogFormat, configuration::LogLevel, schema::settings_table_markdown,
 };
 pub use edgehold_contracts::{
-    AddEventRequest, Event, Generation, MessageEnvelope, Metric, Payload, Reading, ReadingValue,
+    AddEventRequest, Event, Generation, MessageEnvelope, Metric, Payload, Reading, ReadingValue, Tags,
 };
 pub use edgehold_core::{
     Ack, AppFunction, BoxFuture, BuiltFunction, ByteBudget, BytePermit, Context, CorrelationId, Data,
@@ -63,6 +114,8 @@ pub use edgehold_core::{
     Shutdown, ShutdownSignal, StoredInput, StoredObject, StoredObjectId, TargetType, Timestamp, TopicFilter,
     Transform, Trigger, TriggerError,
 };
+pub use edgehold_export::{Formatter, http::HttpExportFactory};
+pub use edgehold_functions::add_tags;
 pub use edgehold_runtime::{Books, BooksSnapshot};
 pub use edgehold_store::{
     Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, ListRequest, Page, RetryQueue, Room,

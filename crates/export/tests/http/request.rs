@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use edgehold_core::{AppFunction, ErrorClass};
+use edgehold_core::{AppFunction, Data, ErrorClass, FunctionError, FunctionRegistry};
+use edgehold_export::{Formatter, http::HttpExportFactory};
 use edgehold_test_support::{Behaviour, HttpSink};
 
-use super::{PERSIST, bytes, call, context, continued, export};
+use super::{PERSIST, built, bytes, call, context, continued, export};
 
 #[tokio::test]
 async fn a_url_that_is_none_fails_each_message_for_good_and_keeps_it() {
@@ -24,6 +25,34 @@ async fn a_url_that_is_none_fails_each_message_for_good_and_keeps_it() {
         assert!(error.chain().contains(reason), "{url}: {}", error.chain());
         assert!(ctx.take_retry_data().is_some(), "{url}");
     }
+}
+
+/// EdgeX: `HTTPSenderOptions.URLFormatter`.
+#[tokio::test]
+async fn a_url_may_be_made_by_code_for_each_message() {
+    let sink = HttpSink::start().await.unwrap();
+    let formatter: Formatter = Arc::new(|format, ctx, data| match data {
+        Data::Bytes(bytes) if bytes.is_empty() => Err(FunctionError::permanent("nothing to send")),
+        data => Ok(format!("{format}/{}/{}", ctx.pipeline_id(), data.kind().as_str())),
+    });
+    let mut registry = FunctionRegistry::default();
+    registry.register(
+        "HTTPExport",
+        HttpExportFactory::new().with_url_formatter(formatter),
+    );
+    let function = built(&registry, &sink.url("/made"), &[PERSIST]).unwrap();
+
+    continued(call(&function, &mut context(), bytes("data")).await);
+    assert_eq!(sink.requests()[0].target, "/made/default-pipeline/bytes");
+
+    let mut ctx = context();
+    let error = call(&function, &mut ctx, bytes("")).await.unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.class()),
+        ("nothing to send", ErrorClass::Permanent)
+    );
+    assert!(ctx.take_retry_data().is_some());
+    assert_eq!(sink.count(), 1);
 }
 
 #[tokio::test]
