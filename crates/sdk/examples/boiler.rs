@@ -68,7 +68,7 @@ impl AppFunction for OverLimit {
     }
 }
 
-fn set_up(setup: &mut Setup<'_>) -> Result<(), SetupError> {
+pub(crate) fn set_up(setup: &mut Setup<'_>) -> Result<(), SetupError> {
     let count = Arc::new(AtomicU64::new(0));
     let over_limit = OverLimit {
         alarm: setup.watch_section("Writable/Alarm")?,

@@ -615,3 +615,63 @@ async fn events_are_pushed_to_core_data_by_rest_and_kept_while_it_is_away() {
     .await;
     running.drain(Duration::from_secs(5)).await;
 }
+
+#[path = "../../examples/boiler.rs"]
+#[expect(dead_code, reason = "its main is for a process of its own")]
+mod boiler;
+
+#[tokio::test]
+async fn the_example_watches_boilers() {
+    // Given the example with its own configuration, at servers of the test
+    let (broker, sink) = (
+        Mosquitto::start().await.unwrap(),
+        HttpSink::start().await.unwrap(),
+    );
+    let alarms = MqttSubscriber::connect(broker.port(), "edgex/alarms/#", Qos::AtLeastOnce)
+        .await
+        .unwrap();
+    let configuration = include_str!("../../examples/boiler/configuration.yaml")
+        .replace("Port: 1883", &format!("Port: {}", broker.port()))
+        .replace("Port: 59790", "Port: 0")
+        .replace("http://localhost:8080/alarms", &sink.url("/alarms"));
+    let place = Place::new(&configuration);
+    let built = place
+        .build(AppService::new("app-boiler").with_setup(boiler::set_up))
+        .await
+        .unwrap();
+    let port = built.rest_address().unwrap().port();
+    let running = built.spawn();
+
+    // When events below and above the limit come
+    let mut publisher = MqttPublisher::connect(broker.port()).await.unwrap();
+    let event: Value = serde_json::from_str(EVENT).unwrap();
+    wait::until("an alarm", LONG, async || {
+        for (bar, resource) in [("8.5", "Pressure"), ("9.9", "Level"), ("9.5e0", "Pressure")] {
+            let mut event = event.clone();
+            let reading = &mut event["readings"][0];
+            (reading["value"], reading["valueType"]) = (json!(bar), json!("Float64"));
+            reading["resourceName"] = json!(resource);
+            let envelope =
+                json!({ "correlationID": "c", "contentType": "application/json", "payload": event });
+            let topic = "edgex/events/device/d/Pump/pump-1/Pressure";
+            publisher
+                .publish(topic, envelope.to_string(), Qos::AtLeastOnce)
+                .await
+                .unwrap();
+        }
+        sink.count() > 0
+    })
+    .await;
+
+    // Then only what is above it has been sent on, tagged, to where its profile belongs, and published
+    for request in sink.requests() {
+        let event = request.json();
+        assert_eq!(request.target, "/alarms/pump");
+        assert_eq!(event["readings"][0]["value"], "9.5e0");
+        assert_eq!(event["tags"], json!({ "site": "hall-3", "severity": 2 }));
+    }
+    assert_eq!(alarms.wait_for(1, LONG).await[0].topic, "edgex/alarms/pump-1");
+    let counted: Value = http::get(port, "/api/v3/alarms").await.unwrap().json().unwrap();
+    assert!(counted["alarms"].as_u64() >= Some(1), "{counted}");
+    running.drain(Duration::from_secs(5)).await;
+}
