@@ -60,6 +60,9 @@ use crate::{
 /// How long to wait at the end for the broker to close the connection, which shows that it has read everything.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// The pause before a refused subscription is asked for again; doubles up to 64 times that.
+const FIRST_ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// A connection that subscribes. Made by [`Subscription::try_new`], lives in [`Subscription::run`].
 pub struct Subscription {
     event_loop: EventLoop,
@@ -78,8 +81,13 @@ pub struct Subscription {
     hand_over: HandOver,
     fingerprint: RandomState,
     outage: Outage,
-    /// Whether the broker has answered the subscription of the current session.
+    /// What the current session has not been granted yet.
+    lacking: Vec<TopicFilter>,
+    /// Whether the broker has answered the last subscription.
     answered: bool,
+    /// When to ask again for what it has refused, and how often it has done so in a row.
+    ask_again: Option<Instant>,
+    refusals: u32,
     /// Whether there was a connection yet.
     has_stood: bool,
     /// When the connection came to stand, or the attempt to make one began.
@@ -114,6 +122,7 @@ impl Subscription {
         let (hand_over, incoming) = HandOver::new(budget);
         let subscription = Self {
             event_loop,
+            lacking: filters.clone(),
             filters,
             former: Vec::new(),
             qos: qos.min(Qos::AtLeastOnce),
@@ -128,6 +137,8 @@ impl Subscription {
             fingerprint: RandomState::new(),
             outage: Outage::default(),
             answered: false,
+            ask_again: None,
+            refusals: 0,
             has_stood: false,
             since: Instant::now(),
             next_ping: Instant::now(),
@@ -240,7 +251,7 @@ impl Subscription {
             info!(%broker, %client_id, session_present, "connected to the MQTT broker");
         }
         if !session_present {
-            self.answered = false;
+            self.lacking = self.filters.clone();
             self.former.clear();
         }
         self.tell_state();
@@ -260,6 +271,7 @@ impl Subscription {
                 return Ok(self.disconnect().await?);
             }
             let pings = stalled && !self.keep_alive().is_zero();
+            let ask_again = self.ask_again.filter(|_| !ending);
             // All of these may be dropped for another: `poll` has no request to lose, since none is ever queued, and
             // reads either a whole packet or none; the others are cancel-safe by their own word.
             select! {
@@ -267,6 +279,9 @@ impl Subscription {
                 () = self.told.notified() => {}
                 () = self.hand_over.advance(), if stalled => {}
                 () = sleep_until(self.next_ping), if pings => self.ping().await?,
+                () = sleep_until(ask_again.unwrap_or(self.since)), if ask_again.is_some() => {
+                    self.subscribe().await?;
+                }
                 event = self.event_loop.poll(), if !stalled => {
                     let event = event?;
                     self.take(event, ending);
@@ -348,9 +363,11 @@ impl Subscription {
 
     /// Asks for what this session lacks and gives back what it has too much: a connection may have broken before the
     /// answer, so what is not answered is asked again, also in a session that was kept.
-    async fn subscribe(&mut self) -> Result<(), ConnectionError> {
+    async fn subscribe(&mut self) -> Result<(), Failure> {
+        self.ask_again = None;
+        self.answered = self.lacking.is_empty();
         let subscribe = (!self.answered).then(|| {
-            let filters = self.filters.iter().map(|filter| SubscribeFilter {
+            let filters = self.lacking.iter().map(|filter| SubscribeFilter {
                 path: filter.as_str().to_owned(),
                 qos: self.qos.into(),
             });
@@ -367,27 +384,47 @@ impl Subscription {
         for request in [subscribe, unsubscribe].into_iter().flatten() {
             packets.extend(self.event_loop.state.handle_outgoing_packet(request)?);
         }
-        self.write(packets).await
+        Ok(self.write(packets).await?)
     }
 
-    /// The broker's answer, one code for each filter in the order of asking.
+    /// The broker's answer, one code for each filter in the order of asking. What it refused is asked for again: rights can
+    /// change while a connection stands.
     fn subscribed(&mut self, answer: &SubAck) {
         let broker = &self.broker;
-        let mut lowest = None;
-        for (filter, code) in self.filters.iter().zip(&answer.return_codes) {
-            match code {
-                SubscribeReasonCode::Failure => {
-                    warn!(%broker, %filter, "the broker refused the subscription: nothing will come by it");
-                }
-                SubscribeReasonCode::Success(granted) => {
-                    debug!(%broker, %filter, ?granted, "subscribed");
-                    let granted = Qos::from(*granted).min(self.qos);
-                    lowest = Some(lowest.map_or(granted, |lowest: Qos| lowest.min(granted)));
-                }
-            }
+        let mut lowest = *self.granted.borrow();
+        if self.lacking.len() == self.filters.len() {
+            lowest = None;
         }
+        let mut codes = answer.return_codes.iter();
+        self.lacking.retain(|filter| match codes.next() {
+            Some(SubscribeReasonCode::Success(granted)) => {
+                if self.refusals > 0 {
+                    info!(%broker, %filter, "the broker has accepted the subscription after all");
+                }
+                debug!(%broker, %filter, ?granted, "subscribed");
+                let granted = Qos::from(*granted).min(self.qos);
+                lowest = Some(lowest.map_or(granted, |lowest: Qos| lowest.min(granted)));
+                false
+            }
+            Some(SubscribeReasonCode::Failure) | None => {
+                if self.refusals == 0 {
+                    warn!(
+                        %broker, %filter,
+                        "the broker refused the subscription: nothing comes by it; asking again"
+                    );
+                }
+                true
+            }
+        });
         self.granted.send_replace(lowest);
         self.answered = true;
+        if self.lacking.is_empty() {
+            self.refusals = 0;
+        } else {
+            let pause = FIRST_ASK_AGAIN * (1 << self.refusals.min(6));
+            self.ask_again = Some(Instant::now() + pause);
+            self.refusals += 1;
+        }
         self.tell_state();
     }
 

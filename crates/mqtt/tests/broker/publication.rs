@@ -71,14 +71,14 @@ async fn result(publishing: JoinHandle<Result<(), PublishError>>) -> Result<(), 
 }
 
 /// A broker that accepts a connection and then does what the test says.
-struct Scripted(TcpListener);
+pub(super) struct Scripted(TcpListener);
 
 impl Scripted {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
 
-    fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         self.0.local_addr().unwrap().port()
     }
 
@@ -90,7 +90,7 @@ impl Scripted {
     }
 
     /// The next connection, accepted, and what its CONNECT said.
-    async fn accept(&self) -> (TcpStream, Vec<u8>) {
+    pub(super) async fn accept(&self) -> (TcpStream, Vec<u8>) {
         let (mut stream, _) = timeout(LONG, self.0.accept()).await.expect("in time").unwrap();
         let (kind, connect) = packet(&mut stream).await;
         assert_eq!(kind, CONNECT);
@@ -100,7 +100,7 @@ impl Scripted {
 }
 
 /// The next packet of less than 128 bytes: its type and body.
-async fn packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+pub(super) async fn packet(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     let read = async {
         let first = stream.read_u8().await.unwrap();
         let length = stream.read_u8().await.unwrap();

@@ -15,9 +15,14 @@ use edgehold_test_support::{
     Authority, Certificate, Mosquitto, MosquittoBuilder, MqttSubscriber, Qos as PublishQos, unique_name,
     wait::{LONG, until},
 };
-use tokio::time::timeout;
+use tokio::{io::AsyncWriteExt, time::timeout};
 
-use super::super::{Options, TOPIC, publish};
+use super::{
+    super::{Options, TOPIC, publish},
+    publication::{Scripted, packet},
+};
+
+const SUBSCRIBE: u8 = 8;
 
 /// Secrets that can be renewed.
 #[derive(Clone, Default)]
@@ -286,4 +291,35 @@ async fn the_last_will_is_told_when_a_service_vanishes_and_not_when_it_says_good
         (told[0].topic.as_str(), &told[0].payload[..]),
         ("wills/vanished", &b"gone"[..])
     );
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_refused_is_asked_for_again_and_the_others_are_not() {
+    // Given a broker that refuses one of two filters
+    let broker = Scripted::start().await;
+    let options = Options::default();
+    let settings = options.settings(broker.port(), "client");
+    let mut running = options.run_for(&settings, &["edgex/a", "edgex/b"], &[]);
+    let (mut stream, _) = broker.accept().await;
+    let (kind, first) = packet(&mut stream).await;
+    assert_eq!(
+        (kind, &first[2..]),
+        (SUBSCRIBE, &b"\0\x07edgex/a\x01\0\x07edgex/b\x01"[..])
+    );
+    stream
+        .write_all(&[0x90, 4, first[0], first[1], 1, 0x80])
+        .await
+        .unwrap();
+    running.subscribed().await;
+
+    // When it is asked again over the same connection, then for that one alone
+    let (kind, again) = packet(&mut stream).await;
+    assert_eq!((kind, &again[2..]), (SUBSCRIBE, &b"\0\x07edgex/b\x01"[..]));
+    stream.write_all(&[0x90, 3, again[0], again[1], 0]).await.unwrap();
+
+    // And what it grants now counts
+    let granted = running
+        .granted
+        .wait_for(|granted| *granted == Some(Qos::AtMostOnce));
+    timeout(LONG, granted).await.expect("in time").expect("it runs");
 }
