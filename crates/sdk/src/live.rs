@@ -215,3 +215,87 @@ fn told(change: &Change) -> String {
         _ => format!("{change} ({})", change.origin),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use edgehold_config::{Layer, LogFormat, configuration::LogLevel};
+    use edgehold_core::FunctionRegistry;
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::{logging::LogOutput, section::SectionWatch};
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(rename_all = "PascalCase")]
+    struct Mine {
+        limit: u8,
+    }
+
+    fn private<const N: usize>(leaves: [(&str, &str); N]) -> Layer {
+        let pipeline = [
+            ("Writable/Pipeline/ExecutionOrder", "SetResponseData"),
+            (
+                "Writable/Pipeline/Functions/SetResponseData/Parameters/ResponseContentType",
+                "",
+            ),
+        ];
+        leaves.into_iter().chain(pipeline).collect()
+    }
+
+    /// EdgeX: `ListenForCustomConfigChanges`.
+    #[tokio::test]
+    async fn a_section_of_ones_own_below_writable_follows_the_provider() {
+        // Given a section that somebody follows
+        let layers = Layers {
+            private: private([("Writable/Mine/Limit", "7")]),
+            ..Layers::default()
+        };
+        let effective = resolve(&layers, None);
+        let (sender, receiver) = watch::channel(layers.section("Writable/Mine"));
+        let mut mine: SectionWatch<Mine> = SectionWatch::new("Writable/Mine", receiver);
+        let (writable, _) = watch::channel(effective.configuration.writable.clone());
+        let hooks = LiveHooks {
+            writable,
+            sections: vec![LiveSection {
+                name: "Writable/Mine".to_owned(),
+                sender,
+            }],
+            replacements: mpsc::channel(1).1,
+        };
+        let mut registry = FunctionRegistry::default();
+        edgehold_functions::register(&mut registry, crate::sources::of_this_system());
+        let pipelines = Pipelines::new(registry, None);
+        let log = LogControl::init(
+            "app-test",
+            LogLevel::Info,
+            LogOutput::Stderr,
+            LogFormat::default(),
+        );
+        let live = LiveSettings::new(layers, effective, pipelines, log, hooks);
+        let (mut live, _view) = live.ok().expect("the pipeline can be built");
+        let mut holds = |private: Layer| {
+            live.apply(Snapshot {
+                private: Some(private),
+                ..Snapshot::default()
+            });
+        };
+
+        // When another setting changes, nobody is told
+        holds(private([
+            ("Writable/Mine/Limit", "7"),
+            ("Writable/LogLevel", "ERROR"),
+        ]));
+        assert!(!mine.has_changed());
+
+        // When it changes, whoever follows is, and a bad value is named and nothing worse
+        holds(private([("Writable/Mine/Limit", "9")]));
+        assert_eq!(mine.changed().await, Ok(Mine { limit: 9 }));
+        holds(private([("Writable/Mine/Limit", "many")]));
+        let error = mine.changed().await.unwrap_err().to_string();
+        assert!(
+            error.starts_with("Writable/Mine/Limit = 'many' is not"),
+            "{error}"
+        );
+        assert_eq!(mine.current().unwrap_err().to_string(), error);
+    }
+}

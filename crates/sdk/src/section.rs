@@ -60,6 +60,11 @@ impl<T: DeserializeOwned> SectionWatch<T> {
         read(&self.name, &self.layer.borrow())
     }
 
+    /// Whether the section has changed since it was last waited for.
+    pub fn has_changed(&self) -> bool {
+        self.layer.has_changed().unwrap_or(false)
+    }
+
     /// Returns once the section has changed since it was last waited for. Cancel-safe.
     ///
     /// # Errors

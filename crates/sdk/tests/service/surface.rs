@@ -290,32 +290,37 @@ async fn what_functions_and_services_publish_is_an_envelope_of_the_generation() 
     }
 }
 
-/// Contract, messages §4: with the HTTP trigger and external MQTT the original refuses to start a background publisher.
+/// Contract, messages §4: with the HTTP trigger and external MQTT the original refuses to start a background publisher,
+/// and of two the last one alone works.
 #[tokio::test]
-async fn background_publishing_works_with_the_http_trigger() {
+async fn background_publishing_works_with_every_trigger_and_any_number_of_queues() {
     let broker = Mosquitto::start().await.unwrap();
-    let subscriber = MqttSubscriber::connect(broker.port(), "edgex/out", Qos::AtLeastOnce)
-        .await
-        .unwrap();
-    let configuration = SERVICE
-        .replace("@PORT@", &broker.port().to_string())
-        .replace("edgex-messagebus", "http");
-    let (service, handles) = with(AppService::new("app-surface"), |setup| {
-        setup.add_pipeline(PipelineDraft::default_pipeline().step("Count", counting(&Count::default())));
-        (
-            setup.background_publisher(1).unwrap(),
-            setup.build_context("c", "text/plain"),
-        )
-    });
-    let place = Place::new(&configuration);
-    let running = place.build(service).await.unwrap().spawn();
-    let (background, ctx) = handles.await.unwrap();
-    background
-        .publish("out", &Data::Text("x".to_owned()), &ctx)
-        .await
-        .unwrap();
-    subscriber.wait_for(1, LONG).await;
-    running.drain(Duration::from_secs(5)).await;
+    for kind in ["http", "External-MQTT"] {
+        let subscriber = MqttSubscriber::connect(broker.port(), "edgex/out/#", Qos::AtLeastOnce)
+            .await
+            .unwrap();
+        let port = broker.port().to_string();
+        let configuration = SERVICE.replace("@PORT@", &port).replace(
+            "edgex-messagebus",
+            &format!("{kind}\n  ExternalMqtt:\n    Url: tcp://127.0.0.1:{port}"),
+        );
+        let (service, handles) = with(AppService::new("app-surface"), |setup| {
+            setup.add_pipeline(PipelineDraft::default_pipeline().step("Count", counting(&Count::default())));
+            let queues = [1, 2].map(|capacity| setup.background_publisher(capacity).unwrap());
+            (queues, setup.build_context("c", "text/plain"))
+        });
+        let place = Place::new(&configuration);
+        let running = place.build(service).await.unwrap().spawn();
+        let (queues, ctx) = handles.await.unwrap();
+        for queue in &queues {
+            queue
+                .publish("out/x", &Data::Text("x".to_owned()), &ctx)
+                .await
+                .unwrap();
+        }
+        assert_eq!(subscriber.wait_for(2, LONG).await.len(), 2, "{kind}");
+        running.drain(Duration::from_secs(5)).await;
+    }
 }
 
 #[tokio::test]
