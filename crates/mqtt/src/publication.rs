@@ -81,6 +81,13 @@ pub enum PublishError {
         /// What is wrong; the broker's answer where it gave one.
         reason: Arc<str>,
     },
+    /// There is no connection, and the last attempt to make one failed. Only for who does not wait
+    /// ([`Publisher::impatient`]). Nothing was sent.
+    #[error("there is no connection to the MQTT broker ({reason})")]
+    Away {
+        /// What the last attempt failed for.
+        reason: Arc<str>,
+    },
     /// The connection broke before the broker had confirmed the message, which may have arrived or not.
     #[error("the connection to the MQTT broker was lost before the message was confirmed")]
     ConnectionLost,
@@ -94,9 +101,11 @@ impl PublishError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::InvalidTopic { .. } | Self::TooLarge { .. } => ErrorClass::Permanent,
-            Self::TimedOut { .. } | Self::Refused { .. } | Self::ConnectionLost | Self::Ended => {
-                ErrorClass::Transient
-            }
+            Self::TimedOut { .. }
+            | Self::Refused { .. }
+            | Self::Away { .. }
+            | Self::ConnectionLost
+            | Self::Ended => ErrorClass::Transient,
         }
     }
 }
@@ -114,13 +123,27 @@ pub struct Publisher {
     orders: mpsc::Sender<Order>,
     timeout: Duration,
     client_id: Arc<str>,
-    refusal: watch::Receiver<Refusal>,
+    obstacle: watch::Receiver<Option<Obstacle>>,
+    impatient: bool,
 }
 
-/// Why the last attempt to connect was refused; none when it succeeded or got no answer.
-type Refusal = Option<Arc<str>>;
+/// Why the last attempt to connect failed; none when it succeeded, and while the first one after a loss is under way.
+#[derive(Clone, Debug)]
+struct Obstacle {
+    reason: Arc<str>,
+    /// One of the two sides did not accept the other: it is no use to wait for that to change.
+    refused: bool,
+}
 
 impl Publisher {
+    /// The same, but it waits for a connection only until an attempt to make one has failed, and then not at all until
+    /// one stands again.
+    #[must_use]
+    pub fn impatient(mut self) -> Self {
+        self.impatient = true;
+        self
+    }
+
     /// Publishes one message, and returns when it has been written (QoS 0), or when the broker has confirmed it (QoS
     /// 1: PUBACK, QoS 2: PUBCOMP). Waits for a connection, for room and for that at most
     /// [`ConnectionSettings::connect_timeout`] in all (EdgeX: `MessageBus.Optional.ConnectTimeout`), and not at all while
@@ -154,29 +177,34 @@ impl Publisher {
             sent.map_err(|_| PublishError::Ended)?;
             confirmed.await.map_err(|_| PublishError::ConnectionLost)
         };
-        let mut refusal = self.refusal.clone();
         select! {
             biased;
-            reason = refused(&mut refusal) => Err(PublishError::Refused {
-                client_id: self.client_id.clone(),
-                reason,
+            Obstacle { reason, refused } = self.obstacle() => Err(match refused {
+                true => PublishError::Refused { client_id: self.client_id.clone(), reason },
+                false => PublishError::Away { reason },
             }),
             result = timeout(self.timeout, arrived) => {
                 result.unwrap_or(Err(PublishError::TimedOut { after: self.timeout }))
             }
         }
     }
-}
 
-/// Waits until the broker refuses the connection, if it does not already.
-async fn refused(refusal: &mut watch::Receiver<Refusal>) -> Arc<str> {
-    if let Ok(refusal) = refusal.wait_for(Option::is_some).await
-        && let Some(reason) = &*refusal
-    {
-        return reason.clone();
+    /// Waits until something stands in the way that is not worth waiting for, if it does not already.
+    async fn obstacle(&self) -> Obstacle {
+        let mut obstacle = self.obstacle.clone();
+        let counts = |obstacle: &Option<Obstacle>| {
+            obstacle
+                .as_ref()
+                .is_some_and(|obstacle| obstacle.refused || self.impatient)
+        };
+        if let Ok(obstacle) = obstacle.wait_for(counts).await
+            && let Some(obstacle) = &*obstacle
+        {
+            return obstacle.clone();
+        }
+        // The connection has ended, which the publisher learns otherwise.
+        std::future::pending().await
     }
-    // The connection has ended, which the publisher learns otherwise.
-    std::future::pending().await
 }
 
 /// A connection that publishes. Made by [`Publication::try_new`], lives in [`Publication::run`].
@@ -191,7 +219,7 @@ pub struct Publication {
     client_id: Arc<str>,
     write_timeout: Duration,
     outage: Outage,
-    refusal: watch::Sender<Refusal>,
+    obstacle: watch::Sender<Option<Obstacle>>,
     connected: bool,
     /// When the connection came to stand, or the attempt to make one began.
     since: Instant,
@@ -213,13 +241,14 @@ impl Publication {
         event_loop.set_network_options(settings.network_options());
         let timeout = Duration::from_secs(settings.connect_timeout_secs());
         let (sender, orders) = mpsc::channel(CHANNEL_CAPACITY);
-        let (refusal, refusals) = watch::channel(None);
+        let (obstacle, obstacles) = watch::channel(None);
         let client_id: Arc<str> = settings.client_id.as_str().into();
         let publisher = Publisher {
             orders: sender,
             timeout,
             client_id: client_id.clone(),
-            refusal: refusals,
+            obstacle: obstacles,
+            impatient: false,
         };
         let publication = Self {
             event_loop,
@@ -230,7 +259,7 @@ impl Publication {
             settings,
             write_timeout: timeout,
             outage: Outage::default(),
-            refusal,
+            obstacle,
             connected: false,
             since: Instant::now(),
         };
@@ -272,7 +301,7 @@ impl Publication {
     /// Everything between a connection that stands and its end.
     async fn serve(&mut self, shutdown: &mut ShutdownSignal) -> Result<(), Failure> {
         self.connected = true;
-        self.refusal.send_replace(None);
+        self.obstacle.send_replace(None);
         self.since = Instant::now();
         if self.outage.ends() {
             info!(broker = %self.broker, client_id = %self.client_id, "connected to the MQTT broker to publish");
@@ -376,13 +405,19 @@ impl Publication {
             self.take(&event);
         }
         self.event_loop.clean();
-        self.refusal.send_replace(error.refusal().map(Into::into));
         // The library would send these again, but nobody waits for them any more.
         self.event_loop.pending.clear();
         for slot in &mut self.on_the_way {
             *slot = None;
         }
         let stood = std::mem::take(&mut self.connected);
+        let refusal = error.refusal();
+        // After a loss nobody knows yet whether the broker is away.
+        let obstacle = (refusal.is_some() || !stood).then(|| Obstacle {
+            refused: refusal.is_some(),
+            reason: refusal.unwrap_or_else(|| error.to_string()).into(),
+        });
+        self.obstacle.send_replace(obstacle);
         let life = if stood {
             self.since.elapsed()
         } else {

@@ -1,7 +1,7 @@
 //! A running service: its tasks, and the order in which they end.
 //!
 //! Two groups. *Work* takes deliveries in and gets rid of them: trigger, dispatch, retry loop. *Support* is what work leans
-//! on: live settings and their provider, the store, REST, the connection responses go by, the counts in the log. Ending runs downstream:
+//! on: live settings and their provider, the store, REST, the connections responses and exports go by, the counts in the log. Ending runs downstream:
 //!
 //! 1. deregister; the trigger stops receiving, the retry loop stops claiming;
 //! 2. deliveries in hand are exported or stored; what is still being sent when most of the time is gone is stored as it is;
@@ -14,6 +14,7 @@ use edgehold_api::Api;
 use edgehold_clients::VersionCheck;
 use edgehold_config::{ConfigurationProvider, Registration, Registry};
 use edgehold_core::{Shutdown, Trigger};
+use edgehold_export::mqtt::ConnectionRunner;
 use edgehold_runtime::{
     BooksSnapshot, Dispatch, Drain, Housekeeping, QueueHandle, RetryLoop, StoreState, Tasks,
 };
@@ -54,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) ending: Shutdown,
     pub(crate) stop_requested: watch::Receiver<bool>,
     pub(crate) durability: Durability,
+    pub(crate) export_connections: ConnectionRunner,
     pub(crate) opener: StoreOpener,
     pub(crate) opened: Option<Opened>,
     pub(crate) registration: Option<Membership>,
@@ -146,6 +148,11 @@ impl Running {
                 tracing::error!("the REST interface ended: {error}");
             }
         });
+        let secrets = parts.dispatch.identity.secrets.clone();
+        support.spawn(
+            "export connections",
+            parts.export_connections.run(secrets, support_signal.clone()),
+        );
         for companion in parts.companions {
             support.spawn("publishing connection", companion(support_signal.clone()));
         }

@@ -13,6 +13,7 @@ use edgehold_core::{
     ByteBudget, FunctionFactory, FunctionRegistry, InvalidId, MessagePublisher, Pipeline, PipelineId,
     SecretProvider, ServiceKey, Shutdown, TargetType, Trigger, TriggerError,
 };
+use edgehold_export::mqtt::{ConnectionRunner, Connections};
 use edgehold_runtime::{
     Books, Destinations, Dispatch, Drain, Health, Keeper, PipelineRejection, Pipelines, ServiceIdentity,
     StoreState, Wake,
@@ -106,6 +107,8 @@ impl StartError {
 pub struct AppService {
     service_key: String,
     functions: FunctionRegistry,
+    /// What the connections of `MQTTExport` live in.
+    export_connections: ConnectionRunner,
     stores: StoreFactories,
     pipelines: Vec<Pipeline>,
     trigger: Option<Box<dyn Trigger>>,
@@ -123,9 +126,11 @@ impl AppService {
     pub fn new(service_key: &str) -> Self {
         let mut functions = FunctionRegistry::default();
         edgehold_functions::register(&mut functions, sources::of_this_system());
-        edgehold_export::register(&mut functions);
+        let (connections, export_connections) = Connections::new();
+        edgehold_export::register(&mut functions, connections);
         Self {
             service_key: service_key.to_owned(),
+            export_connections,
             functions,
             stores: StoreFactories::default(),
             pipelines: Vec::new(),
@@ -431,6 +436,7 @@ impl AppService {
             ending,
             stop_requested,
             own_functions: added.functions,
+            export_connections: self.export_connections,
             opener,
             opened,
             registration,
@@ -456,6 +462,7 @@ pub struct Built {
     ending: Shutdown,
     stop_requested: watch::Receiver<bool>,
     own_functions: bool,
+    export_connections: ConnectionRunner,
     opener: StoreOpener,
     opened: Option<Opened>,
     registration: Option<Membership>,
@@ -536,6 +543,7 @@ impl Built {
                 bus: self.ingress.session,
                 own_functions: self.own_functions,
             },
+            export_connections: self.export_connections,
             opener: self.opener,
             opened: self.opened,
             registration: self.registration,

@@ -373,3 +373,29 @@ async fn what_no_packet_can_carry_is_refused_and_the_connection_stands() {
     assert!(matches!(result, Err(PublishError::TooLarge { .. })));
     self::result(running.publish("one more")).await.unwrap();
 }
+
+#[tokio::test]
+async fn who_is_impatient_learns_at_once_that_the_broker_is_away_and_when_it_is_back() {
+    // Given a broker that was there and is gone
+    let mut broker = Mosquitto::start().await.unwrap();
+    let running = Running::start(&patient(broker.port()));
+    let publisher = running.publisher.clone().impatient();
+    let publish = async || {
+        publisher
+            .publish(TOPIC, Bytes::from_static(b"1"), Qos::AtLeastOnce, false)
+            .await
+    };
+    publish().await.unwrap();
+    broker.stop().await.unwrap();
+
+    // When something is to be published, then it fails as soon as the broker was not found again, long before its time
+    until("the broker to be away", LONG, async || match publish().await {
+        Err(PublishError::Away { .. }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+
+    // And it works again when the broker is back
+    broker.restart().await.unwrap();
+    until("the broker to be back", LONG, async || publish().await).await;
+}

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use edgehold_core::{Fault, FunctionRegistry};
+use edgehold_export::mqtt::Connections;
 use edgehold_test_support::{Answer, Behaviour, HttpSink, wait};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -156,7 +157,7 @@ async fn functions_share_their_connections() {
     let sink = HttpSink::start().await.unwrap();
     let relay = Relay::start(sink.port()).await;
     let mut registry = FunctionRegistry::default();
-    edgehold_export::register(&mut registry);
+    edgehold_export::register(&mut registry, Connections::new().0);
     let mut current = built(&registry, &relay.url(), &[]).unwrap();
     for _ in 0..100 {
         continued(call(&current, &mut context(), bytes("data")).await);

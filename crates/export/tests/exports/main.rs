@@ -1,8 +1,10 @@
-//! `HTTPExport` against a real server on loopback. Owns what its tests share: how an export is built and called.
+//! `HTTPExport` and `MQTTExport` against real servers on loopback. Owns what their tests share: how an export is built and
+//! called.
 
 mod answer;
 mod connection;
 mod gate;
+mod mqtt;
 mod recorded;
 mod request;
 mod tls;
@@ -15,6 +17,8 @@ use edgehold_core::{
     AppFunction, BoxFuture, Context, CorrelationId, Data, Flow, FunctionError, FunctionRegistry,
     InvalidFunction, Parameters, PipelineId, Secret, SecretError, SecretProvider, SecretText, ServiceKey,
 };
+
+use edgehold_export::mqtt::Connections;
 
 type Given<'a> = &'a [(&'a str, &'a str)];
 
@@ -37,7 +41,7 @@ fn built(
 /// An export by POST unless `parameters` say otherwise: later ones replace earlier ones.
 fn export(url: &str, parameters: Given) -> Arc<dyn AppFunction> {
     let mut registry = FunctionRegistry::default();
-    edgehold_export::register(&mut registry);
+    edgehold_export::register(&mut registry, Connections::new().0);
     built(&registry, url, parameters).unwrap()
 }
 
