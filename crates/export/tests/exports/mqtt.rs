@@ -14,7 +14,7 @@ use edgehold_core::{
 };
 use edgehold_export::mqtt::{ConnectionRunner, Connections};
 use edgehold_test_support::{
-    Authority, Message, Mosquitto, MosquittoBuilder, MqttSubscriber, Port, Qos, unique_name,
+    Authority, Message, Mosquitto, MosquittoBuilder, MqttSubscriber, Qos, unique_name,
     wait::{LONG, until},
 };
 use tokio::{task::JoinHandle, time::timeout};
@@ -404,26 +404,12 @@ async fn a_corrected_password_counts_without_a_restart() {
 async fn a_private_authority_and_a_client_certificate_open_a_tls_connection() {
     let authority = Authority::new().unwrap();
     let server = authority.issue("127.0.0.1").unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, content: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path.display().to_string()
-    };
-    let port = Port::hold().unwrap();
-    let broker = Mosquitto::builder()
-        .config(&format!("listener {} 127.0.0.1", port.number()))
-        .config(&format!("cafile {}", file("ca.pem", authority.pem())))
-        .config(&format!("certfile {}", file("server.pem", &server.pem)))
-        .config(&format!("keyfile {}", file("server.key", &server.key)))
-        .config("require_certificate true")
-        .start()
-        .await
-        .unwrap();
+    let broker = Mosquitto::builder().tls(&authority, server).require_certificate();
+    let broker = broker.start().await.unwrap();
     let client = authority.issue("edge").unwrap();
     let exports = Exports::start();
     let subscriber = subscribed(&broker, "out").await;
-    let address = format!("ssl://127.0.0.1:{}", port.number());
+    let address = format!("ssl://127.0.0.1:{}", broker.secured_port());
     let mode = [
         ("AuthMode", "clientcert"),
         ("SecretName", "mqtt"),
