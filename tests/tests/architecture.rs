@@ -70,6 +70,7 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
 /// A driver, and the only crates that may name it: so that replacing it is the work of one crate.
 const ONLY_NAMED_BY: &[(&str, &[&str])] = &[
     ("rumqttc", &["mqtt"]),
+    ("async-nats", &["bus-nats", "store-jetstream"]),
     ("sqlx", &["store-sqlite", "store-postgres"]),
     ("consulrs", &["consul"]),
     ("reqwest", &["export", "consul", "clients"]),

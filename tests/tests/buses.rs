@@ -1,12 +1,13 @@
 //! Message buses other than MQTT: the original's own profile and common configuration, on real servers.
 
-use anyhow::{Result, ensure};
-use edgehold_test_support::fixtures::{self, Generation};
+use anyhow::{Context, Result, ensure};
+use edgehold_test_support::fixtures::{self, Generation, RecordedMessage};
 use edgehold_test_support::wait::{LONG, until};
-use edgehold_test_support::{HttpSink, Redis, RedisAnswer};
+use edgehold_test_support::{Behaviour, HttpSink, Nats, NatsClient, Redis, RedisAnswer};
+use serde_json::{Value, json};
 
 use crate::main_job::{everything_came_out, refuse_every_third_event_once};
-use crate::support::Service;
+use crate::support::{SERVICE_KEY, Service, envelope, event, refusing, wait_accepted};
 
 /// The `http-export` profile and the common configuration of EdgeX 3 as they are, with Store and Forward on, on the bus
 /// at `port`.
@@ -66,5 +67,108 @@ async fn on_redis_as_the_common_configuration_of_edgex_3_has_it_every_event_come
             .any(|line| line.contains("does not keep everything") && line.contains("MessageBus/Type redis")),
         "nothing is said about what Redis loses: {lines:#?}"
     );
+    service.stop().await
+}
+
+/// Publishes a recorded message as EdgeX does in this format.
+async fn publish(client: &mut NatsClient, format: &str, message: &RecordedMessage) -> Result<()> {
+    let subject = message.topic.replace('/', ".");
+    if format == "json" {
+        return client.publish(&subject, &[], &message.payload).await;
+    }
+    let envelope: Value = serde_json::from_slice(&message.payload)?;
+    let text = |key: &str| envelope[key].as_str().unwrap_or_default().to_owned();
+    let payload = base64_simd::STANDARD
+        .decode_to_vec(text("payload"))
+        .context("decoding the payload")?;
+    let headers = [
+        ("X-Correlation-ID", text("correlationID")),
+        ("Content-Type", text("contentType")),
+        ("RequestId", text("requestID")),
+        ("ApiVersion", text("apiVersion")),
+        ("ErrorCode", envelope["errorCode"].to_string()),
+    ];
+    let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    client.publish(&subject, &headers, &payload).await
+}
+
+/// The stock settings of EdgeX 3 on NATS.
+fn on_nats(url: &str, port: u16, kind: &str, format: &str) -> Result<Service> {
+    Ok(from_files(url, port)?
+        .env("MESSAGEBUS_TYPE", kind)
+        .env("MESSAGEBUS_PROTOCOL", "nats")
+        .env("MESSAGEBUS_AUTHMODE", "none")
+        .env("MESSAGEBUS_OPTIONAL_FORMAT", format))
+}
+
+#[tokio::test]
+async fn on_nats_of_either_kind_in_either_format_every_event_comes_out_equal() -> Result<()> {
+    let messages = fixtures::messages(Generation::V3)?;
+    for (kind, format, line) in [
+        ("nats-core", "nats", "subscribed at NATS"),
+        ("nats-core", "json", "subscribed at NATS"),
+        ("nats-jetstream", "nats", "reading the stream"),
+        ("nats-jetstream", "json", "reading the stream"),
+    ] {
+        let (server, sink) = (Nats::start().await?, HttpSink::start().await?);
+        let mut service = on_nats(&sink.url("/export"), server.port(), kind, format)?;
+        service.start().await?;
+        service.process().wait_for_line(line, LONG).await;
+        refuse_every_third_event_once(&sink);
+        let mut client = server.client().await?;
+        for message in &messages {
+            publish(&mut client, format, message).await?;
+        }
+        everything_came_out(&service, &sink, &messages)
+            .await
+            .with_context(|| format!("{kind}, {format}"))?;
+        // What a stream keeps is not lost.
+        let gap = service
+            .process()
+            .lines()
+            .iter()
+            .any(|line| line.contains("does not keep everything"));
+        ensure!(
+            gap == (kind == "nats-core"),
+            "{kind}: {:#?}",
+            service.process().lines()
+        );
+        service.stop().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_stream_holds_is_not_lost_when_the_service_is_killed() -> Result<()> {
+    // Given a destination that is down, and a service on JetStream, whose server waits two seconds for an answer
+    let (server, sink) = (Nats::start().await?, HttpSink::start().await?);
+    let stream = json!({ "name": "edgex", "subjects": ["edgex.>"] });
+    let consumer = json!({ "stream_name": "edgex", "config": {
+        "durable_name": SERVICE_KEY, "ack_policy": "explicit", "ack_wait": 2_000_000_000,
+        "filter_subject": "edgex.events.>", "deliver_policy": "new" } });
+    let mut client = server.client().await?;
+    client.jetstream("STREAM.CREATE.edgex", &stream).await?;
+    client
+        .jetstream(&format!("CONSUMER.DURABLE.CREATE.edgex.{SERVICE_KEY}"), &consumer)
+        .await?;
+    sink.behave(refusing());
+    let mut service = on_nats(&sink.url("/export"), server.port(), "nats-jetstream", "json")?;
+    service.start().await?;
+    service.process().wait_for_line("reading the stream", LONG).await;
+
+    // When it is killed while events come in, and more come while it is away
+    for number in 0..200 {
+        client
+            .publish("edgex.events.device.svc.p.d.s", &[], &envelope(&event(number)))
+            .await?;
+        if number == 120 {
+            service.kill9()?;
+        }
+    }
+    sink.behave(Behaviour::status(200));
+    service.start().await?;
+
+    // Then all of them arrive
+    wait_accepted(&sink, 0..200).await;
     service.stop().await
 }

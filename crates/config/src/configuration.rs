@@ -200,6 +200,21 @@ impl MessageBus {
         self.optional.get(name).map_or("", String::as_str)
     }
 
+    /// Whether a stream that is missing is made (JetStream); false when not configured.
+    pub fn auto_provision(&self) -> bool {
+        self.optional_bool("AutoProvision").unwrap_or(false)
+    }
+
+    /// Whether a stream takes a message with the same correlation id once only (JetStream); false when not configured.
+    pub fn exactly_once(&self) -> bool {
+        self.optional_bool("ExactlyOnce").unwrap_or(false)
+    }
+
+    /// How often a message is published again that no stream took (JetStream); 2 when not configured.
+    pub fn publish_retries(&self) -> u32 {
+        self.optional_int("DefaultPubRetryAttempts").unwrap_or(2)
+    }
+
     fn optional_bool(&self, name: &str) -> Option<bool> {
         self.optional
             .get(name)

@@ -183,6 +183,12 @@ impl BytePermit {
         Self(None)
     }
 
+    /// Takes `bytes` off this permit as one of their own; none when it holds fewer.
+    pub fn split(&mut self, bytes: usize) -> Option<Self> {
+        let permit = self.0.as_mut()?.split(bytes)?;
+        Some(Self(Some(permit)))
+    }
+
     /// Adds another part of the same budget to this one, for a message whose size shows only while it comes.
     pub fn merge(&mut self, other: Self) {
         match (&mut self.0, other.0) {
@@ -362,6 +368,19 @@ mod tests {
             seen.fetch_add(1, Ordering::SeqCst);
         }));
         assert_eq!(told.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_permit_can_be_divided_and_each_part_comes_back_by_itself() {
+        let budget = ByteBudget::new(100);
+        let mut whole = budget.try_take(60).unwrap();
+        let part = whole.split(20).unwrap();
+        assert!(whole.split(41).is_none());
+        drop(part);
+        assert_eq!(budget.available(), 60);
+        drop(whole);
+        assert_eq!(budget.available(), 100);
+        assert!(BytePermit::none().split(1).is_none());
     }
 
     #[test]

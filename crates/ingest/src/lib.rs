@@ -20,6 +20,7 @@ pub use envelope_form::EnvelopeForm;
 pub use external_mqtt::{ExternalMqttResponse, ExternalMqttSettings, ExternalMqttTrigger};
 pub use message_bus::{
     MessageBusSettings, MessageBusTrigger,
+    nats::{NatsBusPublisher, NatsBusSettings, NatsBusTrigger, NatsFormat, NatsSource},
     redis::{RedisBusSettings, RedisBusTrigger},
 };
 pub use publisher::{BusPublishError, BusPublisher, MqttBusPublisher};

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use crate::{EnvelopeForm, names};
 
+pub(crate) mod nats;
 pub(crate) mod redis;
 
 /// What the trigger needs to know.

@@ -55,12 +55,18 @@ impl NatsBuilder {
         self
     }
 
-    /// Asks everybody for this user and password.
+    /// The test's own clients say that they are this user.
     #[must_use]
-    pub fn user(mut self, user: &str, password: &str) -> Self {
+    pub fn connect_as(mut self, user: &str, password: &str) -> Self {
         self.connect["user"] = user.into();
         self.connect["pass"] = password.into();
-        self.config(&format!(
+        self
+    }
+
+    /// Asks everybody for this user and password.
+    #[must_use]
+    pub fn user(self, user: &str, password: &str) -> Self {
+        self.connect_as(user, password).config(&format!(
             "authorization {{ users: [ {{ user: \"{user}\", password: \"{password}\" }} ] }}"
         ))
     }

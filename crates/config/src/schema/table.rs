@@ -23,6 +23,7 @@ const COUNT: Kind = Kind::Int {
 const PORT: Kind = Kind::Int { min: 0, max: 65_535 };
 const QOS: Kind = Kind::Int { min: 0, max: 2 };
 const KEEP_ALIVE: Kind = Kind::Int { min: 0, max: 65_535 };
+const RETRIES: Kind = Kind::Int { min: 0, max: 65_535 };
 const SECONDS: Kind = Kind::Int { min: 0, max: 86_400 };
 const TASKS: Kind = Kind::Int { min: 1, max: 65_536 };
 const SIZE: Kind = Kind::Bytes {
@@ -157,7 +158,7 @@ pub(super) const EDGEX: &[Setting] = &[
     edgex("MessageBus/AuthMode", TEXT, Some(""), "`none`, `usernamepassword`, `clientcert` or `cacert`; empty = `none`"),
     edgex("MessageBus/SecretName", TEXT, Some(""), "secret that holds the credentials"),
     edgex("MessageBus/BaseTopicPrefix", TEXT, Some("edgex"), "first level of every topic; empty = `edgex`"),
-    edgex("MessageBus/Optional/ClientId", TEXT, None, "MQTT client id"),
+    edgex("MessageBus/Optional/ClientId", TEXT, None, "client id; on Redis and NATS the name of the connection"),
     edgex("MessageBus/Optional/Qos", QOS, None, "MQTT quality of service of every subscription and publication; not set = 0, with Store and Forward enabled at start 1; 2 is lowered to 1"),
     edgex("MessageBus/Optional/KeepAlive", KEEP_ALIVE, None, "MQTT keep-alive in seconds; 0 = off"),
     edgex("MessageBus/Optional/Retained", BOOL, None, "publish with the retained flag"),
@@ -173,6 +174,17 @@ pub(super) const EDGEX: &[Setting] = &[
     edgex("MessageBus/Optional/Username", TEXT, None, "user name at the bus; better kept in a secret"),
     edgex("MessageBus/Optional/Password", SECRET, None, "password of the bus; better kept in a secret"),
     edgex("MessageBus/Optional/KeyPEMBlock", SECRET, None, "private key of the client; wins over `KeyFile`; better kept in a secret"),
+    edgex("MessageBus/Optional/Format", TEXT, None, "NATS: `nats` (payload and headers) or `json` (an envelope); not set = `nats`"),
+    edgex("MessageBus/Optional/QueueGroup", TEXT, None, "NATS: services that share the messages"),
+    edgex("MessageBus/Optional/Durable", TEXT, None, "JetStream: name of the consumer, by which the stream keeps what is published while the service is away; not set = the queue group, with Store and Forward enabled at start the service key"),
+    edgex("MessageBus/Optional/Subject", TEXT, None, "JetStream: topics of a stream that is made"),
+    edgex("MessageBus/Optional/AutoProvision", BOOL, None, "JetStream: make a stream that is missing"),
+    edgex("MessageBus/Optional/Deliver", TEXT, None, "JetStream: where a new consumer begins: `new`, `all`, `last` or `lastpersubject`"),
+    edgex("MessageBus/Optional/DefaultPubRetryAttempts", RETRIES, None, "JetStream: how often a message is published again that no stream took; not set = 2"),
+    edgex("MessageBus/Optional/ExactlyOnce", BOOL, None, "JetStream: a stream takes a message with the same correlation id once only"),
+    edgex("MessageBus/Optional/RetryOnFailedConnect", BOOL, None, "kept for compatibility: a server that is away is always tried again"),
+    edgex("MessageBus/Optional/NKeySeedFile", TEXT, None, "NATS: file with the seed of an NKey"),
+    edgex("MessageBus/Optional/CredentialsFile", TEXT, None, "NATS: file with credentials (JWT and seed)"),
     edgex("MessageBus/Optional/<name>", TEXT, None, "any other option of the bus"),
 
     edgex("Trigger/Type", TEXT, Some("edgex-messagebus"), "`edgex-messagebus`, `external-mqtt`, `http` or the name of a custom trigger"),

@@ -3,14 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use edgehold_bus_nats as nats;
 use edgehold_bus_redis as redis;
 use edgehold_contracts::{Generation, MessageEnvelope, Payload};
 use edgehold_core::{
     BoxFuture, ByteBudget, ConnectionState, Deliveries, Delivery, Received, SecretText, Shutdown,
     ShutdownSignal, Trigger,
 };
-use edgehold_ingest::{BusPublisher, RedisBusSettings, RedisBusTrigger, subscribe_filters};
-use edgehold_test_support::{Redis, wait::LONG};
+use edgehold_ingest::{
+    BusPublisher, NatsBusPublisher, NatsBusSettings, NatsBusTrigger, NatsFormat, NatsSource,
+    RedisBusSettings, RedisBusTrigger, subscribe_filters,
+};
+use edgehold_test_support::{Nats, Redis, unique_name, wait::LONG};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout},
@@ -20,37 +24,46 @@ use tokio::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Redis,
+    NatsCore(NatsFormat),
+    JetStream(NatsFormat),
 }
 
 enum Server {
     Redis(Redis),
+    Nats(Nats),
 }
 
 impl Server {
     async fn start(kind: Kind) -> Self {
         match kind {
             Kind::Redis => Self::Redis(Redis::start().await.unwrap()),
+            Kind::NatsCore(_) | Kind::JetStream(_) => Self::Nats(Nats::start().await.unwrap()),
         }
     }
 
     async fn stop(&mut self) {
         match self {
             Self::Redis(server) => server.stop().await.unwrap(),
+            Self::Nats(server) => server.stop().await.unwrap(),
         }
     }
 
     async fn restart(&mut self) {
         match self {
             Self::Redis(server) => server.restart().await.unwrap(),
+            Self::Nats(server) => server.restart().await.unwrap(),
         }
     }
 }
 
 /// A trigger that runs, and the server it runs on.
 struct Bus {
+    kind: Kind,
     server: Server,
     deliveries: Deliveries,
     state: watch::Receiver<ConnectionState>,
+    /// How many messages were dropped, where the bus does that.
+    dropped: Option<watch::Receiver<u64>>,
     shutdown: Shutdown,
     running: tokio::task::JoinHandle<()>,
 }
@@ -65,35 +78,100 @@ fn connection(server: &Redis) -> redis::ConnectionSettings {
     connection
 }
 
+fn nats_connection(server: &Nats) -> nats::ConnectionSettings {
+    let mut connection = nats::ConnectionSettings::new("127.0.0.1", server.port());
+    connection.client_name = "a test".to_owned();
+    connection.max_message_bytes = MAX_MESSAGE_BYTES;
+    connection
+}
+
+fn stream() -> nats::StreamSettings {
+    nats::StreamSettings {
+        durable: Some(unique_name("app.x")),
+        subject: "edgex/#".to_owned(),
+        auto_provision: true,
+        ..nats::StreamSettings::default()
+    }
+}
+
+fn nats_trigger(
+    kind: Kind,
+    server: &Nats,
+    topics: &str,
+    stream: nats::StreamSettings,
+    budget: ByteBudget,
+) -> NatsBusTrigger {
+    let (format, source) = match kind {
+        Kind::NatsCore(format) => (
+            format,
+            NatsSource::Core {
+                queue_group: String::new(),
+            },
+        ),
+        Kind::JetStream(format) => (format, NatsSource::JetStream(stream)),
+        Kind::Redis => unreachable!("Redis is no NATS"),
+    };
+    let settings = NatsBusSettings {
+        connection: nats_connection(server),
+        base_prefix: "edgex".to_owned(),
+        filters: subscribe_filters("edgex", topics).unwrap(),
+        budget,
+        format,
+        source,
+    };
+    NatsBusTrigger::try_new(settings).unwrap()
+}
+
 impl Bus {
     async fn start(kind: Kind, topics: &str) -> Self {
         Self::start_with(kind, topics, ByteBudget::new(4 * 1024 * 1024)).await
     }
 
     async fn start_with(kind: Kind, topics: &str, budget: ByteBudget) -> Self {
-        let server = Server::start(kind).await;
         let filters = subscribe_filters("edgex", topics).unwrap();
-        let (trigger, state): (Box<dyn Trigger>, _) = match &server {
+        let (server, trigger, state): (_, Box<dyn Trigger>, _) = match Server::start(kind).await {
             Server::Redis(server) => {
                 let trigger = RedisBusTrigger::new(RedisBusSettings {
-                    connection: connection(server),
+                    connection: connection(&server),
                     base_prefix: "edgex".to_owned(),
                     filters,
                     budget,
                 });
                 let state = trigger.connection_state();
-                (Box::new(trigger), state)
+                (Server::Redis(server), Box::new(trigger), state)
+            }
+            Server::Nats(server) => {
+                let trigger = nats_trigger(kind, &server, topics, stream(), budget);
+                return Self::around_nats(kind, trigger, Server::Nats(server)).await;
             }
         };
+        Self::around(kind, server, trigger, state).await
+    }
+
+    async fn around_nats(kind: Kind, trigger: NatsBusTrigger, server: Server) -> Self {
+        let (state, dropped) = (trigger.connection_state(), trigger.dropped());
+        let mut bus = Self::around(kind, server, Box::new(trigger), state).await;
+        bus.dropped = dropped;
+        bus
+    }
+
+    async fn around(
+        kind: Kind,
+        server: Server,
+        trigger: Box<dyn Trigger>,
+        state: watch::Receiver<ConnectionState>,
+    ) -> Self {
         let (sender, deliveries) = mpsc::channel(1);
         let (shutdown, signal) = Shutdown::new();
         let running = trigger.run(sender, signal);
         #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
         let running = tokio::spawn(async { running.await.unwrap() });
         let mut bus = Self {
+            kind,
             server,
             deliveries,
             state,
+            dropped: None,
             shutdown,
             running,
         };
@@ -111,6 +189,21 @@ impl Bus {
 
     /// Publishes as a device service of EdgeX 3 does.
     async fn publish(&mut self, topic: &str, correlation_id: &str, payload: &[u8]) {
+        if let (Kind::NatsCore(NatsFormat::Nats) | Kind::JetStream(NatsFormat::Nats), Server::Nats(server)) =
+            (self.kind, &self.server)
+        {
+            let headers = [
+                ("X-Correlation-ID", correlation_id),
+                ("Content-Type", "application/json"),
+                ("ApiVersion", "v3"),
+                ("ErrorCode", "0"),
+            ];
+            let mut client = server.client().await.unwrap();
+            return client
+                .publish(&topic.replace('/', "."), &headers, payload)
+                .await
+                .unwrap();
+        }
         let payload = Payload::Bytes(Bytes::copy_from_slice(payload));
         let envelope =
             MessageEnvelope::new(correlation_id.to_owned(), payload, "application/json".to_owned());
@@ -122,6 +215,16 @@ impl Bus {
         match &self.server {
             Server::Redis(server) => {
                 server.publish(&divided_by_dots, message).await.unwrap();
+            }
+            Server::Nats(server) => {
+                // In either form this is no envelope.
+                let mut client = server.client().await.unwrap();
+                let headers = [("ErrorCode", "none")];
+                let headers = match self.kind {
+                    Kind::NatsCore(NatsFormat::Nats) | Kind::JetStream(NatsFormat::Nats) => &headers[..],
+                    _ => &[],
+                };
+                client.publish(&divided_by_dots, headers, message).await.unwrap();
             }
         }
     }
@@ -204,6 +307,10 @@ macro_rules! on {
 }
 
 on!(redis_pub_sub, Kind::Redis);
+on!(nats_core, Kind::NatsCore(NatsFormat::Nats));
+on!(nats_core_json, Kind::NatsCore(NatsFormat::Json));
+on!(jetstream, Kind::JetStream(NatsFormat::Nats));
+on!(jetstream_json, Kind::JetStream(NatsFormat::Json));
 
 async fn once_and_in_order(kind: Kind) {
     let mut bus = Bus::start(
@@ -318,6 +425,21 @@ async fn published(kind: Kind) {
             let (publisher, publication) = redis::Publication::new(connection(server));
             (Arc::new(publisher), Box::pin(publication.run(signal)))
         }
+        Server::Nats(server) => {
+            let connection = nats_connection(server);
+            let (publisher, format) = match kind {
+                Kind::JetStream(format) => (nats::Publisher::to_stream(connection, stream(), 2), format),
+                Kind::NatsCore(format) => (nats::Publisher::to_subscribers(connection), format),
+                Kind::Redis => unreachable!("Redis is no NATS"),
+            };
+            let exactly_once = Some("client".to_owned());
+            let publisher = NatsBusPublisher {
+                publisher,
+                format,
+                exactly_once,
+            };
+            (Arc::new(publisher), Box::pin(std::future::ready(())))
+        }
     };
     #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
     tokio::spawn(companion);
@@ -335,6 +457,27 @@ async fn published(kind: Kind) {
             let (channel, message) = listener.next_message().await.unwrap();
             assert_eq!(channel, "edgex.out.pump-1");
             assert_eq!(MessageEnvelope::from_json(&message).unwrap(), envelope);
+        }
+        Server::Nats(server) => {
+            let mut listener = server.client().await.unwrap();
+            listener.subscribe("edgex.out.*").await.unwrap();
+            publisher
+                .publish("edgex/out/pump-1", &envelope, Generation::V4)
+                .await
+                .unwrap();
+            let message = listener.next_message().await.unwrap();
+            assert_eq!(message.subject, "edgex.out.pump-1");
+            let header = |name: &str| message.headers.get(name).map(String::as_str);
+            assert_eq!(header("Nats-Msg-Id"), Some("client-corr-1"));
+            if let Kind::NatsCore(NatsFormat::Json) | Kind::JetStream(NatsFormat::Json) = kind {
+                assert_eq!(MessageEnvelope::from_json(&message.payload).unwrap(), envelope);
+            } else {
+                assert_eq!(message.payload, br#"{"a":1}"#[..]);
+                assert_eq!(header("X-Correlation-ID"), Some("corr-1"));
+                assert_eq!(header("Content-Type"), Some("application/json"));
+                assert_eq!(header("ApiVersion"), Some("v3"));
+                assert_eq!(header("ErrorCode"), Some("0"));
+            }
         }
     }
 
@@ -362,17 +505,25 @@ async fn budget(kind: Kind) {
         held.push(delivery);
     }
     assert!(held.len() < 20, "{} in hand", held.len());
-    assert!(budget.available() < 3_000, "{} left", budget.available());
 
-    // When they are finished, the rest comes, as far as the bus kept it
-    let mut came = held.len();
+    // When they are finished, the rest comes, where the bus keeps it: core NATS cannot, and counts what it drops
+    let mut left = MESSAGES - held.len();
     for delivery in held {
         delivery.ack.done();
     }
-    while came < MESSAGES {
-        bus.next_message().await;
-        came += 1;
+    if let Some(mut dropped) = bus.dropped.take() {
+        let all = dropped.wait_for(|dropped| *dropped == left as u64);
+        timeout(LONG, all)
+            .await
+            .expect("each is counted")
+            .expect("it runs");
+        left = 0;
     }
+    for _ in 0..left {
+        bus.next_message().await;
+    }
+    bus.publish("edgex/events/a", "last", b"{}").await;
+    assert_eq!(bus.next_message().await.1, "last");
     bus.end().await;
 }
 
@@ -438,5 +589,266 @@ mod redis_access {
             .await
             .expect("it ends")
             .expect("without a panic");
+    }
+}
+
+mod a_stream {
+    use edgehold_test_support::{NatsClient, wait::until};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const KIND: Kind = Kind::JetStream(NatsFormat::Nats);
+
+    /// A service called `app`.
+    fn named() -> nats::StreamSettings {
+        nats::StreamSettings {
+            durable: Some("app".to_owned()),
+            ..stream()
+        }
+    }
+
+    async fn service(server: Nats, topics: &str, stream: nats::StreamSettings) -> Bus {
+        let trigger = nats_trigger(KIND, &server, topics, stream, ByteBudget::new(4 * 1024 * 1024));
+        Bus::around_nats(KIND, trigger, Server::Nats(server)).await
+    }
+
+    impl Bus {
+        /// Ends the service, as when it is killed, and leaves the server.
+        fn killed(self) -> Nats {
+            self.running.abort();
+            match self.server {
+                Server::Nats(server) => server,
+                Server::Redis(_) => unreachable!("Redis has no streams"),
+            }
+        }
+
+        async fn client(&self) -> NatsClient {
+            match &self.server {
+                Server::Nats(server) => server.client().await.unwrap(),
+                Server::Redis(_) => unreachable!("Redis has no streams"),
+            }
+        }
+
+        /// What the server says of a consumer.
+        async fn consumer(&self, name: &str) -> Value {
+            let question = format!("CONSUMER.INFO.edgex.{name}");
+            self.client()
+                .await
+                .jetstream(&question, &Value::Null)
+                .await
+                .unwrap()
+        }
+
+        async fn wait_acknowledged(&self, name: &str, number: u64) {
+            until("the acknowledgement", LONG, async || {
+                self.consumer(name).await["ack_floor"]["stream_seq"] == number
+            })
+            .await;
+        }
+    }
+
+    async fn make(server: &Nats, consumer: Value) {
+        let mut client = server.client().await.unwrap();
+        let stream = json!({ "name": "edgex", "subjects": ["edgex.>"] });
+        client.jetstream("STREAM.CREATE.edgex", &stream).await.unwrap();
+        let name = consumer["durable_name"].as_str().unwrap().to_owned();
+        let request = json!({ "stream_name": "edgex", "config": consumer });
+        let made = client
+            .jetstream(&format!("CONSUMER.DURABLE.CREATE.edgex.{name}"), &request)
+            .await;
+        let made = made.unwrap();
+        assert!(made.get("error").is_none(), "{made}");
+    }
+
+    #[tokio::test]
+    async fn what_was_not_done_with_when_the_service_was_killed_comes_again_and_nothing_else() {
+        // Given a server that waits two seconds for an answer, and three messages of which one is done with
+        let server = Nats::start().await.unwrap();
+        let consumer = json!({ "durable_name": "app", "ack_policy": "explicit", "ack_wait": 2_000_000_000,
+            "filter_subject": "edgex.events.>", "deliver_policy": "new", "max_deliver": -1 });
+        make(&server, consumer).await;
+        let mut bus = service(server, "events/#", named()).await;
+        for number in ["1", "2", "3"] {
+            bus.publish("edgex/events/a", number, b"{}").await;
+        }
+        bus.next_message().await;
+        let held = bus.next().await;
+        bus.wait_acknowledged("app", 1).await;
+
+        // When the service is killed, and something is published while it is away
+        let server = bus.killed();
+        drop(held);
+        let mut client = server.client().await.unwrap();
+        let headers = [("X-Correlation-ID", "4"), ("Content-Type", "application/json")];
+        client.publish("edgex.events.a", &headers, b"{}").await.unwrap();
+
+        // Then the next one gets the rest
+        let mut bus = service(server, "events/#", named()).await;
+        let mut came = Vec::new();
+        for _ in 0..3 {
+            came.push(bus.next_message().await.1);
+        }
+        came.sort_unstable();
+        assert_eq!(came, ["2", "3", "4"]);
+        bus.wait_acknowledged("app", 4).await;
+        bus.end().await;
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_is_not_delivered_again_meanwhile() {
+        // Given a server with little patience
+        let server = Nats::start().await.unwrap();
+        let consumer = json!({ "durable_name": "app", "ack_policy": "explicit", "ack_wait": 900_000_000,
+            "filter_subject": "edgex.events.>", "deliver_policy": "all", "max_deliver": -1 });
+        make(&server, consumer).await;
+        let mut bus = service(server, "events/#", named()).await;
+
+        // When a message takes three times as long
+        bus.publish("edgex/events/a", "slow", b"{}").await;
+        let slow = bus.next().await;
+        assert!(
+            timeout(Duration::from_secs(3), bus.deliveries.recv())
+                .await
+                .is_err()
+        );
+        let consumer = bus.consumer("app").await;
+        assert_eq!(consumer["num_ack_pending"], 1, "{consumer}");
+        assert_eq!(consumer["num_redelivered"], 0, "{consumer}");
+
+        // Then it is acknowledged when it is done
+        slow.ack.done();
+        bus.wait_acknowledged("app", 1).await;
+        bus.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_consumer_of_edgex_is_left_alone_and_read_beside() {
+        let server = Nats::start().await.unwrap();
+        let consumer = json!({ "durable_name": "app", "ack_policy": "none", "deliver_subject": "somewhere",
+            "filter_subject": "edgex.events.>", "deliver_policy": "new" });
+        make(&server, consumer).await;
+        let mut server = server;
+        for number in ["1", "2"] {
+            let mut bus = service(server, "events/#", named()).await;
+            bus.publish("edgex/events/a", number, b"{}").await;
+            assert_eq!(bus.next_message().await.1, number);
+            assert_eq!(
+                bus.consumer("app").await["config"]["deliver_subject"],
+                "somewhere"
+            );
+            let done = if number == "1" { 1 } else { 2 };
+            bus.wait_acknowledged("app-edgehold", done).await;
+            server = bus.killed();
+        }
+    }
+
+    #[tokio::test]
+    async fn other_topics_in_the_settings_change_the_consumer() {
+        let mut bus = service(Nats::start().await.unwrap(), "events/#", named()).await;
+        bus.publish("edgex/events/a", "1", b"{}").await;
+        assert_eq!(bus.next_message().await.1, "1");
+        bus.wait_acknowledged("app", 1).await;
+        let mut bus = service(bus.killed(), "events/#, telemetry/#", named()).await;
+        bus.publish("edgex/elsewhere", "not for us", b"{}").await;
+        bus.publish("edgex/telemetry/a", "2", b"{}").await;
+        assert_eq!(bus.next_message().await.1, "2");
+        bus.wait_acknowledged("app", 3).await;
+        let mut bus = service(bus.killed(), "telemetry/#", named()).await;
+        bus.publish("edgex/telemetry/a", "3", b"{}").await;
+        assert_eq!(bus.next_message().await.1, "3");
+        bus.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_missing_is_waited_for() {
+        // Given no stream, and no right to make one
+        let server = Nats::start().await.unwrap();
+        let stream = nats::StreamSettings {
+            auto_provision: false,
+            ..named()
+        };
+        let trigger = nats_trigger(KIND, &server, "events/#", stream, ByteBudget::new(100_000));
+        let mut state = trigger.connection_state();
+        let (sender, _deliveries) = mpsc::channel(1);
+        let (_shutdown, signal) = Shutdown::new();
+        #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+        let running = tokio::spawn(Box::new(trigger).run(sender, signal));
+        let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
+        assert!(timeout(Duration::from_secs(1), subscribed).await.is_err());
+        assert!(!running.is_finished());
+
+        // When somebody makes it
+        let mut client = server.client().await.unwrap();
+        let config = json!({ "name": "other", "subjects": ["edgex.events.>"] });
+        client.jetstream("STREAM.CREATE.other", &config).await.unwrap();
+
+        // Then it is read
+        let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
+        timeout(LONG, subscribed)
+            .await
+            .expect("it is found")
+            .expect("it runs");
+    }
+
+    #[tokio::test]
+    async fn a_message_larger_than_a_pull_takes_comes_alone() {
+        let server = Nats::start().await.unwrap();
+        let trigger = nats_trigger(KIND, &server, "events/#", named(), ByteBudget::new(100_000));
+        let mut bus = Bus::around_nats(KIND, trigger, Server::Nats(server)).await;
+        for number in ["1", "2", "3"] {
+            bus.publish("edgex/events/a", number, &vec![b'x'; 200_000]).await;
+        }
+        for number in ["1", "2", "3"] {
+            assert_eq!(bus.next_message().await.1, number);
+        }
+        bus.end().await;
+    }
+}
+
+mod nats_access {
+    use super::*;
+
+    async fn publish_once(server: &Nats, login: Option<nats::Login>) -> Result<(), nats::PublishError> {
+        let mut connection = nats_connection(server);
+        connection.connect_timeout = Duration::from_secs(2);
+        connection.login = login;
+        let publisher = nats::Publisher::to_subscribers(connection);
+        publisher.publish("edgex/a", &[], Bytes::from_static(b"{}")).await
+    }
+
+    fn password(username: &str, password: &str) -> Option<nats::Login> {
+        Some(nats::Login::Password {
+            username: username.to_owned(),
+            password: SecretText::new(password),
+        })
+    }
+
+    #[tokio::test]
+    async fn the_right_password_opens_and_a_wrong_one_or_none_does_not() {
+        let server = Nats::builder().user("app", "hunter2").start().await.unwrap();
+        let published = publish_once(&server, password("app", "hunter2")).await;
+        assert!(published.is_ok(), "{published:?}");
+        for login in [password("app", "wrong"), None] {
+            let error = publish_once(&server, login).await.expect_err("a wrong password");
+            assert!(matches!(error, nats::PublishError::TimedOut { .. }), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_nkey_opens() {
+        // A key pair made for this test alone.
+        let seed = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+        let key = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+        let users =
+            format!("authorization {{ users: [ {{ nkey: {key} }}, {{ user: app, password: hunter2 }} ] }}");
+        let server = Nats::builder()
+            .connect_as("app", "hunter2")
+            .config(&users)
+            .start()
+            .await
+            .unwrap();
+        let published = publish_once(&server, Some(nats::Login::NKeySeed(SecretText::new(seed)))).await;
+        assert!(published.is_ok(), "{published:?}");
     }
 }

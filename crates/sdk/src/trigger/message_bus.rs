@@ -1,6 +1,7 @@
 //! The trigger `edgex-messagebus`: which bus stands behind it.
 
 mod mqtt;
+mod nats;
 mod redis;
 mod security;
 
@@ -11,6 +12,7 @@ use edgehold_core::{SecretText, TriggerError};
 use edgehold_ingest::BusPublisher;
 use edgehold_mqtt::{BusOptions, PemSetting};
 
+use self::nats::Way;
 use super::{Companion, Ingress, Origin};
 
 /// The buses EdgeX knows.
@@ -54,9 +56,8 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     match kind {
         BusKind::Mqtt => mqtt::build(origin).await,
         BusKind::Redis => redis::build(origin).await,
-        BusKind::NatsCore | BusKind::NatsJetStream => {
-            wrong(format!("MessageBus/Type '{}' is not supported yet", bus.kind))
-        }
+        BusKind::NatsCore => nats::build(origin, Way::Core).await,
+        BusKind::NatsJetStream => nats::build(origin, Way::JetStream).await,
     }
 }
 
@@ -87,7 +88,8 @@ pub(super) async fn publishing(
     match BusKind::from_setting(&bus.kind)? {
         BusKind::Mqtt => mqtt::publishing(origin).await.map(Some),
         BusKind::Redis => redis::publishing(origin).await.map(Some),
-        BusKind::NatsCore | BusKind::NatsJetStream => Ok(None),
+        BusKind::NatsCore => nats::publishing(origin, Way::Core).await.map(Some),
+        BusKind::NatsJetStream => nats::publishing(origin, Way::JetStream).await.map(Some),
     }
 }
 

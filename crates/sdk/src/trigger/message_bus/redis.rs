@@ -35,18 +35,17 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     for filter in &filters {
         tracing::info!("Subscribing to topic: {filter}");
     }
-    let (response, publication) =
-        match response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic) {
-            None => (None, None),
-            Some(topic) => {
-                let (publisher, publication) = Publication::new(connection.clone());
-                tracing::info!("Publishing responses to topic: {topic}");
-                let response: Arc<dyn ResponsePublisher> =
-                    Arc::new(MessageBusResponse::new(Arc::new(publisher), topic));
-                let publication: Companion = Box::new(|shutdown| Box::pin(publication.run(shutdown)));
-                (Some(response), Some(publication))
-            }
-        };
+    let topic = response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic);
+    let (publisher, run) = publisher(connection.clone());
+    let (response, (publisher, run)) = match topic {
+        None => (None, lazily(publisher, run)),
+        Some(topic) => {
+            tracing::info!("Publishing responses to topic: {topic}");
+            let response: Arc<dyn ResponsePublisher> =
+                Arc::new(MessageBusResponse::new(publisher.clone(), topic));
+            (Some(response), (publisher, run))
+        }
+    };
     let trigger = RedisBusTrigger::new(RedisBusSettings {
         connection,
         base_prefix: bus.base_topic_prefix.clone(),
@@ -56,10 +55,10 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     Ok(Ingress {
         trigger: Box::new(trigger),
         response,
-        publication,
+        publication: Some(run),
         session: Some(BusPromise::Gaps(vec![GAP])),
         inlet: None,
-        publisher: None,
+        publisher: Some(publisher),
     })
 }
 
@@ -67,9 +66,15 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
 pub(super) async fn publishing(
     origin: &Origin<'_>,
 ) -> Result<(Arc<dyn BusPublisher>, Companion), TriggerError> {
-    let (publisher, publication) = Publication::new(connection(origin).await?);
+    let (publisher, run) = publisher(connection(origin).await?);
+    Ok(lazily(publisher, run))
+}
+
+/// The connection beside the receiving one.
+fn publisher(connection: ConnectionSettings) -> (Arc<dyn BusPublisher>, Companion) {
+    let (publisher, publication) = Publication::new(connection);
     let run: Companion = Box::new(|shutdown| Box::pin(publication.run(shutdown)));
-    Ok(lazily(Arc::new(publisher), run))
+    (Arc::new(publisher), run)
 }
 
 /// How to reach the server.

@@ -1,0 +1,181 @@
+//! One connection to a server: made, kept, told of.
+//!
+//! async-nats connects again by itself and subscribes again then. Owned here are how often it tries, what is said about
+//! it, and following how the connection stands.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{Client, ConnectOptions, Event};
+use edgehold_core::Outage;
+use tokio::{sync::watch, time::Instant};
+use tracing::{debug, info, warn};
+
+use crate::{ConnectionSettings, Login};
+
+/// How many messages the library may keep for a subscription that is not taken from at this moment. What is over it is
+/// dropped; whoever subscribes takes everything at once.
+const SUBSCRIPTION_CAPACITY: usize = 4096;
+
+/// How a connection stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) connected: bool,
+    /// How many connections there have been.
+    pub(crate) epoch: u64,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    pub(crate) standing: watch::Receiver<Standing>,
+    /// Messages the library had no room for.
+    pub(crate) overrun: Arc<AtomicU64>,
+}
+
+/// What is remembered between two events.
+struct Memory {
+    outage: Outage,
+    since: Option<Instant>,
+}
+
+/// Begins to connect, and goes on until every clone of the client is dropped. Waits for no connection.
+pub(crate) async fn connect(settings: &ConnectionSettings, purpose: &'static str) -> Result<Link, String> {
+    let server = settings.address();
+    let (sender, standing) = watch::channel(Standing::default());
+    let overrun = Arc::new(AtomicU64::new(0));
+    let counter = overrun.clone();
+    let memory = Arc::new(Mutex::new(Memory {
+        outage: Outage::default(),
+        since: None,
+    }));
+    let mut options = ConnectOptions::new()
+        .retry_on_initial_connect()
+        .max_reconnects(None)
+        .ignore_discovered_servers()
+        .connection_timeout(settings.connect_timeout)
+        .request_timeout(Some(settings.connect_timeout))
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        .reconnect_delay_callback(delay)
+        .event_callback(move |event| {
+            if matches!(event, Event::SlowConsumer(_)) {
+                counter.fetch_add(1, Ordering::Relaxed);
+            } else {
+                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                tell(&event, &server, purpose, &mut memory, &sender);
+            }
+            std::future::ready(())
+        });
+    if !settings.keep_alive.is_zero() {
+        options = options.ping_interval(settings.keep_alive);
+    }
+    if !settings.client_name.is_empty() {
+        options = options.name(&settings.client_name);
+    }
+    if let Some(tls) = &settings.tls {
+        options = options.require_tls(true).tls_client_config(tls.as_ref().clone());
+    }
+    options = match &settings.login {
+        None => options,
+        Some(Login::Password { username, password }) => {
+            options.user_and_password(username.clone(), password.expose().to_owned())
+        }
+        Some(Login::NKeySeed(seed)) => options.nkey(seed.expose().trim().to_owned()),
+        Some(Login::Credentials(text)) => options
+            .credentials(text.expose())
+            .map_err(|error| format!("the credentials cannot be used: {error}"))?,
+    };
+    let client = options.connect(settings.address()).await;
+    Ok(Link {
+        client: client.map_err(|error| error.to_string())?,
+        standing,
+        overrun,
+    })
+}
+
+/// 100 ms, doubling up to 2 s, so that a server that is back is found within three seconds.
+fn delay(attempts: usize) -> Duration {
+    let doublings = match attempts {
+        0 | 1 => return Duration::ZERO,
+        attempts => u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(5),
+    };
+    let delay = Duration::from_millis(100 << doublings).min(Duration::from_secs(2));
+    // A random half at most is taken off, so that many services do not come back at the same moment.
+    let share = u32::try_from(RandomState::new().hash_one(()) % 512).expect("a remainder of 512 fits");
+    delay * (1024 - share) / 1024
+}
+
+fn tell(
+    event: &Event,
+    server: &str,
+    purpose: &'static str,
+    memory: &mut Memory,
+    standing: &watch::Sender<Standing>,
+) {
+    match event {
+        Event::Connected => {
+            memory.since = Some(Instant::now());
+            standing.send_modify(|standing| {
+                standing.connected = true;
+                standing.epoch += 1;
+            });
+            if memory.outage.ends() {
+                info!(%server, purpose, "connected to NATS");
+            }
+        }
+        Event::Disconnected => {
+            standing.send_modify(|standing| standing.connected = false);
+            let life = memory
+                .since
+                .take()
+                .map_or(Duration::ZERO, |since| since.elapsed());
+            if memory.outage.begins("closed", life) {
+                warn!(%server, purpose, "lost the connection to NATS");
+            }
+        }
+        Event::ClientError(error) => {
+            let text = error.to_string();
+            match memory.outage.begins(&text, Duration::ZERO) {
+                true => warn!(%server, purpose, error = text, "cannot connect to NATS yet"),
+                false => debug!(%server, purpose, error = text, "still no connection to NATS"),
+            }
+        }
+        Event::ServerError(error) => warn!(%server, purpose, %error, "NATS refuses"),
+        event => debug!(%server, purpose, ?event, "NATS says"),
+    }
+}
+
+impl Link {
+    /// Waits for a connection; answers how it stands then. Cancel-safe.
+    pub(crate) async fn connected(&mut self) -> Standing {
+        loop {
+            let standing = *self.standing.borrow_and_update();
+            if standing.connected {
+                return standing;
+            }
+            if self.standing.changed().await.is_err() {
+                // The library has ended, which it does only when nobody needs it any more.
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Waits until the connection that stood so does not stand any more. Cancel-safe.
+    pub(crate) async fn lost(&mut self, stood: Standing) {
+        if self
+            .standing
+            .wait_for(|standing| *standing != stood)
+            .await
+            .is_err()
+        {
+            std::future::pending().await
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The EdgeX message bus over NATS, core and JetStream.
+
+use std::sync::Arc;
+
+use edgehold_bus_nats::{ConnectionSettings, Deliver, Login, Publisher, StreamSettings};
+use edgehold_config::configuration::MessageBus;
+use edgehold_core::{ResponsePublisher, SecretText, TriggerError};
+use edgehold_ingest::{
+    BusPublisher, MessageBusResponse, NatsBusPublisher, NatsBusSettings, NatsBusTrigger, NatsFormat,
+    NatsSource, response_topic, subscribe_filters,
+};
+
+use super::security::{Security, security};
+use crate::{
+    durability::BusPromise,
+    trigger::{Companion, Ingress, Origin},
+};
+
+/// Which of NATS' two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Core,
+    JetStream,
+}
+
+/// What no setting of NATS core can change.
+const CORE_GAP: &str = "with MessageBus/Type nats-core what is published while the service is away or not connected, what \
+                        comes while MaxInFlightBytes is used up, and what is in hand when the service is killed before it \
+                        is stored (Writable/StoreAndForward/Journal always shortens that), is lost";
+
+/// What a consumer without a name lacks. Without Store and Forward at the start nobody asked for one.
+const NAMELESS_GAP: &str = "without MessageBus/Optional/Durable or QueueGroup (a name is found at the next start) what is \
+                            published while the service is away, and what is in hand when it is killed, is lost";
+
+pub(super) async fn build(origin: Origin<'_>, way: Way) -> Result<Ingress, TriggerError> {
+    let connection = connection(&origin).await?;
+    let publisher = publisher(&origin, connection.clone(), way);
+    let Origin {
+        configuration,
+        budget,
+        ..
+    } = &origin;
+    let bus = &configuration.message_bus;
+    let filters = subscribe_filters(
+        &bus.base_topic_prefix,
+        &configuration.trigger.subscribe_topics.join(","),
+    )?;
+    for filter in &filters {
+        tracing::info!("Subscribing to topic: {filter}");
+    }
+    let topic = response_topic(&bus.base_topic_prefix, &configuration.trigger.publish_topic);
+    let response = topic.map(|topic| -> Arc<dyn ResponsePublisher> {
+        tracing::info!("Publishing responses to topic: {topic}");
+        Arc::new(MessageBusResponse::new(publisher.clone(), topic))
+    });
+    let (source, gap) = match way {
+        Way::Core => {
+            let queue_group = bus.optional_text("QueueGroup").to_owned();
+            (NatsSource::Core { queue_group }, Some(CORE_GAP))
+        }
+        Way::JetStream => {
+            let stream = stream(&origin);
+            let gap = stream.durable.is_none().then_some(NAMELESS_GAP);
+            (NatsSource::JetStream(stream), gap)
+        }
+    };
+    let trigger = NatsBusTrigger::try_new(NatsBusSettings {
+        connection,
+        base_prefix: bus.base_topic_prefix.clone(),
+        filters,
+        budget: budget.clone(),
+        format: format(bus),
+        source,
+    })?;
+    Ok(Ingress {
+        trigger: Box::new(trigger),
+        response,
+        publication: None,
+        session: Some(BusPromise::Gaps(gap.into_iter().collect())),
+        inlet: None,
+        publisher: Some(publisher),
+    })
+}
+
+/// A connection to publish by, opened with the first message. It needs nobody to run it.
+pub(super) async fn publishing(
+    origin: &Origin<'_>,
+    way: Way,
+) -> Result<(Arc<dyn BusPublisher>, Companion), TriggerError> {
+    let publisher = publisher(origin, connection(origin).await?, way);
+    let run: Companion = Box::new(|mut shutdown| Box::pin(async move { shutdown.recv().await }));
+    Ok((publisher, run))
+}
+
+fn publisher(origin: &Origin<'_>, connection: ConnectionSettings, way: Way) -> Arc<dyn BusPublisher> {
+    let bus = &origin.configuration.message_bus;
+    let client_id = connection.client_name.clone();
+    let publisher = NatsBusPublisher {
+        publisher: match way {
+            Way::Core => Publisher::to_subscribers(connection),
+            Way::JetStream => Publisher::to_stream(connection, stream(origin), bus.publish_retries()),
+        },
+        format: format(bus),
+        exactly_once: bus.exactly_once().then_some(client_id),
+    };
+    Arc::new(publisher)
+}
+
+fn format(bus: &MessageBus) -> NatsFormat {
+    NatsFormat::from_setting(bus.optional_text("Format"))
+}
+
+/// The stream, as EdgeX reads the options. Where nobody names the consumer, what arrives while we are away is worth
+/// waiting for as soon as we promise to keep it: it is called like the service then.
+fn stream(origin: &Origin<'_>) -> StreamSettings {
+    let bus = &origin.configuration.message_bus;
+    let durable = bus.optional_text("Durable").trim();
+    let saf_enabled = origin.configuration.writable.store_and_forward.enabled;
+    let ours = if saf_enabled {
+        origin.service_key.as_str()
+    } else {
+        ""
+    };
+    let name = [durable, bus.optional_text("QueueGroup").trim(), ours]
+        .into_iter()
+        .find(|name| !name.is_empty());
+    StreamSettings {
+        durable: name.map(str::to_owned),
+        stream_name: durable.to_owned(),
+        subject: bus.optional_text("Subject").trim().to_owned(),
+        auto_provision: bus.auto_provision(),
+        deliver: Deliver::from_setting(bus.optional_text("Deliver")),
+    }
+}
+
+/// How to reach the server.
+async fn connection(origin: &Origin<'_>) -> Result<ConnectionSettings, TriggerError> {
+    let Origin {
+        configuration,
+        service_key,
+        secrets,
+        ..
+    } = origin;
+    let bus = &configuration.message_bus;
+    let Security { login, tls } = security(bus, secrets).await?;
+    let mut connection = ConnectionSettings::new(&bus.host, bus.port);
+    connection.login = match (
+        bus.optional_text("CredentialsFile"),
+        bus.optional_text("NKeySeedFile"),
+    ) {
+        ("", "") => login.map(|(username, password)| Login::Password { username, password }),
+        ("", path) => Some(Login::NKeySeed(read(path).await?)),
+        (path, _) => Some(Login::Credentials(read(path).await?)),
+    };
+    connection.tls = tls;
+    connection.client_name = bus.client_id().unwrap_or(service_key.as_str()).to_owned();
+    connection.keep_alive = bus.keep_alive();
+    connection.connect_timeout = bus.connect_timeout();
+    connection.max_message_bytes = configuration.limits.max_message_bytes;
+    Ok(connection)
+}
+
+async fn read(path: &str) -> Result<SecretText, TriggerError> {
+    let text = tokio::fs::read_to_string(path).await;
+    text.map(SecretText::new)
+        .map_err(|error| TriggerError::Configuration(format!("MessageBus: '{path}' cannot be read: {error}")))
+}
