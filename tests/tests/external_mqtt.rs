@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use edgehold_test_support::wait::{self, LONG};
-use edgehold_test_support::{Authority, HttpSink, Mosquitto, MqttPublisher, MqttSubscriber, Qos, Received};
+use edgehold_test_support::{
+    Authority, Behaviour, HttpSink, Mosquitto, MqttPublisher, MqttSubscriber, Qos, Received,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -144,6 +146,49 @@ async fn what_comes_while_it_is_away_and_while_the_broker_is_away_is_not_lost() 
     broker.restart().await?;
     publish(&broker, "in/a", "3").await?;
     arrives(&sink, "3").await;
+    stack.service.stop().await
+}
+
+#[tokio::test]
+async fn a_message_is_acknowledged_only_when_its_export_has_ended() -> Result<()> {
+    // Given an export that hangs, and nothing that writes it down meanwhile.
+    let (mut broker, sink) = (broker().await?, HttpSink::start().await?);
+    sink.behave(Behaviour::Hang);
+    let more = json!({ "Writable": { "StoreAndForward": { "Enabled": true, "Journal": "off" } } });
+    let mut stack = external(&url(broker.port()), &sink, more)?;
+    start_subscribed_to(&mut stack.service, &mut broker, "in/#").await?;
+    publish(&broker, "in/a", "hanging").await?;
+    arrives(&sink, "hanging").await;
+
+    // When the service is killed, then the broker has the message still.
+    stack.service.kill9()?;
+    sink.take();
+    sink.behave(Behaviour::status(200));
+    stack.service.start().await?;
+    arrives(&sink, "hanging").await;
+    stack.service.stop().await
+}
+
+#[tokio::test]
+async fn what_keeps_less_than_store_and_forward_promises_is_named_by_its_keys() -> Result<()> {
+    let (mut broker, sink) = (broker().await?, HttpSink::start().await?);
+    let more = json!({
+        "Writable": { "StoreAndForward": { "Enabled": true } },
+        "Trigger": { "ExternalMqtt": { "QoS": 0 } },
+    });
+    let mut stack = external(&url(broker.port()), &sink, more)?;
+    start_subscribed_to(&mut stack.service, &mut broker, "in/#").await?;
+    let warning = stack
+        .service
+        .process()
+        .wait_for_line("does not keep everything", LONG)
+        .await;
+    for key in [
+        "Trigger/ExternalMqtt/QoS 0",
+        "Trigger/ExternalMqtt/CleanSession true",
+    ] {
+        assert!(warning.contains(key), "{warning}");
+    }
     stack.service.stop().await
 }
 

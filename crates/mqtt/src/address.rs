@@ -196,6 +196,18 @@ fn percent_decoded(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[a-z]{0,4}(:/{0,3})?([a-z%0-9]{0,3}(:[a-z%]{0,3})?@)?\\PC{0,12}(:[0-9]{0,6})?") {
+            if let Ok(address) = BrokerAddress::parse(&text) {
+                assert!(!address.host.is_empty() && address.port > 0);
+                let again = BrokerAddress::parse(&address.to_string());
+                // What is shown has no credentials in it.
+                assert!(again.is_ok_and(|again| again.credentials.is_none() && again.host == address.host));
+            }
+        }
+    }
+
     #[track_caller]
     fn check(text: &str, host: &str, port: u16, encrypted: bool) {
         let expected = BrokerAddress {
