@@ -272,7 +272,7 @@ mod tests {
             LogFormat::default(),
         );
         let live = LiveSettings::new(layers, effective, pipelines, log, hooks);
-        let (mut live, _view) = live.ok().expect("the pipeline can be built");
+        let (mut live, _view) = live.expect("the pipeline can be built");
         let mut holds = |private: Layer| {
             live.apply(Snapshot {
                 private: Some(private),
