@@ -852,3 +852,72 @@ mod nats_access {
         assert!(published.is_ok(), "{published:?}");
     }
 }
+
+mod encrypted {
+    use edgehold_mqtt::{TlsSettings, Trust};
+    use edgehold_test_support::{Authority, TlsFront};
+    use rustls::ClientConfig;
+
+    use super::*;
+
+    fn trusting(authority: &Authority) -> Arc<ClientConfig> {
+        let settings = TlsSettings {
+            trust: Trust::Authorities(authority.pem().to_owned()),
+            client_certificate: None,
+        };
+        settings.client_config().unwrap()
+    }
+
+    #[tokio::test]
+    async fn redis_is_spoken_to_over_tls_and_an_impostor_is_not() {
+        let (authority, stranger) = (Authority::new().unwrap(), Authority::new().unwrap());
+        let server = Redis::start().await.unwrap();
+        let certificate = authority.issue("127.0.0.1").unwrap();
+        let front = TlsFront::start(server.port(), &certificate, None).await.unwrap();
+        let mut listener = server.client().await.unwrap();
+        listener.subscribe("edgex.*").await.unwrap();
+        let publish = async |trusted: &Authority| {
+            let mut connection = redis::ConnectionSettings::new("127.0.0.1", front.port());
+            connection.connect_timeout = Duration::from_secs(2);
+            connection.tls = Some(trusting(trusted));
+            let (publisher, publication) = redis::Publication::new(connection);
+            let (_shutdown, signal) = Shutdown::new();
+            #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+            tokio::spawn(publication.run(signal));
+            publisher.publish("edgex/a", Bytes::from_static(b"{}")).await
+        };
+        publish(&authority).await.unwrap();
+        assert_eq!(listener.next_message().await.unwrap().0, "edgex.a");
+        let error = publish(&stranger).await.expect_err("nobody knows this authority");
+        assert!(matches!(error, redis::PublishError::TimedOut { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn nats_is_spoken_to_over_tls_and_an_impostor_is_not() {
+        let (authority, stranger) = (Authority::new().unwrap(), Authority::new().unwrap());
+        let certificate = authority.issue("127.0.0.1").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        std::fs::write(&cert, &certificate.pem).unwrap();
+        std::fs::write(&key, &certificate.key).unwrap();
+        let tls = format!(
+            "tls {{ cert_file: \"{}\", key_file: \"{}\" }}\nallow_non_tls: true",
+            cert.display(),
+            key.display()
+        );
+        let server = Nats::builder().config(&tls).start().await.unwrap();
+        let mut listener = server.client().await.unwrap();
+        listener.subscribe("edgex.*").await.unwrap();
+        let publish = async |trusted: &Authority| {
+            let mut connection = nats_connection(&server);
+            connection.connect_timeout = Duration::from_secs(2);
+            connection.tls = Some(trusting(trusted));
+            let publisher = nats::Publisher::to_subscribers(connection);
+            publisher.publish("edgex/a", &[], Bytes::from_static(b"{}")).await
+        };
+        publish(&authority).await.unwrap();
+        assert_eq!(listener.next_message().await.unwrap().subject, "edgex.a");
+        let error = publish(&stranger).await.expect_err("nobody knows this authority");
+        assert!(matches!(error, nats::PublishError::TimedOut { .. }), "{error:?}");
+    }
+}
