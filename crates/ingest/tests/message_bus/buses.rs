@@ -313,11 +313,8 @@ on!(jetstream, Kind::JetStream(NatsFormat::Nats));
 on!(jetstream_json, Kind::JetStream(NatsFormat::Json));
 
 async fn once_and_in_order(kind: Kind) {
-    let mut bus = Bus::start(
-        kind,
-        "events/device/#, events/#, events/device/+/+/+/+, telemetry/+/x",
-    )
-    .await;
+    // The first two overlap, and none holds the other.
+    let mut bus = Bus::start(kind, "events/device/#, events/+/svc/#, telemetry/+/x").await;
     for number in 0..20 {
         let topic = format!("edgex/events/device/svc/p/d{}/s", number % 3);
         bus.publish(&topic, &number.to_string(), b"{}").await;
