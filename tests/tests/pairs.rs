@@ -78,6 +78,8 @@ a_test_each! {
         jsonlogic_value
         metrics_lineprotocol
         metrics_lineprotocol_tags
+        mqtt_export
+        mqtt_export_placeholder
         per_topic_pipelines
         per_topic_pipelines_noprefix
         raw_target
@@ -130,6 +132,8 @@ a_test_each! {
         jsonlogic_value
         metrics_lineprotocol
         metrics_lineprotocol_tags
+        mqtt_export
+        mqtt_export_placeholder
         per_topic_pipelines
         per_topic_pipelines_noprefix
         raw_target
@@ -145,33 +149,32 @@ a_test_each! {
 }
 
 /// What does not exist yet, and the cases that need it.
-const TO_COME: &[(&str, &[&str])] = &[
-    (
-        "Batch",
-        &[
-            "batch-bycount-both-a",
-            "batch-bycount-event-merge-a",
-            "batch-bycount-event-plain-a",
-            "batch-bycount-iseventdata-a",
-            "batch-bycount-iseventdata-after-json-a",
-            "batch-bycount-merge-a",
-            "batch-bycount-merge-b",
-            "batch-bycount-raw-a",
-            "batch-bytime-a",
-            "batch-bytimecount-a",
-            "batch-compress-a",
-            "batch-xml-merge-a",
-            "metrics-influxdb-batch-a",
-        ],
-    ),
-    ("MQTTExport", &["mqtt-export", "mqtt-export-placeholder"]),
-];
+const TO_COME: &[(&str, &[&str])] = &[(
+    "Batch",
+    &[
+        "batch-bycount-both-a",
+        "batch-bycount-event-merge-a",
+        "batch-bycount-event-plain-a",
+        "batch-bycount-iseventdata-a",
+        "batch-bycount-iseventdata-after-json-a",
+        "batch-bycount-merge-a",
+        "batch-bycount-merge-b",
+        "batch-bycount-raw-a",
+        "batch-bytime-a",
+        "batch-bytimecount-a",
+        "batch-compress-a",
+        "batch-xml-merge-a",
+        "metrics-influxdb-batch-a",
+    ],
+)];
 
 /// Cases whose configuration the original loads, to fail for each message. We refuse it when it is loaded.
 const REFUSED_AT_ONCE: &[&str] = &["jsonlogic-syntax"];
 
-/// Where every recorded `PublishTopic` lies, and where the service listens: on the bus, and at an external broker.
+/// Where every recorded `PublishTopic` lies, and where the service listens: on the bus, and at an external broker. And
+/// where every recorded export to a broker goes, from the bus.
 const BUS_TOPICS: (&str, &str) = ("edgex/cap-out", "edgex/");
+const EXPORT_TOPICS: (&str, &str) = ("exp", "edgex/");
 const EXTERNAL_TOPICS: (&str, &str) = ("cap-ext", "external-request/");
 
 /// Header fields that belong to the client or the connection, or are ours beyond the original's.
@@ -277,6 +280,7 @@ async fn run_case(
     }
     let (response_topic, subscribed) = match yardstick.is_external {
         true => EXTERNAL_TOPICS,
+        false if yardstick.publishes => EXPORT_TOPICS,
         false => BUS_TOPICS,
     };
     start_subscribed_to(&mut service, broker, subscribed)
@@ -418,6 +422,8 @@ struct Yardstick<'a> {
     makes_lines: bool,
     /// Whether its trigger is another broker than the bus.
     is_external: bool,
+    /// Whether it exports to a broker.
+    publishes: bool,
 }
 
 impl<'a> Yardstick<'a> {
@@ -428,6 +434,7 @@ impl<'a> Yardstick<'a> {
             makes_events: configuration.contains("WrapIntoEvent"),
             makes_lines: configuration.contains("ToLineProtocol"),
             is_external: configuration.contains("Type: external-mqtt"),
+            publishes: configuration.contains("BrokerAddress:"),
         }
     }
 

@@ -177,6 +177,7 @@ in_both_generations!(
     rules_engine
     http_export
     functional_tests
+    mqtt_export
 );
 
 /// Two pipelines match an integer, one more a float: XML, XML and JSON, all published as the profile says.
@@ -239,6 +240,23 @@ async fn http_export(generation: Generation) -> Result<()> {
     bus.publish(&event).await?;
     let request = sink.wait_for(1, LONG).await.remove(0);
     assert_eq!(request.json(), event_inside(&event)?);
+    service.stop().await
+}
+
+/// The broker of the export is another one than that of the bus.
+async fn mqtt_export(generation: Generation) -> Result<()> {
+    let (mut bus, broker) = (Bus::start(generation).await?, support::broker().await?);
+    let exported = MqttSubscriber::connect(broker.port(), "edgex-export", Qos::AtLeastOnce).await?;
+    let address = "WRITABLE_PIPELINE_FUNCTIONS_MQTTEXPORT_PARAMETERS_BROKERADDRESS";
+    let service = profile(generation, "mqtt-export")?.env(address, &broker.url());
+    let mut service = bus.serve(service).await?;
+
+    let event = recorded(generation, "Random-Integer-Device", "Int64")?;
+    bus.publish(&event).await?;
+    let message = exported.wait_for(1, LONG).await.remove(0);
+    let json: Value = serde_json::from_slice(&message.payload)?;
+    assert_eq!(json, event_inside(&event)?);
+    assert_eq!((message.qos, message.retained), (Qos::AtMostOnce, false));
     service.stop().await
 }
 

@@ -7,6 +7,7 @@ mod bad_input;
 mod bounce;
 mod buses;
 mod disk;
+mod exports;
 mod external_mqtt;
 mod faults;
 mod http_trigger;
