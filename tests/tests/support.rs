@@ -44,6 +44,24 @@ pub(crate) async fn broker() -> Result<Mosquitto> {
     builder.start().await
 }
 
+/// Compiles what is to be preloaded into a process. `source` lies beside the suites.
+pub(crate) fn compile_preload(source: &str, library: &Path) -> Result<()> {
+    let output = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(library)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(source))
+        .args(["-ldl", "-lpthread"])
+        .output()
+        .context("starting cc")?;
+    ensure!(
+        output.status.success(),
+        "cc ended with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
 /// The `edgehold` binary with everything it is started with; started, stopped and killed as often as the test likes,
 /// always with the same flags, environment, port and data folder.
 pub(crate) struct Service {

@@ -26,6 +26,10 @@ pub(crate) fn store_error(file: &str, error: sqlx::Error) -> StoreError {
                 "{file} is not an SQLite database; move it away or choose another file"
             ));
         }
+        // A file that was open when the kernel took its file system away from writers fails in any of these ways.
+        Some(READ_ONLY | IO | CANNOT_OPEN) if is_on_read_only_file_system(file) => {
+            format!("{file} cannot be written: its file system has become read-only (see the kernel's log)")
+        }
         Some(READ_ONLY) => format!("{file} cannot be written"),
         Some(IO) => format!("reading or writing {file} failed"),
         Some(CORRUPT) => format!("{file} is damaged"),
@@ -33,6 +37,12 @@ pub(crate) fn store_error(file: &str, error: sqlx::Error) -> StoreError {
         _ => format!("the database {file} failed"),
     };
     StoreError::unavailable(reason, error)
+}
+
+/// Looks at the disk: only when something has failed.
+fn is_on_read_only_file_system(file: &str) -> bool {
+    let opened = std::fs::OpenOptions::new().append(true).open(file);
+    opened.is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// The code without the bits that extend it.

@@ -7,12 +7,12 @@
 //! This is the hardest that a disk may be about content. Names are not undone: a file that was made, renamed or removed
 //! stays so. Mapped memory (SQLite's `-shm`) is not seen: whoever opens the database first makes it anew.
 
-use std::{fs, os::unix::fs::FileExt, path::Path, process::Command};
+use std::{fs, os::unix::fs::FileExt, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::support::Service;
+use crate::support::{Service, compile_preload};
 
 /// The compiled shim, and where the undo files are.
 pub(super) struct UnsyncedWrites {
@@ -26,20 +26,7 @@ impl UnsyncedWrites {
     /// Compiles the shim.
     pub(super) fn new() -> Result<Self> {
         let folder = TempDir::with_prefix("edgehold-unsynced-").context("making a folder")?;
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kill/unsynced.c");
-        let output = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
-            .arg(folder.path().join("unsynced.so"))
-            .arg(source)
-            .args(["-ldl", "-lpthread"])
-            .output()
-            .context("starting cc")?;
-        ensure!(
-            output.status.success(),
-            "cc ended with {}: {}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
+        compile_preload("kill/unsynced.c", &folder.path().join("unsynced.so"))?;
         fs::create_dir(folder.path().join("undo"))?;
         Ok(Self { folder })
     }
