@@ -38,12 +38,16 @@ pub(crate) struct Link {
     pub(crate) standing: watch::Receiver<Standing>,
     /// Messages the library had no room for.
     pub(crate) overrun: Arc<AtomicU64>,
+    memory: Arc<Mutex<Memory>>,
 }
 
 /// What is remembered between two events.
+#[derive(Debug, Default)]
 struct Memory {
     outage: Outage,
     since: Option<Instant>,
+    /// Why there is no connection.
+    trouble: Option<String>,
 }
 
 /// Begins to connect, and goes on until every clone of the client is dropped. Waits for no connection.
@@ -52,10 +56,8 @@ pub(crate) async fn connect(settings: &ConnectionSettings, purpose: &'static str
     let (sender, standing) = watch::channel(Standing::default());
     let overrun = Arc::new(AtomicU64::new(0));
     let counter = overrun.clone();
-    let memory = Arc::new(Mutex::new(Memory {
-        outage: Outage::default(),
-        since: None,
-    }));
+    let memory = Arc::new(Mutex::new(Memory::default()));
+    let of_events = memory.clone();
     let mut options = ConnectOptions::new()
         .retry_on_initial_connect()
         .max_reconnects(None)
@@ -68,7 +70,7 @@ pub(crate) async fn connect(settings: &ConnectionSettings, purpose: &'static str
             if matches!(event, Event::SlowConsumer(_)) {
                 counter.fetch_add(1, Ordering::Relaxed);
             } else {
-                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut memory = of_events.lock().unwrap_or_else(PoisonError::into_inner);
                 tell(&event, &server, purpose, &mut memory, &sender);
             }
             std::future::ready(())
@@ -97,6 +99,7 @@ pub(crate) async fn connect(settings: &ConnectionSettings, purpose: &'static str
         client: client.map_err(|error| error.to_string())?,
         standing,
         overrun,
+        memory,
     })
 }
 
@@ -122,6 +125,7 @@ fn tell(
     match event {
         Event::Connected => {
             memory.since = Some(Instant::now());
+            memory.trouble = None;
             standing.send_modify(|standing| {
                 standing.connected = true;
                 standing.epoch += 1;
@@ -142,6 +146,7 @@ fn tell(
         }
         Event::ClientError(error) => {
             let text = error.to_string();
+            memory.trouble = Some(text.clone());
             match memory.outage.begins(&text, Duration::ZERO) {
                 true => warn!(%server, purpose, error = text, "cannot connect to NATS yet"),
                 false => debug!(%server, purpose, error = text, "still no connection to NATS"),
@@ -153,6 +158,12 @@ fn tell(
 }
 
 impl Link {
+    /// Why there is no connection, as far as the library tells.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.trouble.clone()
+    }
+
     /// Waits for a connection; answers how it stands then. Cancel-safe.
     pub(crate) async fn connected(&mut self) -> Standing {
         loop {

@@ -41,6 +41,14 @@ pub enum PublishError {
         /// How long was waited.
         after: Duration,
     },
+    /// There was no connection in all that time: the server is away, or refuses who we are. Nothing was sent.
+    #[error("no connection to NATS within {after:?}: {reason}")]
+    Unreachable {
+        /// How long was waited.
+        after: Duration,
+        /// What became of the last attempt.
+        reason: String,
+    },
     /// The server did not take it, or there is no connection to be made.
     #[error("NATS does not take the message: {0}")]
     Refused(String),
@@ -51,7 +59,7 @@ impl PublishError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::InvalidTopic { .. } | Self::Unfit(_) => ErrorClass::Permanent,
-            Self::TimedOut { .. } | Self::Refused(_) => ErrorClass::Transient,
+            Self::TimedOut { .. } | Self::Unreachable { .. } | Self::Refused(_) => ErrorClass::Transient,
         }
     }
 }
@@ -114,7 +122,12 @@ impl Publisher {
         }
         let after = self.0.settings.connect_timeout;
         let published = timeout_at(Instant::now() + after, self.send(subject, map, payload));
-        published.await.unwrap_or(Err(PublishError::TimedOut { after }))
+        published
+            .await
+            .unwrap_or_else(|_| match self.0.link.get().and_then(Link::trouble) {
+                Some(reason) => Err(PublishError::Unreachable { after, reason }),
+                None => Err(PublishError::TimedOut { after }),
+            })
     }
 
     async fn send(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<(), PublishError> {

@@ -33,7 +33,8 @@ use tracing_subscriber::{
 use self::{record::Record, repeats::Repeats};
 
 /// Libraries whose inner life is no concern of an operator: nothing below WARN of them is ever shown.
-const QUIET: [&str; 10] = [
+const QUIET: [&str; 11] = [
+    "async_nats",
     "axum",
     "h2",
     "hyper",

@@ -828,7 +828,7 @@ mod nats_access {
         assert!(published.is_ok(), "{published:?}");
         for login in [password("app", "wrong"), None] {
             let error = publish_once(&server, login).await.expect_err("a wrong password");
-            assert!(matches!(error, nats::PublishError::TimedOut { .. }), "{error:?}");
+            assert!(error.to_string().contains("authorization"), "{error}");
         }
     }
 
@@ -915,6 +915,9 @@ mod encrypted {
         publish(&authority).await.unwrap();
         assert_eq!(listener.next_message().await.unwrap().subject, "edgex.a");
         let error = publish(&stranger).await.expect_err("nobody knows this authority");
-        assert!(matches!(error, nats::PublishError::TimedOut { .. }), "{error:?}");
+        assert!(
+            matches!(error, nats::PublishError::Unreachable { .. }),
+            "{error:?}"
+        );
     }
 }
