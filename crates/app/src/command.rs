@@ -5,12 +5,15 @@
 
 use edgehold::{ErrorReason, ObjectName, ObjectState, PipelineId};
 
+use crate::pipeline_command::PipelineTest;
+
 /// How to call the commands.
 pub(crate) const USAGE: &str = "Usage: edgehold [flags] store ls [options]         what waits for another attempt
        edgehold [flags] store show ID [options]    one of it, whole
        edgehold [flags] store count                how many wait: a number and nothing else
        edgehold [flags] dead ls [options]          the error collection: what was given up
        edgehold [flags] dead show ID [options]     one of it, whole
+       edgehold [flags] pipeline test ...          pipelines on a message: 'edgehold pipeline --help'
        edgehold settings                           every setting, as a Markdown table
 
 Beside the running service or without it; nothing is changed. The flags are those of the service (--configProvider,
@@ -41,6 +44,10 @@ pub(crate) enum Command {
     Run,
     /// A look at the store.
     Store(StoreCommand),
+    /// Pipelines on a message.
+    Pipeline(PipelineTest),
+    /// How to try pipelines.
+    PipelineHelp,
     /// The table of all settings.
     Settings,
     /// How to call the commands.
@@ -134,6 +141,10 @@ pub(crate) fn parse(words: &[String]) -> Result<Command, WrongCall> {
         #[cfg(feature = "demo")]
         Some(&"demo") if words.len() == 1 => return Ok(Command::Demo),
         Some(&"settings") if words.len() == 1 => return Ok(Command::Settings),
+        Some(&"pipeline") => {
+            let test = PipelineTest::parse(&words[1..]).map_err(WrongCall::Usage)?;
+            return Ok(test.map_or(Command::PipelineHelp, Command::Pipeline));
+        }
         Some(&"store") => Collection::Waiting,
         Some(&"dead") => Collection::Dead,
         Some(_) => return Err(WrongCall::UnknownCommand(words.join(" "))),

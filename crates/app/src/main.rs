@@ -4,6 +4,7 @@
 //! edgehold [flags]                    run the service
 //! edgehold [flags] store ls|show|count    look at what waits for another attempt
 //! edgehold [flags] dead ls|show           look at the error collection
+//! edgehold [flags] pipeline test          try pipelines on a message
 //! edgehold settings                   print the table of all settings
 //! edgehold [flags] demo               run the service against embedded everything (feature `demo`)
 //! ```
@@ -14,6 +15,7 @@
 mod command;
 #[cfg(feature = "demo")]
 mod demo;
+mod pipeline_command;
 mod store_command;
 
 use std::{io::Write as _, process::ExitCode};
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
     match command::parse(&invocation.command) {
         Ok(Command::Run) => exit(AppService::new(SERVICE_KEY).block_on(&invocation)),
         Ok(Command::Store(command)) => store_command::run(&invocation, command),
+        Ok(Command::Pipeline(test)) => pipeline_command::run(&invocation, test),
+        Ok(Command::PipelineHelp) => print(pipeline_command::USAGE),
         Ok(Command::Settings) => print(&settings_table_markdown()),
         Ok(Command::Help) => print(command::USAGE),
         #[cfg(feature = "demo")]

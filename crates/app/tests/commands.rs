@@ -382,3 +382,161 @@ fn settings_prints_the_table_of_all_settings() {
         edgehold::settings_table_markdown()
     );
 }
+
+/// A configuration and an event in a folder, and `pipeline test` on them.
+struct PipelineTest {
+    folder: TempDir,
+}
+
+impl PipelineTest {
+    const EVENT: &str = r#"{"apiVersion":"v3","id":"d5471d59-2810-4419-8744-18eb8fa03465","deviceName":"pump-1",
+        "profileName":"pump","sourceName":"T","origin":1712345678901234567,"readings":[{"origin":1712345678901234567,
+        "deviceName":"pump-1","profileName":"pump","resourceName":"T","valueType":"Int8","value":"7"}]}"#;
+
+    fn new(pipeline: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let configuration = format!("Writable:\n  Pipeline:\n{pipeline}");
+        std::fs::write(folder.path().join("c.yaml"), configuration).unwrap();
+        std::fs::write(folder.path().join("event.json"), Self::EVENT).unwrap();
+        Self { folder }
+    }
+
+    fn run(&self, options: &[&str]) -> (Option<i32>, String, String) {
+        let output = Command::new(env!("CARGO_BIN_EXE_edgehold"))
+            .env_clear()
+            .env("EDGEX_SECURITY_SECRET_STORE", "false")
+            .current_dir(self.folder.path())
+            .args("pipeline test --config c.yaml --event event.json".split(' '))
+            .args(options)
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+}
+
+fn export_to(port: u16) -> PipelineTest {
+    PipelineTest::new(&format!(
+        "    ExecutionOrder: AddTags, HTTPExport, SetResponseData
+    Functions:
+      AddTags: {{ Parameters: {{ Tags: 'site:plant-1' }} }}
+      HTTPExport: {{ Parameters: {{ Method: post, Url: 'http://127.0.0.1:{port}/x', MimeType: '' }} }}
+      SetResponseData: {{ Parameters: {{ ResponseContentType: text/plain }} }}
+"
+    ))
+}
+
+#[test]
+fn a_pipeline_is_tried_step_by_step_and_nothing_is_sent() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let test = export_to(listener.local_addr().unwrap().port());
+
+    let (code, printed, _) = test.run(&[]);
+
+    assert_eq!(code, Some(0), "{printed}");
+    for part in [
+        "input: event\n   {\"apiVersion\":\"v3\"",
+        "\npipeline default-pipeline\n1. AddTags: event\n   {",
+        r#""tags":{"site":"plant-1"}}"#,
+        "\n2. HTTPExport: not sent, ",
+        "\n-. SetResponseData: not reached\n",
+    ] {
+        assert!(printed.contains(part), "no {part:?} in\n{printed}");
+    }
+    let connection = listener.accept();
+    assert!(connection.is_err(), "it was sent: {connection:?}");
+}
+
+#[test]
+fn a_tried_pipeline_sends_when_it_is_to_and_its_failure_is_the_exit_code() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let test = export_to(listener.local_addr().unwrap().port());
+    let server = std::thread::spawn(move || {
+        use std::io::Write;
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let request = lines.next().unwrap().unwrap();
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nthanks")
+            .unwrap();
+        // Until the client has had enough, so that what it still sends does not reset the connection.
+        let _ = lines.count();
+        request
+    });
+
+    let (code, printed, _) = test.run(&["--send"]);
+
+    assert_eq!(server.join().unwrap(), "POST /x HTTP/1.1");
+    assert_eq!(code, Some(0), "{printed}");
+    let end = "2. HTTPExport: bytes\n   thanks\n3. SetResponseData: bytes, as it came\nresponse: text/plain\n   thanks\n";
+    assert!(printed.ends_with(end), "{printed}");
+
+    // The port is closed now.
+    let (code, printed, _) = test.run(&["--send"]);
+    assert_eq!(code, Some(1), "{printed}");
+    assert!(printed.contains("2. HTTPExport: failed: "), "{printed}");
+}
+
+#[test]
+fn pipelines_to_try_are_chosen_by_id_and_topic_and_what_cannot_be_tried_is_told() {
+    let test = PipelineTest::new(
+        "    PerTopicPipelines:
+      a: { Id: one, Topics: 'events/+/a', ExecutionOrder: Never }
+      b: { Id: two, Topics: 'events/#', ExecutionOrder: JSONLogic }
+    Functions:
+      Never: { Parameters: {} }
+      JSONLogic: { Parameters: { Rule: '{\"==\":[{\"var\":\"deviceName\"},\"x\"]}' } }
+",
+    );
+    let (code, _, told) = test.run(&[]);
+    assert_eq!(code, Some(1));
+    assert!(
+        told.contains("'Never' is not the name of a known function"),
+        "{told}"
+    );
+
+    let test = PipelineTest::new(
+        "    PerTopicPipelines:
+      a: { Id: one, Topics: 'events/+/a', ExecutionOrder: TransformJson }
+      b: { Id: two, Topics: 'events/#', ExecutionOrder: JSONLogic }
+    Functions:
+      TransformJson: { Parameters: { Type: json } }
+      JSONLogic: { Parameters: { Rule: '{\"==\":[{\"var\":\"deviceName\"},\"x\"]}' } }
+",
+    );
+    for (options, tried) in [
+        (&[][..], &["one", "two"][..]),
+        (&["--pipeline", "two"], &["two"]),
+        (&["--topic", "edgex/events/x/b"], &["two"]),
+        (&["--topic=edgex/events/x/a"], &["one", "two"]),
+    ] {
+        let (code, printed, told) = test.run(options);
+        assert_eq!(code, Some(0), "{printed}{told}");
+        let ids: Vec<_> = printed
+            .lines()
+            .filter_map(|line| line.strip_prefix("pipeline "))
+            .collect();
+        assert_eq!(ids, tried);
+        let stopped = printed.contains("1. JSONLogic: stopped here");
+        assert!(stopped, "{printed}");
+    }
+    for (options, problem) in [
+        (
+            ["--pipeline", "three"],
+            "there is no pipeline 'three', only one, two",
+        ),
+        (
+            ["--topic", "edgex/other"],
+            "no pipeline takes the topic 'edgex/other'",
+        ),
+        (["--config", "none.yaml"], "none.yaml"),
+    ] {
+        let (code, _, told) = test.run(&options);
+        assert_eq!(code, Some(1));
+        assert!(told.contains(problem), "{told}");
+    }
+    let (code, _, told) = test.run(&["--fast"]);
+    assert_eq!(code, Some(2));
+    assert!(told.contains("unknown option '--fast'"), "{told}");
+}

@@ -85,6 +85,7 @@ mod live;
 mod logging;
 mod publishing;
 mod push;
+mod rehearse;
 mod running;
 mod section;
 mod service;
@@ -116,7 +117,7 @@ pub use edgehold_core::{
 };
 pub use edgehold_export::{Formatter, http::HttpExportFactory};
 pub use edgehold_functions::add_tags;
-pub use edgehold_runtime::{Books, BooksSnapshot};
+pub use edgehold_runtime::{Books, BooksSnapshot, Rehearsed, StepEnd};
 pub use edgehold_store::{
     Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, ListRequest, Page, RetryQueue, Room,
     StoreClient, StoreError, StoreStats,
@@ -127,6 +128,7 @@ pub use inspect::{ObjectName, StoreView, ViewError, waiting_objects};
 pub use invocation::{Invocation, InvocationError};
 pub use logging::{LogControl, LogOutput};
 pub use publishing::{BackgroundError, BackgroundPublisher, Publisher};
+pub use rehearse::{RehearsalError, RehearsalReport, RehearsalRequest};
 pub use running::{Running, RunningStatus};
 pub use section::{SectionError, SectionWatch};
 pub use service::{AppService, Built, StartError, exit};

@@ -219,6 +219,11 @@ impl AppService {
         self
     }
 
+    /// The service key as given, the functions, and the pipelines made in code.
+    pub(crate) fn into_pipeline_parts(self) -> (String, FunctionRegistry, Vec<Pipeline>) {
+        (self.service_key, self.functions, self.pipelines)
+    }
+
     /// Runs the service as a whole process: flags and environment of this process, until SIGINT or SIGTERM.
     pub fn main(self) -> ExitCode {
         let result = Invocation::from_process()
