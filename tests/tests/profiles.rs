@@ -178,6 +178,7 @@ in_both_generations!(
     http_export
     functional_tests
     mqtt_export
+    external_mqtt_trigger
 );
 
 /// Two pipelines match an integer, one more a float: XML, XML and JSON, all published as the profile says.
@@ -280,5 +281,37 @@ async fn functional_tests(generation: Generation) -> Result<()> {
         "{answer:?}"
     );
     assert_eq!(answer.header("content-type"), Some("application/xml"));
+    service.stop().await
+}
+
+/// Raw bytes come in from one broker and leave for another.
+async fn external_mqtt_trigger(generation: Generation) -> Result<()> {
+    let (mut source, destination) = (support::broker().await?, Mosquitto::start().await?);
+    let address = "WRITABLE_PIPELINE_FUNCTIONS_MQTTEXPORT_PARAMETERS_BROKERADDRESS";
+    let mut service = profile(generation, "external-mqtt-trigger")?
+        .env("TRIGGER_EXTERNALMQTT_URL", &source.url())
+        .env(address, &destination.url());
+    let before = source.process().line_count();
+    service.start().await?;
+    let subscribed = source
+        .process()
+        .wait_for_line_after(before, " external-request/", LONG);
+    subscribed.await;
+    let subscriber = MqttSubscriber::connect(destination.port(), "edgex-export", Qos::AtLeastOnce).await?;
+
+    let sent: [&[u8]; 3] = [b"\x00\xff raw", b"{\"a\":1}", b"plain"];
+    let mut publisher = MqttPublisher::connect(source.port()).await?;
+    for payload in sent {
+        publisher
+            .publish("external-request/line/1", payload, Qos::AtLeastOnce)
+            .await?;
+    }
+    let exported = subscriber.wait_for(3, LONG).await;
+    let mut exported: Vec<&[u8]> = exported.iter().map(|message| &*message.payload).collect();
+    let mut sent = sent.to_vec();
+    // Nothing keeps deliveries in order here.
+    exported.sort_unstable();
+    sent.sort_unstable();
+    assert_eq!(exported, sent);
     service.stop().await
 }
