@@ -283,6 +283,10 @@ async fn a_broker_that_never_comes_ends_the_service_only_when_a_time_is_set() ->
     assert_eq!(status.code(), Some(255));
     let lines = limited.service.process().lines().concat();
     assert!(lines.contains("(RetryDuration)"), "{lines}");
+    assert!(
+        lines.contains("the service has ended\""),
+        "it ends in order: {lines}"
+    );
     // A time later than the other's end.
     assert!(unlimited.service.process().is_running()?);
     broker.restart().await?;

@@ -161,13 +161,17 @@ impl Running {
         }
 
         let (sender, deliveries) = mpsc::channel(DELIVERY_CHANNEL_CAPACITY);
+        // As long as this one is there dispatch goes on, so that the trigger's own reason is the one that is told.
+        let keeps_dispatch = sender.clone();
         let trigger = parts.trigger.run(sender, work_signal.clone());
+        let mut told_to_end = work_signal.clone();
         work.spawn("trigger", async move {
             if let Err(error) = trigger.await {
                 // The receiver is gone only when the service is ending anyway.
                 let _ = fatal_sender.send(error.to_string());
-                std::future::pending::<()>().await;
+                told_to_end.recv().await;
             }
+            drop(keeps_dispatch);
         });
         work.spawn(
             "dispatch",
