@@ -44,9 +44,10 @@ deny: ## Check licences, sources and bans of all dependencies (.deny.toml)
 	@command -v cargo-deny >/dev/null || { echo "missing: cargo-deny (run 'make tools')" >&2; exit 1; }
 	cargo deny --locked check bans licenses sources
 
+# What is measured is built as the image builds it.
 bench: prerequisites ## Measure throughput, latency and memory
-	cargo build --release --locked -p edgehold-app
-	cargo bench --locked -p edgehold-bench
+	cargo build --profile dist --locked -p edgehold-app
+	EDGEHOLD_BINARY="$$(realpath "$${CARGO_TARGET_DIR:-target}")/dist/edgehold" cargo bench --locked -p edgehold-bench
 
 # The measure is the report of a run on a quiet machine: cp target/bench.json crates/bench/baseline.json
 bench-check: prerequisites ## Fail when the last `make bench` is clearly worse than crates/bench/baseline.json

@@ -208,7 +208,7 @@ Database: {{ Type: sqlite }}
 }
 
 fn run(consul_port: u16, service_key: &str, folder: &TempDir, quiet: bool) -> Result<Process> {
-    let binary = edgehold_binary().context("build it with: cargo build --release -p edgehold-app")?;
+    let binary = edgehold_binary().context("make bench builds it")?;
     let mut command = match quiet {
         false => Command::new(binary),
         true => {
