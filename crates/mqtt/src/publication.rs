@@ -14,6 +14,7 @@
 //! - Whoever polls waits for no publisher. Publishers wait, for room and for the answer, no longer than their time.
 //! - A broker that refuses this client is not one that is away: its answer is there, and waiting will not change it soon.
 //!   So publishers fail at once as long as the last answer was a refusal; connecting is tried again all the same.
+//!   Who is impatient is told so too while the broker is away, from the first attempt on that did not find it.
 //! - Nothing is sent twice. After a lost connection the publisher decides: only it knows whether twice is better than
 //!   not at all.
 

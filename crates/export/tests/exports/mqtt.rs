@@ -17,7 +17,10 @@ use edgehold_test_support::{
     Authority, Message, Mosquitto, MosquittoBuilder, MqttSubscriber, Qos, unique_name,
     wait::{LONG, until},
 };
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
 
 use super::{Given, PERSIST, bytes};
 
@@ -291,6 +294,25 @@ async fn a_broker_that_does_not_confirm_in_time_has_failed() {
         (error.class(), error.fault()),
         (ErrorClass::Transient, Fault::Destination)
     );
+}
+
+/// The row "connect under a lock: every waiting message serialises behind it". One after the other would take longer than
+/// the longest wait of a test.
+#[tokio::test]
+async fn nobody_waits_for_the_wait_of_another() {
+    let broker = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let exports = Exports::start();
+    let address = format!("tcp://{}", broker.local_addr().unwrap());
+    let function = exports.try_build(&address, &[("ConnectTimeout", "2s")]).unwrap();
+    let mut callers = JoinSet::new();
+    for _ in 0..40 {
+        let function = function.clone();
+        callers.spawn(async move { send(&function, "1").await.is_err() });
+    }
+    let failed = timeout(LONG, callers.join_all())
+        .await
+        .expect("all at the same time");
+    assert_eq!(failed, [true; 40]);
 }
 
 #[tokio::test]
