@@ -177,7 +177,7 @@ impl fmt::Display for Report {
         for rate in &self.rates {
             let cpu = rate
                 .cpu_seconds_per_thousand()
-                .map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.3}"));
+                .map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.5}"));
             write!(
                 f,
                 "  {:<44}{:>7} {:>9.0} {cpu:>22}",

@@ -1,6 +1,6 @@
 //! Measures the built `edgehold` from outside: real mosquitto, real Consul, a sink of our own, all on loopback.
 //!
-//! 1. what a recorded event costs to decode;
+//! 1. what a recorded event costs to decode, and what each function costs that only computes;
 //! 2. memory of a service that has nothing to do;
 //! 3. events a second from broker to sink, beside what broker and HTTP give by themselves;
 //! 4. the same from a source with a window, with the destination there and down, beside what the disk syncs by itself;
@@ -18,6 +18,7 @@ mod backlog;
 mod decode;
 mod durable;
 mod effect;
+mod functions;
 mod isolation;
 mod service;
 mod throughput;
@@ -51,8 +52,9 @@ fn main() -> Result<()> {
 }
 
 /// The parts of a run, in their order, by the names that `EDGEHOLD_BENCH_ONLY` takes.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     "decode",
+    "functions",
     "throughput",
     "durable",
     "effect",
@@ -83,6 +85,10 @@ async fn measure() -> Result<Report> {
             "decode" => {
                 say(&"recorded events, decoded")?;
                 report.rates.extend(decode::rates()?);
+            }
+            "functions" => {
+                say(&"every function that only computes")?;
+                report.rates.extend(functions::rates()?);
             }
             "throughput" => measure_throughput(&stack, &messages, &mut report).await?,
             "durable" => measure_durable(&stack, count, &mut report).await?,
