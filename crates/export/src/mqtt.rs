@@ -41,18 +41,32 @@ use edgehold_core::{
 };
 use edgehold_mqtt::PublishError;
 
+use crate::Formatter;
+
 pub use self::connection::{ConnectionRunner, Connections};
 use self::{connection::Connection, options::MqttExportOptions};
 
 /// Builds `MQTTExport` functions, which share their connections.
 pub struct MqttExportFactory {
     connections: Connections,
+    formatter: Option<Formatter>,
 }
 
 impl MqttExportFactory {
     /// Its functions publish over these connections.
     pub fn new(connections: Connections) -> Self {
-        Self { connections }
+        Self {
+            connections,
+            formatter: None,
+        }
+    }
+
+    /// Makes the topic of each message from `Topic` with this, instead of replacing placeholders.
+    /// (EdgeX: `NewMQTTSecretSenderWithTopicFormatter`.)
+    #[must_use]
+    pub fn with_topic_formatter(mut self, formatter: Formatter) -> Self {
+        self.formatter = Some(formatter);
+        self
     }
 }
 
@@ -76,6 +90,7 @@ impl FunctionFactory for MqttExportFactory {
             destination: connection.destination(),
             connection,
             options: Arc::new(options),
+            formatter: self.formatter.clone(),
         }))
     }
 }
@@ -85,6 +100,7 @@ struct MqttExport {
     options: Arc<MqttExportOptions>,
     connection: Connection,
     destination: Destination,
+    formatter: Option<Formatter>,
 }
 
 /// Cancel safety: a message that is dropped before it was written is not sent; one that was written may arrive.
@@ -112,12 +128,15 @@ impl MqttExport {
     async fn publish(&self, ctx: &mut Context, data: &Data) -> Result<(), FunctionError> {
         let options = &self.options;
         let pipeline = ctx.pipeline_id().clone();
-        let topic = ctx.apply_values(&options.topic).map_err(|e| {
-            FunctionError::permanent(format!(
-                "in pipeline '{pipeline}' there is no topic to publish to"
-            ))
-            .with_source(e)
-        })?;
+        let topic = match &self.formatter {
+            Some(format) => format(&options.topic, ctx, data)?,
+            None => ctx.apply_values(&options.topic).map_err(|e| {
+                FunctionError::permanent(format!(
+                    "in pipeline '{pipeline}' there is no topic to publish to"
+                ))
+                .with_source(e)
+            })?,
+        };
         let payload = data.to_bytes(ctx.generation());
         let unsent = match options.persist_on_error {
             true => Unsent::Kept,

@@ -70,6 +70,7 @@
 //! | `NewFilterFor`, `NewHTTPSender`, ... | [`PipelineDraft::function`] with the parameters of the configurable function |
 //! | `NewTags` with values of any type | [`add_tags`] |
 //! | `HTTPSenderOptions.URLFormatter` | [`HttpExportFactory::with_url_formatter`] |
+//! | `NewMQTTSecretSenderWithTopicFormatter` | [`Setup::add_mqtt_export`] |
 //! | `PushToCore` (SDK 2) | [`Setup::push_to_core_data`], [`Setup::push_to_core_data_by_rest`] |
 //!
 //! Owns the composition: which implementation stands behind which trait is decided here and nowhere else. Also owns

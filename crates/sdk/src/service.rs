@@ -109,6 +109,7 @@ pub struct AppService {
     functions: FunctionRegistry,
     /// What the connections of `MQTTExport` live in.
     export_connections: ConnectionRunner,
+    connections: Connections,
     stores: StoreFactories,
     pipelines: Vec<Pipeline>,
     trigger: Option<Box<dyn Trigger>>,
@@ -127,10 +128,11 @@ impl AppService {
         let mut functions = FunctionRegistry::default();
         edgehold_functions::register(&mut functions, sources::of_this_system());
         let (connections, export_connections) = Connections::new();
-        edgehold_export::register(&mut functions, connections);
+        edgehold_export::register(&mut functions, connections.clone());
         Self {
             service_key: service_key.to_owned(),
             export_connections,
+            connections,
             functions,
             stores: StoreFactories::default(),
             pipelines: Vec::new(),
@@ -386,6 +388,7 @@ impl AppService {
                 added: &mut added,
                 handles: &handles,
                 clients: &clients,
+                connections: &self.connections,
             };
             hook(&mut setup).map_err(StartError::Setup)?;
         }

@@ -13,6 +13,10 @@ use edgehold_core::{
     BuiltFunction, Context, CorrelationId, FunctionFactory, FunctionRegistry, InvalidId, MessagePublisher,
     Pipeline, PipelineId, SecretProvider, ServiceKey, ShutdownSignal,
 };
+use edgehold_export::{
+    Formatter,
+    mqtt::{Connections, MqttExportFactory},
+};
 use edgehold_runtime::ServiceIdentity;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,6 +56,7 @@ pub struct Setup<'a> {
     pub(crate) added: &'a mut Added,
     pub(crate) handles: &'a Handles,
     pub(crate) clients: &'a Clients,
+    pub(crate) connections: &'a Connections,
 }
 
 /// What a developer's code has added.
@@ -166,6 +171,13 @@ impl Setup<'_> {
     pub fn add_function(&mut self, name: &str, factory: impl FunctionFactory + 'static) {
         self.functions.register(name, factory);
         self.added.functions = true;
+    }
+
+    /// Adds an `MQTTExport` under this name whose topics code makes for each message, over the connections of the service.
+    /// (EdgeX: `NewMQTTSecretSenderWithTopicFormatter`.)
+    pub fn add_mqtt_export(&mut self, name: &str, formatter: Formatter) {
+        let factory = MqttExportFactory::new(self.connections.clone()).with_topic_formatter(formatter);
+        self.functions.register(name, factory);
     }
 
     /// Adds a pipeline, which settings never change.

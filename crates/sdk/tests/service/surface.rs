@@ -690,3 +690,37 @@ async fn the_example_watches_boilers() {
     assert!(counted["alarms"].as_u64() >= Some(1), "{counted}");
     running.drain(Duration::from_secs(5)).await;
 }
+
+/// EdgeX: `NewMQTTSecretSenderWithTopicFormatter`.
+#[tokio::test]
+async fn topics_of_an_mqtt_export_may_be_made_by_code() {
+    let broker = Mosquitto::start().await.unwrap();
+    let subscriber = MqttSubscriber::connect(broker.port(), "out/#", Qos::AtLeastOnce)
+        .await
+        .unwrap();
+    let (inlet, trigger) = Inlet::new();
+    let url = broker.url();
+    let service = AppService::new("app-surface")
+        .with_trigger(trigger)
+        .with_setup(move |setup| {
+            let formatter = |format: &str, ctx: &Context, data: &Data| {
+                Ok(format!("{format}/{}/{}", ctx.pipeline_id(), data.kind().as_str()))
+            };
+            setup.add_mqtt_export("MQTTExportMade", Arc::new(formatter));
+            let parameters = [
+                ("BrokerAddress", url.as_str()),
+                ("Topic", "out"),
+                ("SecretName", ""),
+                ("AuthMode", "none"),
+                ("ClientId", "app-surface-export"),
+            ];
+            setup.add_pipeline(PipelineDraft::default_pipeline().function("MQTTExportMade", parameters));
+            Ok(())
+        });
+    let place = Place::at(&broker);
+    let running = place.build(service).await.unwrap().spawn();
+    report(&inlet, "any").await;
+    let message = subscriber.wait_for(1, LONG).await.remove(0);
+    assert_eq!(message.topic, "out/default-pipeline/event");
+    running.drain(Duration::from_secs(5)).await;
+}
