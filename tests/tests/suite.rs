@@ -4,6 +4,7 @@ mod architecture;
 
 // End to end: the real binary against the real servers.
 mod bad_input;
+mod batch;
 mod bounce;
 mod buses;
 mod disk;

@@ -434,13 +434,22 @@ impl Stats {
             .sum()
     }
 
-    /// Whether so many deliveries have come, and every run that began has come to its end, whatever that is.
+    /// Whether so many deliveries have come, and every run that began has come to its end, whatever that is, or waits for
+    /// others in a batch.
     pub(crate) fn all_ended(&self, deliveries: u64) -> bool {
-        let ends = ["completed", "filtered", "dropped", "stored", "givenUp"];
+        let ends = [
+            "completed",
+            "filtered",
+            "batched",
+            "dropped",
+            "stored",
+            "givenUp",
+            "inBatch",
+        ];
         let ended: u64 = ends.iter().map(|end| self.books(end)).sum();
         self.books("received") == deliveries
             && self.begun() >= deliveries
-            && self.books("inFlight") == 0
+            && self.books("inFlight") <= self.books("inBatch")
             && ended >= self.books("started")
     }
 }

@@ -48,10 +48,12 @@ struct Stats<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Store {
-    /// Objects still to be delivered: new and failed.
+    /// Objects still to be delivered: new, failed and batched.
     waiting: u64,
     new: u64,
     failed: u64,
+    /// Of these: waiting in a batch for others.
+    batched: u64,
     /// Objects in the error collection.
     error: u64,
     /// Bytes of the payloads that wait.
@@ -121,7 +123,8 @@ async fn store_stats(State(api): State<Api>) -> Response {
                 new: stats.new.objects,
                 failed: stats.failed.objects,
                 error: stats.error.objects,
-                payload_bytes: stats.new.payload_bytes + stats.failed.payload_bytes,
+                batched: stats.batched.objects,
+                payload_bytes: stats.waiting_bytes(),
                 oldest_waiting: stats.oldest_waiting.map(Timestamp::as_unix_millis),
                 oldest_age: stats
                     .oldest_waiting

@@ -81,7 +81,7 @@ impl Collection {
     /// The states of its objects.
     pub(crate) fn states(self) -> &'static [ObjectState] {
         match self {
-            Self::Waiting => &[ObjectState::New, ObjectState::Failed],
+            Self::Waiting => &[ObjectState::New, ObjectState::Failed, ObjectState::Batched],
             Self::Dead => &[ObjectState::Error],
         }
     }

@@ -170,11 +170,7 @@ fn told(report: &RehearsalReport, generation: Generation) -> String {
                     );
                     input = &report.input;
                 }
-                StepEnd::Stopped => push(
-                    &mut text,
-                    &format!("{start}: stopped here, filtered out or kept for a batch"),
-                    "",
-                ),
+                StepEnd::Stopped => push(&mut text, &format!("{start}: stopped here, filtered out"), ""),
                 StepEnd::NotSent(destination) => {
                     let bytes = input.to_bytes(generation).len();
                     let line = format!("{start}: not sent, {bytes} bytes for {destination} (--send sends)");

@@ -142,7 +142,9 @@ async fn show(view: &StoreView, options: &ShowOptions, out: &mut impl Write) -> 
         let elsewhere = match object.state {
             ObjectState::Error => "it is in the error collection: use 'dead show'",
             ObjectState::Success => "it has been delivered",
-            ObjectState::New | ObjectState::Failed => "it waits for another attempt: use 'store show'",
+            ObjectState::New | ObjectState::Failed | ObjectState::Batched => {
+                "it waits for another attempt: use 'store show'"
+            }
         };
         tracing::error!("there is no such object here; {elsewhere}");
         return Ok(ExitCode::FAILURE);
@@ -175,6 +177,7 @@ fn state_name(state: ObjectState) -> &'static str {
         ObjectState::Success => "success",
         ObjectState::Failed => "failed",
         ObjectState::Error => "error",
+        ObjectState::Batched => "batched",
     }
 }
 

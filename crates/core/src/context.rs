@@ -361,6 +361,11 @@ impl Context {
         self.response_data.as_ref()
     }
 
+    /// Forgets what the trigger was to answer with.
+    pub fn clear_response_data(&mut self) {
+        self.response_data = None;
+    }
+
     /// Sets the content type of the response; empty means: judge by the first byte.
     pub fn set_response_content_type(&mut self, content_type: impl Into<String>) {
         self.response_content_type = content_type.into();

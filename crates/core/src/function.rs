@@ -1,6 +1,6 @@
 //! The seam every function of a pipeline stands behind.
 
-use crate::{BoxFuture, Context, Data, FunctionError};
+use crate::{BatchItem, BoxFuture, Context, Data, FunctionError};
 
 /// What a function wants to happen next.
 #[derive(Debug)]
@@ -10,8 +10,11 @@ pub enum Flow {
     /// Hand on nothing: the next function gets what the pipeline began with (contract: messages-and-functions §5.4). A
     /// function that says this has to say so before, by [`AppFunction::hands_on_nothing`].
     ContinueWithPipelineInput,
-    /// End the pipeline here without error: filtered, or kept for a batch.
+    /// End the pipeline here without error: filtered.
     Stop,
+    /// Wait here for others and go on with them as one: each counts as delivered only when its batch does, and is kept
+    /// meanwhile when Store and Forward is on.
+    Batch(BatchItem),
 }
 
 /// One function of a pipeline (EdgeX: `AppFunction`).

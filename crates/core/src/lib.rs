@@ -1,13 +1,14 @@
 //! The pure heart of Edgehold: what an application service is made of, without any input or output.
 //!
 //! Owns the identifiers, topic matching, the [`Context`] and [`Data`] that travel through a pipeline, the
-//! [`AppFunction`] seam, the [`Pipeline`] and its [`PipelineVersion`], the [`StoredObject`], the decisions of a retry and
+//! [`AppFunction`] seam, what a [`Batching`] function says, the [`Pipeline`] and its [`PipelineVersion`], the [`StoredObject`], the decisions of a retry and
 //! those about a [`destination`], and Go [`duration`]s. Owns the traits that the rim implements: [`Trigger`],
 //! [`ResponsePublisher`], [`Gate`] and [`SecretProvider`].
 //!
 //! Invariants: nothing in here spawns, sleeps, reads a clock, draws a random number or opens anything. Time is a
 //! [`Timestamp`] argument; identifiers that need randomness are made by the caller. Of tokio only `sync` is used.
 
+mod batch;
 mod context;
 mod data;
 mod delivery;
@@ -32,6 +33,7 @@ mod stored_object;
 mod time;
 mod topic;
 
+pub use batch::{BatchItem, Batching};
 pub use context::{Context, RetryData, UnresolvedPlaceholder};
 pub use data::{Data, DataKind, RestoreError};
 pub use delivery::{

@@ -159,6 +159,11 @@ pub enum Attempt {
         /// Set when the failing function is not the one the attempt began with.
         progress: Option<Progress>,
     },
+    /// A function keeps the data for a batch.
+    Batched {
+        /// Where the function is and what it wants to be called with, should the batch not come about.
+        progress: Progress,
+    },
     /// The service is ending before the attempt did: it never happened.
     Interrupted,
 }
@@ -194,6 +199,9 @@ pub enum Action {
         /// Where to start from next time, when that has moved on.
         progress: Option<Progress>,
     },
+    /// It waits in a batch from now on, with a fresh count: not to be handed out, evicted or swept before another verdict
+    /// or a restart has made it failed, in nobody's way, and in flight at no crash.
+    Batch(Progress),
     /// A counted failure: wait for the next attempt.
     RetryLater(Failure),
     /// Into the error collection, payload whole, in one atomic step.
@@ -243,6 +251,7 @@ pub fn settle(object: &StoredObject, attempt: Attempt, policy: &RetryPolicy, now
         Attempt::Succeeded if policy.keep_history => Action::Succeed { at: now },
         Attempt::Succeeded => Action::Remove,
         Attempt::Interrupted => Action::RELEASE,
+        Attempt::Batched { progress } => Action::Batch(progress),
         Attempt::Failed {
             class: ErrorClass::NotAttempted,
             error,

@@ -11,7 +11,16 @@
 //!        │  └────────────────────────
 //!        ▼ given up, too old           re-drive, with a fresh count
 //!   (3) error ───────────────────────▶ (2) failed
+//!
+//!                joins a batch                its batch was delivered
+//!   (0), (2) ──────────────────▶ (4) batched ────────────────────────▶ (1) success
+//!                                     │ its batch failed, restart
+//!                                     ▼
+//!                                (2) failed
 //! ```
+//!
+//! What is batched waits for others, not for an attempt: it is in flight nowhere, holds nobody back, and belongs to the
+//! process that put it there.
 
 use std::collections::BTreeMap;
 
@@ -41,6 +50,8 @@ pub enum ObjectState {
     Failed,
     /// 3: given up, in the error collection; never tried again by itself.
     Error,
+    /// 4: waiting in a batch of the running process for others to go on with.
+    Batched,
 }
 
 impl ObjectState {
@@ -51,6 +62,15 @@ impl ObjectState {
             Self::Success => 1,
             Self::Failed => 2,
             Self::Error => 3,
+            Self::Batched => 4,
+        }
+    }
+
+    /// Whether it is still to be delivered.
+    pub fn waits(self) -> bool {
+        match self {
+            Self::New | Self::Failed | Self::Batched => true,
+            Self::Success | Self::Error => false,
         }
     }
 
@@ -64,6 +84,7 @@ impl ObjectState {
             1 => Ok(Self::Success),
             2 => Ok(Self::Failed),
             3 => Ok(Self::Error),
+            4 => Ok(Self::Batched),
             _ => Err(UnknownName {
                 what: "object state",
                 text: code.to_string(),

@@ -1,7 +1,7 @@
 //! Built-in functions that only compute.
 //!
-//! Owns the functions that filter, change, wrap, encrypt or note data on its way to an export. Does not own batches
-//! (they wait) or exports (they send): those need a runtime.
+//! Owns the functions that filter, change, wrap, encrypt, batch or note data on its way to an export. Does not own the
+//! waiting of batches or exports (they send): those need a runtime.
 //!
 //! | function | parameters | input → output |
 //! | --- | --- | --- |
@@ -12,6 +12,7 @@
 //! | `WrapIntoEvent` | `ProfileName`, `DeviceName`, `ResourceName`; `ValueType`: any but `ObjectArray`; `MediaType` for `Binary` | anything of that type → request to add an event |
 //! | `Compress` | `Algorithm`: `gzip`, `zlib` | anything → base64 bytes |
 //! | `Encrypt` | `Algorithm`: `aes256`; `SecretName`, `SecretValueKey` | anything → base64 bytes |
+//! | `Batch` | `Mode`: `bycount`, `bytime`, `bytimecount`; `BatchThreshold`, `TimeInterval`; `IsEventData`, `MergeOnSend` | anything → a list of byte strings, their concatenation, or a list of events |
 //! | `SetResponseData` | `ResponseContentType` | anything → the same |
 //! | `JSONLogic` | `Rule`: a JsonLogic rule | anything with a JSON form → the same, or the end |
 //! | `ToLineProtocol` | `Tags`: `key:value,key:value` | metric → text |
@@ -34,6 +35,7 @@
 //! `Encrypt`, for its secret. Events are shared and copied only to change them, so what one pipeline does no other
 //! sees. Source of the behaviour: app-functions-sdk-go `pkg/transforms` (contract: messages-and-functions §6.1 to §6.3).
 
+mod batch;
 mod compress;
 mod deadband;
 mod encrypt;
@@ -77,6 +79,7 @@ pub fn register(registry: &mut FunctionRegistry, sources: Sources) {
     registry.register("Encrypt", move |parameters: &Parameters| {
         encrypt::build(parameters, sources)
     });
+    registry.register("Batch", batch::build);
     registry.register("SetResponseData", response::build);
     registry.register("FilterByDeadband", move |parameters: &Parameters| {
         deadband::build(parameters, sources)

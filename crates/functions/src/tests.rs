@@ -1,5 +1,6 @@
 //! Every function through the registry, as a pipeline gets it.
 
+mod batch;
 mod encrypt;
 mod recorded;
 mod wrap_into_event;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use edgehold_core::{
-    Context, Data, Destination, ErrorReason, PipelineSet, ShutdownSignal, StoredInput, StoredObject,
-    Timestamp,
+    BatchItem, Context, Data, Destination, ErrorReason, PipelineSet, ShutdownSignal, StoredInput,
+    StoredObject, Timestamp,
     destination::Answer,
     retry::{Action, Admission, Attempt, OnPipelineChange, RetryPolicy, Verdict, admit, settle},
 };
@@ -12,6 +12,7 @@ use edgehold_store::semantics;
 
 use crate::{
     Dispatch,
+    batch::{Joining, Member},
     clock::now,
     decode::{decode, describe},
     destinations::Visitor,
@@ -37,6 +38,8 @@ pub(crate) struct Ended {
     pub(crate) waits: Option<(Option<Destination>, Timestamp)>,
     /// Its destination did not take it, and is or may be to blame.
     pub(crate) failed: bool,
+    /// What joins a batch once the verdict is in the store.
+    pub(crate) joins: Option<Box<Joining>>,
 }
 
 /// Makes one attempt. After `hurry` it never happened.
@@ -71,6 +74,7 @@ pub(crate) async fn attempt(
         () = hurry.recv() => None,
     };
     let (attempt, entry, failed) = match outcome {
+        Some(Outcome::Batched(item)) => return batched(dispatch, object, run, item, hurry).await,
         None => (Attempt::Interrupted, Entry::Nothing, false),
         Some(Outcome::Completed) => (Attempt::Succeeded, Entry::Completed, false),
         Some(Outcome::Filtered) => (Attempt::Succeeded, Entry::Filtered, false),
@@ -95,6 +99,55 @@ pub(crate) async fn attempt(
         verdict,
         entry,
         failed,
+        joins: None,
+    }
+}
+
+/// It waits in a batch from now on, as soon as there is room for it; when the service ends before, in the store alone.
+async fn batched(
+    dispatch: &Dispatch,
+    object: StoredObject,
+    run: Run,
+    item: BatchItem,
+    mut hurry: ShutdownSignal,
+) -> Ended {
+    let kept_as = run.as_retry_data(&item.data);
+    let bytes = kept_as.payload.len();
+    let progress = run.progress(kept_as);
+    let room = tokio::select! {
+        biased;
+        room = dispatch.batches.room(bytes) => Some(room),
+        () = hurry.recv() => None,
+    };
+    let attempt = Attempt::Batched { progress };
+    let verdict = settle(&object, attempt, &current_policy(dispatch), now());
+    let Run {
+        pipeline,
+        ctx,
+        position,
+        ..
+    } = run;
+    let joins = room.map(|room| {
+        Box::new(Joining {
+            pipeline,
+            position,
+            ctx,
+            item,
+            member: Member {
+                row: Some(object.id),
+                in_flight: None,
+                room: Some(room),
+                bytes,
+                since: object.created_at,
+            },
+        })
+    });
+    Ended {
+        verdict,
+        entry: Entry::Nothing,
+        waits: None,
+        failed: false,
+        joins,
     }
 }
 
@@ -112,6 +165,7 @@ pub(crate) fn release(dispatch: &Dispatch, object: StoredObject, not_before: Opt
         verdict: Verdict { id, action },
         entry: Entry::Nothing,
         failed: false,
+        joins: None,
     }
 }
 
@@ -142,7 +196,7 @@ fn waits(
             let due = semantics::due_at(object.last_attempt_at, object.not_before, policy.interval, now());
             Some((object.destination, due))
         }
-        Action::Remove | Action::Succeed { .. } | Action::GiveUp { .. } => None,
+        Action::Remove | Action::Succeed { .. } | Action::GiveUp { .. } | Action::Batch(_) => None,
     }
 }
 
@@ -168,7 +222,7 @@ fn tell(object: &StoredObject, action: &Action) {
                 "retry failed, will try again: {}", failure.error
             );
         }
-        Action::Release { .. } => {}
+        Action::Release { .. } | Action::Batch(_) => {}
     }
 }
 
@@ -204,6 +258,7 @@ fn ended(object: StoredObject, action: Action, entry: Entry) -> Ended {
         entry,
         waits: None,
         failed: false,
+        joins: None,
     }
 }
 

@@ -2,15 +2,19 @@
 //!
 //! ```text
 //! started + carried over + undecodable stored
-//!     = completed + filtered + waiting + error collection + dropped{reason} + in flight
+//!     = completed + filtered + batched + waiting + error collection + dropped{reason} + in flight
 //! ```
 //!
 //! The unit is the pipeline run: one delivery in one pipeline. `waiting` and `error collection` are the store's own
 //! counts; `carried over` is what the store held when it was opened. A run in the journal waits; what is in flight is
-//! only in memory. Deliveries that never became a run are counted apart: unmatched and undecodable ones, of which the
+//! only in memory. When a batch of so many runs is exported, filtered or stored, all but one of them end as `batched`: it
+//! goes on as one run. Until then each of them waits, or is in flight where the store does not have it. Deliveries that never became a run are counted apart: unmatched and undecodable ones, of which the
 //! latter may be in the error collection too.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use serde::Serialize;
 
@@ -55,7 +59,9 @@ pub struct Books {
     started: AtomicU64,
     completed: AtomicU64,
     filtered: AtomicU64,
+    batched: AtomicU64,
     in_flight: AtomicU64,
+    in_batch: AtomicU64,
     journaled: AtomicU64,
     stored: AtomicU64,
     given_up: AtomicU64,
@@ -88,8 +94,12 @@ pub struct BooksSnapshot {
     pub completed: u64,
     /// Runs a function ended without error.
     pub filtered: u64,
+    /// Runs that ended as part of a batch, which itself counts as one run more.
+    pub batched: u64,
     /// Runs whose first attempt has not ended and which the store does not have.
     pub in_flight: u64,
+    /// Of the runs in flight or waiting: those that wait in a batch of this process.
+    pub in_batch: u64,
     /// Runs written to the journal before they ended.
     pub journaled: u64,
     /// Runs kept for a later attempt (each counted once, when it was kept).
@@ -140,10 +150,19 @@ impl Books {
     }
 
     /// A run has begun; the guard ends it.
-    pub(crate) fn start(&self) -> InFlight<'_> {
+    pub(crate) fn start(self: &Arc<Self>) -> InFlight {
         add(&self.started);
         add(&self.in_flight);
-        InFlight(&self.in_flight)
+        InFlight {
+            books: self.clone(),
+            runs: 1,
+        }
+    }
+
+    /// A run waits in a batch; the guard ends it.
+    pub(crate) fn enter_batch(self: &Arc<Self>) -> InBatch {
+        add(&self.in_batch);
+        InBatch(self.clone())
     }
 
     pub(crate) fn completed(&self) {
@@ -152,6 +171,11 @@ impl Books {
 
     pub(crate) fn filtered(&self) {
         add(&self.filtered);
+    }
+
+    /// So many runs have ended in another one.
+    pub(crate) fn batched(&self, runs: u64) {
+        self.batched.fetch_add(runs, Ordering::Relaxed);
     }
 
     pub(crate) fn journaled(&self) {
@@ -222,7 +246,9 @@ impl Books {
             started: get(&self.started),
             completed: get(&self.completed),
             filtered: get(&self.filtered),
+            batched: get(&self.batched),
             in_flight: get(&self.in_flight),
+            in_batch: get(&self.in_batch),
             journaled: get(&self.journaled),
             stored: get(&self.stored),
             given_up: get(&self.given_up),
@@ -245,11 +271,39 @@ impl Books {
     }
 }
 
-/// One run in flight; its end is counted however it ends.
-pub(crate) struct InFlight<'a>(&'a AtomicU64);
+/// Runs in flight; their end is counted however they end.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    books: Arc<Books>,
+    runs: u64,
+}
 
-impl Drop for InFlight<'_> {
+impl InFlight {
+    /// These end together.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        self.runs += std::mem::take(&mut other.runs);
+    }
+
+    /// From now on they are one run.
+    pub(crate) fn merge(&mut self) {
+        let others = self.runs.saturating_sub(1);
+        self.books.in_flight.fetch_sub(others, Ordering::Relaxed);
+        self.runs -= others;
+    }
+}
+
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.books.in_flight.fetch_sub(self.runs, Ordering::Relaxed);
+    }
+}
+
+/// A run that waits in a batch.
+#[derive(Debug)]
+pub(crate) struct InBatch(Arc<Books>);
+
+impl Drop for InBatch {
+    fn drop(&mut self) {
+        self.0.in_batch.fetch_sub(1, Ordering::Relaxed);
     }
 }

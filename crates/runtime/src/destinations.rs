@@ -173,6 +173,11 @@ impl Visitor {
         Arc::new(Self::new(destinations, OnceLock::new(), Vec::new()))
     }
 
+    /// For the first attempt of a batch, under the id it is stored with, if it is.
+    pub(crate) fn of_batch(destinations: Arc<Destinations>, id: StoredObjectId) -> Arc<Self> {
+        Arc::new(Self::new(destinations, OnceLock::from(id), Vec::new()))
+    }
+
     /// For another attempt of a stored object, begun at the destination it waits for.
     ///
     /// # Errors

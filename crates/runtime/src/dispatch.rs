@@ -20,7 +20,7 @@ use edgehold_contracts::Generation;
 use edgehold_core::{
     Ack, BytePermit, Context, CorrelationId, Data, Deliveries, Delivery, DeliveryReport, MessagePublisher,
     PayloadForm, PipelineId, PipelineSet, Received, ResponsePublisher, RunReport, SecretProvider, ServiceKey,
-    ShutdownSignal,
+    Shutdown, ShutdownSignal,
 };
 use futures_util::future::join_all;
 use tokio::{
@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use crate::{
-    Books, Destinations, Keeper, Wake,
+    Batches, Books, Destinations, Keeper, Wake, batch,
     decode::{decode, describe},
     first_attempt::FirstAttempt,
     journal::Source,
@@ -83,17 +83,30 @@ pub struct Dispatch {
     pub wake: Arc<Wake>,
     /// Who may send where, and when.
     pub destinations: Arc<Destinations>,
+    /// What waits for others to go on with.
+    pub batches: Arc<Batches>,
     /// Sends responses back; none where there is nowhere to send them.
     pub response: Option<Arc<dyn ResponsePublisher>>,
 }
 
 impl Dispatch {
-    /// Runs deliveries until their channel is closed and every delivery in hand is done.
+    /// Runs deliveries until their channel is closed, every delivery in hand is done, and what waits in batches has gone
+    /// on or is in the store.
     ///
     /// After `hurry` no run is waited for: what is still running is stored where it stands, to be resumed after the
     /// next start.
-    pub async fn run(self, mut deliveries: Deliveries, hurry: ShutdownSignal) {
+    pub async fn run(self, deliveries: Deliveries, hurry: ShutdownSignal) {
         let shared = Arc::new(self);
+        let (no_more, last) = Shutdown::new();
+        let take_in = async {
+            shared.clone().take_in(deliveries, hurry.clone()).await;
+            no_more.trigger();
+        };
+        tokio::join!(take_in, batch::run(shared.clone(), last, hurry.clone()));
+    }
+
+    async fn take_in(self: Arc<Self>, mut deliveries: Deliveries, hurry: ShutdownSignal) {
+        let shared = self;
         let (places, turns) = (Arc::new(Places::default()), Arc::new(Turns::default()));
         let mut running = JoinSet::new();
         while let Some(delivery) = deliveries.recv().await {
@@ -153,7 +166,7 @@ impl Drop for Place {
 
 /// A delivery whose task broke down is not acknowledged: its source delivers it again. Panics of functions never come
 /// here, they are failed attempts.
-fn report(ended: Result<(), JoinError>) {
+pub(crate) fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!("a delivery could not be finished and is not acknowledged: {error}");
     }

@@ -3,8 +3,8 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use edgehold_core::{
-    Context, Data, Destination, ErrorClass, Flow, FunctionError, Pipeline, RetryData, destination::Answer,
-    retry::Progress,
+    BatchItem, Context, Data, Destination, ErrorClass, Flow, FunctionError, Pipeline, RetryData,
+    destination::Answer, retry::Progress,
 };
 use futures_util::FutureExt;
 
@@ -17,6 +17,8 @@ pub(crate) enum Outcome {
     Completed,
     /// A function ended the pipeline without error.
     Filtered,
+    /// The function at the run's position keeps this for a batch.
+    Batched(BatchItem),
     /// The function at the run's position failed.
     Failed(FailedStep),
 }
@@ -96,6 +98,7 @@ impl Run {
                     }
                     match flow {
                         Flow::Stop => return Outcome::Filtered,
+                        Flow::Batch(item) => return Outcome::Batched(item),
                         Flow::Continue(data) => {
                             self.input = data;
                             self.position += 1;
@@ -148,9 +151,14 @@ impl Run {
 
     /// What the current function has received.
     pub(crate) fn retry_input(&self) -> RetryData {
+        self.as_retry_data(&self.input)
+    }
+
+    /// Data as it is kept.
+    pub(crate) fn as_retry_data(&self, data: &Data) -> RetryData {
         RetryData {
-            payload: self.input.to_bytes(self.ctx.generation()),
-            kind: self.input.kind(),
+            payload: data.to_bytes(self.ctx.generation()),
+            kind: data.kind(),
         }
     }
 

@@ -1,27 +1,19 @@
 //! The first run of one delivery in one pipeline: journaled when it takes long, and at its end exported, filtered,
-//! dropped by name or stored.
-//!
-//! The end is one decision ([`core::retry::settle`](edgehold_core::retry::settle)) for a row in state new, whether the
-//! store has that row or not: a journaled row is settled, any other is appended as the verdict leaves it.
+//! dropped by name, stored or put into a batch. What its end comes to is [`ending`](crate::ending)'s.
 
 use std::sync::Arc;
 
-use edgehold_core::{
-    Context, Data, Destination, Pipeline, PipelineId, Response, RunEnd, ShutdownSignal, StoredObject,
-    Timestamp,
-    retry::{Action, Attempt, Verdict, settle},
-};
-use edgehold_store::semantics::{Applied, apply, due_at};
+use edgehold_core::{Context, Data, Pipeline, PipelineId, RunEnd, ShutdownSignal};
 use tokio::sync::oneshot;
 
 use crate::{
-    Dispatch, DropReason,
+    Dispatch,
     books::InFlight,
-    clock::now,
     destinations::Visitor,
-    execute::{FailedStep, Outcome, Run},
+    ending::End,
+    execute::Run,
     journal::{JournalEntry, Source},
-    keeper::{NotKept, StoreState, policy},
+    keeper::StoreState,
     order::Turn,
 };
 
@@ -107,8 +99,11 @@ impl FirstAttempt<'_> {
             run,
             row,
             written,
+            others: Vec::new(),
+            runs: 1,
+            in_flight: open.in_flight.take(),
+            room: Vec::new(),
             parked_at,
-            opens_at: None,
         };
         let end = end.enter(outcome, hurry).await?;
         open.is_safe();
@@ -117,15 +112,15 @@ impl FirstAttempt<'_> {
 }
 
 /// What a run that has not ended holds.
-struct Open<'a> {
+struct Open {
     /// Counts it as in flight; a run that the store has is counted there.
-    in_flight: Option<InFlight<'a>>,
+    in_flight: Option<InFlight>,
     safe: Option<oneshot::Sender<()>>,
     /// Held until the store has the run or it has ended, so that the next one finds what it must not overtake.
     turn: Option<Turn>,
 }
 
-impl Open<'_> {
+impl Open {
     /// Waits for the turn. True when others that must go before wait in the store: then the run has to wait there too,
     /// behind them.
     async fn line_up(&mut self, dispatch: &Dispatch) -> bool {
@@ -166,192 +161,4 @@ impl Open<'_> {
             let _ = safe.send(());
         }
     }
-}
-
-/// A run that has ended, and its row.
-struct End<'a> {
-    dispatch: &'a Dispatch,
-    turn: Option<&'a Turn>,
-    run: Run,
-    row: StoredObject,
-    written: bool,
-    /// Where it waited to be let in when it was broken off.
-    parked_at: Option<Destination>,
-    /// When the destination that refused it may let somebody in.
-    opens_at: Option<Timestamp>,
-}
-
-impl End<'_> {
-    /// Enters how it ended into the store and the books. None when neither the store nor anybody else has the data.
-    async fn enter(mut self, outcome: Option<Outcome>, hurry: ShutdownSignal) -> Option<RunEnd> {
-        let books = &self.dispatch.books;
-        if self.run.retry_wanted {
-            self.dispatch.wake.everything();
-        }
-        match outcome {
-            Some(Outcome::Completed) => {
-                respond(self.dispatch, &self.run.ctx, hurry).await;
-                self.leave().await;
-                books.completed();
-                Some(RunEnd::Succeeded(response(&self.run.ctx)))
-            }
-            Some(Outcome::Filtered) => {
-                respond(self.dispatch, &self.run.ctx, hurry).await;
-                self.leave().await;
-                books.filtered();
-                Some(RunEnd::Succeeded(response(&self.run.ctx)))
-            }
-            Some(Outcome::Failed(failed)) => self.failed(failed).await,
-            None => {
-                let release = Action::Release {
-                    not_before: None,
-                    last_error: None,
-                    destination: self.parked_at.take(),
-                    progress: Some(self.run.progress(self.run.retry_input())),
-                };
-                self.keep(release, "it is to be finished later".to_owned()).await
-            }
-        }
-    }
-
-    /// Takes a row that is not needed any more out of the store, or keeps it as history.
-    async fn leave(&self) {
-        if !self.written {
-            return;
-        }
-        let keeper = &self.dispatch.keeper;
-        let policy = policy(&keeper.settings().store_and_forward);
-        keeper
-            .settle(settle(&self.row, Attempt::Succeeded, &policy, now()))
-            .await;
-    }
-
-    async fn failed(mut self, failed: FailedStep) -> Option<RunEnd> {
-        let books = &self.dispatch.books;
-        let (pipeline_id, correlation_id) = (self.run.pipeline.id(), self.run.ctx.correlation_id());
-        let error = failed.error.chain();
-        if failed.is_attempt() {
-            books.failed_attempt();
-            tracing::error!(
-                %pipeline_id, %correlation_id, function = self.run.function_name(), position = self.run.position,
-                "Pipeline ({pipeline_id}) function #{} resulted in error: {error}", self.run.position
-            );
-        } else {
-            // The destination has been told of when it stopped answering.
-            tracing::debug!(%pipeline_id, %correlation_id, "kept without an attempt: {error}");
-            self.opens_at = failed.error.retry_after().map(|wait| now().saturating_add(wait));
-        }
-        let Some(retry_data) = failed.retry_data else {
-            if self.written {
-                let (id, action) = (self.row.id, Action::Remove);
-                self.dispatch.keeper.settle(Verdict { id, action }).await;
-            }
-            self.dispatch.books.dropped(DropReason::NotPersistent);
-            return Some(RunEnd::Failed { error });
-        };
-        let saf = &self.dispatch.keeper.settings().store_and_forward;
-        let attempt = Attempt::Failed {
-            class: failed.error.class(),
-            error: error.clone(),
-            retry_after: failed.error.retry_after(),
-            destination: failed.destination,
-            progress: Some(self.run.progress(retry_data)),
-        };
-        let verdict = settle(&self.row, attempt, &policy(saf), now());
-        self.keep(verdict.action, error).await
-    }
-
-    /// Brings the row into the state that this action leaves it in; `error` is what held the run up.
-    async fn keep(&mut self, action: Action, error: String) -> Option<RunEnd> {
-        let Self {
-            dispatch, row, run, ..
-        } = self;
-        let (books, keeper) = (&dispatch.books, &dispatch.keeper);
-        let (pipeline_id, correlation_id) = (run.pipeline.id(), run.ctx.correlation_id());
-        if !matches!(apply(row, &action), Applied::Changed) {
-            return Some(RunEnd::Kept { error });
-        }
-        let kept = if self.written {
-            match keeper.settle(Verdict { id: row.id, action }).await {
-                true => Ok(()),
-                false => Err(NotKept::Closed),
-            }
-        } else {
-            if let Some(turn) = self.turn {
-                turn.kept();
-            }
-            keeper.append(row).await
-        };
-        match kept {
-            Ok(()) => {
-                if let Some(reason) = row.reason {
-                    books.given_up();
-                    tracing::error!(
-                        %pipeline_id, %correlation_id, stored_object_id = %row.id, reason = reason.as_str(),
-                        "set aside in the error collection: {}", row.last_error.as_deref().unwrap_or("")
-                    );
-                    Some(RunEnd::Failed { error })
-                } else {
-                    books.stored();
-                    let interval = keeper.settings().store_and_forward.retry_interval;
-                    let due = due_at(row.last_attempt_at, row.not_before, interval, now());
-                    dispatch
-                        .wake
-                        .kept(row.destination.as_ref(), self.opens_at.unwrap_or(due));
-                    tracing::debug!(
-                        %pipeline_id, %correlation_id, stored_object_id = %row.id, "stored for a later retry"
-                    );
-                    Some(RunEnd::Kept { error })
-                }
-            }
-            // Its journaled row is still there.
-            Err(NotKept::Closed) => self.written.then_some(RunEnd::Kept { error }),
-            Err(not_kept) => {
-                if let Some(reason) = not_kept.drop_reason() {
-                    books.dropped(reason);
-                }
-                match not_kept {
-                    NotKept::Disabled => tracing::error!(
-                        %pipeline_id, %correlation_id,
-                        "StoreAndForward not enabled: the data of this failed export is dropped; set \
-                         Writable/StoreAndForward/Enabled to true to keep it"
-                    ),
-                    NotKept::NoRoom(error) | NotKept::Refused(error) => tracing::error!(
-                        %pipeline_id, %correlation_id, "the data of this failed export is dropped: {error}"
-                    ),
-                    NotKept::Closed => {}
-                }
-                Some(RunEnd::Failed { error })
-            }
-        }
-    }
-}
-
-/// What the pipeline has set as response.
-fn response(ctx: &Context) -> Option<Response> {
-    ctx.response_data().map(|data| Response {
-        data: data.clone(),
-        content_type: ctx.response_content_type().to_owned(),
-    })
-}
-
-/// Sends back what the pipeline has set as response. The pipeline has succeeded, whatever becomes of it.
-async fn respond(dispatch: &Dispatch, ctx: &Context, mut hurry: ShutdownSignal) {
-    let Some(response) = &dispatch.response else {
-        return;
-    };
-    if ctx.response_data().is_none() {
-        return;
-    }
-    let (pipeline_id, correlation_id) = (ctx.pipeline_id(), ctx.correlation_id());
-    let lost = tokio::select! {
-        biased;
-        result = response.respond(ctx) => match result {
-            Ok(()) => return,
-            Err(error) => error.chain(),
-        },
-        () = hurry.recv() => "the service is ending".to_owned(),
-    };
-    dispatch.books.response_lost();
-    tracing::error!(%pipeline_id, %correlation_id, "the response is lost: {lost}");
 }

@@ -162,6 +162,15 @@ impl Keeper {
     /// Hands an object to the store until the store has it, refuses it for good, is closed, or Store and Forward is
     /// switched off. What `WhenFull` says may change the object: into one of the error collection.
     pub(crate) async fn append(&self, object: &mut StoredObject) -> Result<(), NotKept> {
+        self.append_telling(object, || {}).await
+    }
+
+    /// As [`Keeper::append`]. `no_room` is called whenever there is no room and that is waited for.
+    pub(crate) async fn append_telling(
+        &self,
+        object: &mut StoredObject,
+        no_room: impl Fn(),
+    ) -> Result<(), NotKept> {
         let mut settings = self.settings.clone();
         let mut queue = self.queue.clone();
         let mut pause = FIRST_PAUSE;
@@ -192,7 +201,10 @@ impl Keeper {
                                     self.health.problem(Health::STORE, full.to_string());
                                     return Err(NotKept::NoRoom(full));
                                 }
-                                Made::Wait => full.to_string(),
+                                Made::Wait => {
+                                    no_room();
+                                    full.to_string()
+                                }
                             }
                         }
                         Err(error) if error.class() == ErrorClass::Permanent => {
@@ -247,7 +259,7 @@ impl Keeper {
                 let over = |held: u64, more: u64, max: Option<std::num::NonZeroU64>| {
                     max.map_or(0, |max| (held + more).saturating_sub(max.get()))
                 };
-                let held_bytes = stats.new.payload_bytes + stats.failed.payload_bytes;
+                let held_bytes = stats.waiting_bytes();
                 let eviction = Eviction {
                     objects: over(stats.waiting(), 1, room.max_items).max(1),
                     // On a full disk no limit says how much: what is needed here.
@@ -275,16 +287,16 @@ impl Keeper {
         }
     }
 
-    /// Writes what became of a journaled row until the store has it. False when the store was closed first: the row
-    /// then still says that its run has not ended.
-    pub(crate) async fn settle(&self, verdict: Verdict) -> bool {
+    /// Writes what became of rows, all at once, until the store has it. False when the store was closed first: the rows
+    /// then still say that their runs have not ended.
+    pub(crate) async fn settle(&self, verdicts: &[Verdict]) -> bool {
         let mut queue = self.queue.clone();
         let mut pause = FIRST_PAUSE;
         let mut told = false;
         loop {
             let current = queue.borrow_and_update().clone();
             let error = match current {
-                StoreState::Open(queue) => match queue.settle(std::slice::from_ref(&verdict)).await {
+                StoreState::Open(queue) => match queue.settle(verdicts).await {
                     Ok(()) => return true,
                     Err(StoreError::Closed) => return false,
                     Err(error) => error.to_string(),
@@ -292,7 +304,12 @@ impl Keeper {
                 StoreState::Opening | StoreState::Failed(_) => "the store is not open".to_owned(),
             };
             if !std::mem::replace(&mut told, true) {
-                tracing::warn!(stored_object_id = %verdict.id, "cannot write the end of a run yet: {error}");
+                let ids: Vec<_> = verdicts
+                    .iter()
+                    .take(1)
+                    .map(|verdict| verdict.id.to_string())
+                    .collect();
+                tracing::warn!(stored_object_id = %ids.concat(), "cannot write the end of a run yet: {error}");
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),

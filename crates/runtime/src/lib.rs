@@ -1,7 +1,7 @@
 //! What runs: deliveries through pipelines, failed exports into the store and out of it again.
 //!
 //! Owns dispatch (which pipelines a delivery runs through, how many at a time, when it is acknowledged), execution
-//! (one pipeline from one position on), store and forward (what is kept, the retry loop), building pipelines from
+//! (one pipeline from one position on), batches in the making, store and forward (what is kept, the retry loop), building pipelines from
 //! settings, the books that account for every run, and the helper all tasks are spawned through.
 //!
 //! Does not own decisions that need no clock (`core::retry`), decoding (`contracts`), any connection or any database.
@@ -10,12 +10,14 @@
 //! an await; a delivery is acknowledged only by `dispatch`, and only when every pipeline is done with it.
 
 mod attempt;
+mod batch;
 mod books;
 mod clock;
 mod decode;
 mod destinations;
 mod dispatch;
 mod drain;
+mod ending;
 mod execute;
 #[cfg(feature = "fail-points")]
 mod fail_point;
@@ -32,6 +34,7 @@ mod retry_loop;
 mod task;
 mod wake;
 
+pub use batch::Batches;
 pub use books::{Books, BooksSnapshot, DropReason};
 pub use clock::now;
 pub use destinations::Destinations;

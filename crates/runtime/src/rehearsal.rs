@@ -13,14 +13,14 @@ use std::{
 use bytes::Bytes;
 use edgehold_contracts::Generation;
 use edgehold_core::{
-    BoxFuture, Context, CorrelationId, Data, Destination, Flow, FunctionError, Gate, PayloadForm, Pipeline,
-    SecretProvider, ServiceKey, TargetType, Unsent,
+    BatchItem, BoxFuture, Context, CorrelationId, Data, Destination, Flow, FunctionError, Gate, PayloadForm,
+    Pipeline, SecretProvider, ServiceKey, TargetType, Unsent,
 };
 use futures_util::FutureExt;
 
 use crate::decode::{decode, describe};
 
-/// How long a function may take. What takes longer waits for other messages, as Batch does.
+/// How long a function may take. What takes longer waits for something that does not come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What runs have in common.
@@ -67,7 +67,7 @@ pub enum StepEnd {
     Continued(Data),
     /// It handed on nothing: what follows gets what the pipeline began with.
     HandedOnNothing,
-    /// It ended the pipeline without error: filtered, or kept for a batch.
+    /// It ended the pipeline without error: filtered.
     Stopped,
     /// It would have sent something there.
     NotSent(Destination),
@@ -131,6 +131,10 @@ impl Rehearsal {
                     (None, Ok(Flow::Continue(data))) => StepEnd::Continued(data),
                     (None, Ok(Flow::ContinueWithPipelineInput)) => StepEnd::HandedOnNothing,
                     (None, Ok(Flow::Stop)) => StepEnd::Stopped,
+                    // No other message comes: a batch of this one.
+                    (None, Ok(Flow::Batch(BatchItem { data, batching }))) => {
+                        StepEnd::Continued(batching.combine(vec![data]))
+                    }
                     (None, Err(error)) => StepEnd::Failed(error),
                 },
             };

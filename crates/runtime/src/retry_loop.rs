@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::{
     Dispatch, DropReason, QueueHandle,
     attempt::{Ended, Entry, attempt, release},
+    batch::Joining,
     clock::now,
     destinations::{Outlook, Visitor},
     lane::{LaneKey, LaneState, Purpose},
@@ -99,6 +100,7 @@ struct Settling {
     verdict: Verdict,
     entry: Entry,
     waits: Option<(Option<Destination>, Timestamp)>,
+    joins: Option<Box<Joining>>,
     /// It was handed out by this lane.
     lane: LaneKey,
 }
@@ -592,6 +594,10 @@ impl<'a> Drive<'a> {
             Entry::Discarded => books.dropped(DropReason::PipelineChanged),
             Entry::Nothing => {}
         }
+        if let Some(joining) = settled.joins {
+            // A retry sends no response.
+            let _ = self.dispatch.batches.join(*joining);
+        }
         match settled.waits {
             Some((destination, at)) if settled.lane != LaneKey::To(destination.clone()) => {
                 // For where it waits from now on it is a new one.
@@ -614,6 +620,7 @@ impl Settling {
             verdict: ended.verdict,
             entry: ended.entry,
             waits: ended.waits,
+            joins: ended.joins,
             lane,
         }
     }

@@ -18,14 +18,15 @@ use edgehold_core::{
     ServiceKey, Shutdown, StoredInput, StoredObject, TopicFilter, Transform, Unsent,
 };
 use edgehold_runtime::{
-    Books, BooksSnapshot, Destinations, Dispatch, Health, Housekeeping, Keeper, RetryLoop, ServiceIdentity,
-    StoreState, Tasks, Wake,
+    Batches, Books, BooksSnapshot, Destinations, Dispatch, Health, Housekeeping, Keeper, RetryLoop,
+    ServiceIdentity, StoreState, Tasks, Wake,
 };
 use edgehold_store::{ListRequest, RetryQueue, memory::MemoryQueue};
 use edgehold_test_support::wait;
 use tokio::sync::{mpsc, watch};
 
 mod runtime {
+    mod batch;
     mod input;
     mod journal;
     mod lanes;
@@ -299,6 +300,7 @@ impl Harness {
             books: books.clone(),
             wake,
             destinations: Arc::new(Destinations::new(settings_in.clone(), handle.clone())),
+            batches: Arc::new(Batches::new(1 << 20, books.clone())),
             response,
         };
         let housekeeping = Housekeeping {
@@ -402,10 +404,34 @@ impl Harness {
         assert_eq!(books.in_flight, 0);
         assert_eq!(
             books.started + books.undecodable_stored,
-            books.completed + books.filtered + waiting + error + books.dropped,
+            books.completed + books.filtered + books.batched + waiting + error + books.dropped,
             "{books:?} waiting {waiting} error {error}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_broken_pipeline_disturbs_no_other() {
+    // Given one pipeline whose function panics, one that has no function at all, and one that is well
+    let (broken, well) = (Export::new("a", Answer::Panic), Export::new("b", Answer::Accept));
+    let leaves = [("Enabled", "true"), ("RetryInterval", "1h")];
+    let good = pipeline("p3", vec![step("B", Call(well.clone()))]);
+    let bad = pipeline("p1", vec![step("A", Call(broken.clone()))]);
+    let service = Harness::start(&leaves, vec![bad, pipeline("p2", Vec::new()), good.clone()]);
+    // Then what comes goes through the one that is well, and is acknowledged
+    for _ in 0..3 {
+        assert_eq!(service.deliver(EVENT).await, Disposition::Done);
+    }
+    assert_eq!(well.accepted(), 3);
+    // And goes on when the others are gone
+    let set = PipelineSet {
+        pipelines: vec![good],
+        ..PipelineSet::default()
+    };
+    service.pipelines.send_replace(Arc::new(set));
+    service.deliver(EVENT).await;
+    assert_eq!(well.accepted(), 4);
+    service.check_books().await;
 }
 
 #[tokio::test]

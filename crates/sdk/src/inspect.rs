@@ -19,11 +19,12 @@ use crate::{
 const SEARCH_PAGE: usize = 256;
 
 /// Every state an object can be in.
-const ALL_STATES: [ObjectState; 4] = [
+const ALL_STATES: [ObjectState; 5] = [
     ObjectState::New,
     ObjectState::Success,
     ObjectState::Failed,
     ObjectState::Error,
+    ObjectState::Batched,
 ];
 
 /// Why a store cannot be looked at.

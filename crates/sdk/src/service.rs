@@ -15,8 +15,8 @@ use edgehold_core::{
 };
 use edgehold_export::mqtt::{ConnectionRunner, Connections};
 use edgehold_runtime::{
-    Books, Destinations, Dispatch, Drain, Health, Keeper, PipelineRejection, Pipelines, ServiceIdentity,
-    StoreState, Wake,
+    Batches, Books, Destinations, Dispatch, Drain, Health, Keeper, PipelineRejection, Pipelines,
+    ServiceIdentity, StoreState, Wake,
 };
 use edgehold_store::{CustomStoreFactory, InvalidStoreName, StoreError, StoreFactories};
 use tokio::{
@@ -515,6 +515,7 @@ impl Built {
             books.clone(),
             health.clone(),
         ));
+        let batches = Arc::new(Batches::new(self.limits.budget.total(), books.clone()));
         let effective = self.view.effective.clone();
         let api = Api {
             service_key: self.identity.service_key.clone(),
@@ -537,6 +538,7 @@ impl Built {
             books,
             wake,
             destinations,
+            batches,
             response: self.ingress.response,
         };
         Running::start(Parts {

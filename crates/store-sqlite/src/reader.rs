@@ -176,6 +176,7 @@ pub(crate) async fn stats(
             Ok(ObjectState::Success) => &mut stats.success,
             Ok(ObjectState::Failed) => &mut stats.failed,
             Ok(ObjectState::Error) => &mut stats.error,
+            Ok(ObjectState::Batched) => &mut stats.batched,
             // Set aside when the store is next opened for writing.
             Err(_) => continue,
         };

@@ -113,7 +113,7 @@ impl NewRow {
 
     /// Whether it counts as waiting.
     pub(crate) fn waits(&self) -> bool {
-        self.state == ObjectState::New.code() || self.state == ObjectState::Failed.code()
+        ObjectState::from_code(self.state).is_ok_and(ObjectState::waits)
     }
 
     /// The bytes of its payload.

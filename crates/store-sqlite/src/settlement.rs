@@ -19,12 +19,12 @@ use crate::row::{bytes_column, context_json, id_column};
 pub(crate) const REPLACE_PAYLOAD: &str = "
     UPDATE payload SET bytes = ?1
     WHERE seq = (SELECT seq FROM object INDEXED BY object_id
-                 WHERE id = ?2 AND app_service_key = ?3 AND state IN (0, 2))";
+                 WHERE id = ?2 AND app_service_key = ?3 AND state IN (0, 2, 4))";
 
-/// What was journaled waits; the others among these do so already.
+/// What was journaled or batched waits; the others among these do so already.
 pub(crate) const RELEASE: &str = "
     UPDATE object INDEXED BY object_id SET state = 2
-    WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND app_service_key = ?2 AND state = 0";
+    WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND app_service_key = ?2 AND state IN (0, 4)";
 
 /// Any verdict ends a row of crashes.
 pub(crate) const UNMARK: &str = "
@@ -64,7 +64,7 @@ pub(crate) const CHANGE: &str = "
                value ->> 'ended_at' AS ended_at, value ->> 'version' AS version, value ->> 'device' AS device
         FROM json_each(?1)
     ) AS change
-    WHERE object.id = change.id AND object.app_service_key = ?2 AND object.state IN (0, 2)";
+    WHERE object.id = change.id AND object.app_service_key = ?2 AND object.state IN (0, 2, 4)";
 
 pub(crate) const REMOVE: &str = "
     DELETE FROM object INDEXED BY object_id
@@ -152,6 +152,10 @@ impl Step {
                     "destination": text(destination.as_ref()),
                 });
                 (change, None, progress.as_ref())
+            }
+            Action::Batch(progress) => {
+                let change = json!({ "state": ObjectState::Batched.code(), "attempts": 0, "counted": true });
+                (change, None, Some(progress))
             }
             Action::RetryLater(failure) => (
                 json!({ "state": ObjectState::Failed.code() }),

@@ -24,6 +24,7 @@
 //! ```
 
 mod append;
+mod batched;
 mod client;
 mod look;
 mod maintain;
@@ -43,7 +44,9 @@ use edgehold_core::{
 };
 use uuid::Uuid;
 
-use crate::{Claim, Lane, LaneStatus, ListRequest, RetryQueue, Room, Selection, StoreClient, Suspects};
+use crate::{
+    Claim, Lane, LaneStatus, ListRequest, RetryQueue, Room, Selection, StoreClient, StoreError, Suspects,
+};
 
 pub use model::model;
 
@@ -164,6 +167,10 @@ queue_cases! { $
     ordered::one_at_a_time_of_a_device_also_when_the_setting_changes,
     ordered::what_is_redriven_comes_before_what_came_later,
     ordered::passes_side_by_side_keep_the_order,
+    batched::a_verdict_puts_any_waiting_object_into_a_batch,
+    batched::what_is_batched_is_left_alone,
+    batched::what_is_batched_holds_nobody_back,
+    batched::what_is_batched_needs_room,
     settle::a_removed_object_is_gone,
     settle::every_verdict_may_be_repeated,
     settle::a_verdict_for_an_unknown_object_is_no_error,
@@ -246,6 +253,7 @@ restart_cases! { $
     everything_is_there_after_a_restart,
     a_restart_ends_claims,
     a_journaled_object_is_due_after_a_restart,
+    what_was_batched_waits_after_a_restart_and_is_no_suspect,
     new_objects_come_behind_what_was_there,
     a_journaled_object_is_a_suspect_after_a_restart,
 }
@@ -444,11 +452,12 @@ fn claim_due() -> Claim {
     }
 }
 
-const ALL_STATES: [ObjectState; 4] = [
+const ALL_STATES: [ObjectState; 5] = [
     ObjectState::New,
     ObjectState::Success,
     ObjectState::Failed,
     ObjectState::Error,
+    ObjectState::Batched,
 ];
 
 fn list_all() -> ListRequest {

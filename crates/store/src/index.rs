@@ -62,6 +62,11 @@ impl Header {
     }
 
     fn waits(&self) -> bool {
+        self.state.waits()
+    }
+
+    /// Whether it waits for an attempt of its own, before which those behind it may not go.
+    fn holds_back(&self) -> bool {
         matches!(self.state, ObjectState::New | ObjectState::Failed)
     }
 
@@ -187,7 +192,7 @@ impl Index {
 
     /// The objects that are not the oldest of their pipeline and device, or of whose key one is claimed.
     fn held_back(&self) -> HashSet<i64> {
-        let waiting = || self.headers.iter().filter(|(_, header)| header.waits());
+        let waiting = || self.headers.iter().filter(|(_, header)| header.holds_back());
         let mut busy: HashSet<_> = waiting()
             .filter(|(_, header)| self.claimed.contains(&header.id))
             .filter_map(|(_, header)| header.key())
@@ -219,7 +224,7 @@ impl Index {
         let wanted = Some((pipeline_id, device));
         self.headers
             .values()
-            .any(|header| header.waits() && header.key() == wanted)
+            .any(|header| header.holds_back() && header.key() == wanted)
     }
 
     /// Chooses what is to be removed and claims it.
@@ -339,10 +344,11 @@ impl Index {
                 ObjectState::Success => &mut stats.success,
                 ObjectState::Failed => &mut stats.failed,
                 ObjectState::Error => &mut stats.error,
+                ObjectState::Batched => &mut stats.batched,
             };
             count.objects += 1;
             count.payload_bytes += header.bytes();
-            if header.waits() {
+            if header.holds_back() {
                 let oldest = stats.oldest_waiting.unwrap_or(header.created_at);
                 stats.oldest_waiting = Some(oldest.min(header.created_at));
             }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use edgehold_core::{
-    BoxFuture, ObjectState, PipelineId, ServiceKey, StoredObject, StoredObjectId, Timestamp, retry::Verdict,
+    BoxFuture, PipelineId, ServiceKey, StoredObject, StoredObjectId, Timestamp, retry::Verdict,
 };
 
 use crate::{
@@ -70,7 +70,7 @@ impl Contents {
                 Err(StoreError::Exists(object.id))
             };
         }
-        if matches!(object.state, ObjectState::New | ObjectState::Failed) {
+        if object.state.waits() {
             let bytes = u64::try_from(object.payload.len()).unwrap_or(u64::MAX);
             room.admit(self.index.waiting(), bytes)?;
         }

@@ -9,7 +9,7 @@ use edgehold_core::{
 
 use crate::StoreError;
 
-/// How much may wait. The limits count objects in state new and failed, and the bytes of their payloads.
+/// How much may wait. The limits count objects in state new, failed and batched, and the bytes of their payloads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
     /// At most this many objects; default: no limit.
@@ -257,23 +257,27 @@ pub struct StoreStats {
     pub new: StateCount,
     /// Waiting for the next attempt.
     pub failed: StateCount,
+    /// Waiting in batches.
+    pub batched: StateCount,
     /// Kept as history.
     pub success: StateCount,
     /// In the error collection.
     pub error: StateCount,
-    /// When the oldest waiting object was first kept.
+    /// When the oldest object that waits for an attempt was first kept; those in batches wait for others.
     pub oldest_waiting: Option<Timestamp>,
 }
 
 impl StoreStats {
-    /// Objects that are still to be delivered: new and failed.
+    /// Objects that are still to be delivered: new, failed and batched.
     pub fn waiting(&self) -> u64 {
-        self.new.objects + self.failed.objects
+        self.new.objects + self.failed.objects + self.batched.objects
     }
 
     /// Bytes of payload that are still to be delivered.
     pub fn waiting_bytes(&self) -> u64 {
-        self.new.payload_bytes.saturating_add(self.failed.payload_bytes)
+        [self.new, self.failed, self.batched]
+            .iter()
+            .fold(0, |bytes, count| count.payload_bytes.saturating_add(bytes))
     }
 }
 
@@ -288,7 +292,8 @@ impl StoreStats {
 ///   while the store is open, and a restart goes on behind what is there.
 /// - **Claims.** A claimed object is handed out once, until a verdict for it has been settled or the store is opened
 ///   again; a crash ends every claim. Objects in state new belong to the process that appended them and are never
-///   handed out before a verdict or a restart has made them failed.
+///   handed out before a verdict or a restart has made them failed. The same holds for objects in state batched, which
+///   moreover hold nobody back where order is asked for, and were not in flight at a crash.
 /// - **Crashes.** A start finds objects in flight when they are in state new, or were claimed when the process before
 ///   ended without a verdict for them (as far as the store can tell; it says so). Each such start adds one to
 ///   [`StoredObject::crashes`]; the third in a row ([`MAX_CRASHES`](crate::semantics::MAX_CRASHES)) moves the object to
@@ -304,8 +309,8 @@ impl StoreStats {
 /// - **Cancel safety.** A dropped future leaves either the whole effect or none; claims made by a dropped `claim`
 ///   are given back.
 pub trait RetryQueue: Send + Sync {
-    /// Keeps objects; one answer for each, in order: its `seq`, or why it was not kept. An object in state new or failed
-    /// for which there is no `room` is not kept; this is exact, also among concurrent appends. One that is there already
+    /// Keeps objects; one answer for each, in order: its `seq`, or why it was not kept. An object in state new, failed or
+    /// batched for which there is no `room` is not kept; this is exact, also among concurrent appends. One that is there already
     /// needs no room, and neither does one in another state.
     ///
     /// # Errors

@@ -27,14 +27,13 @@ pub const MAX_CRASHES: u32 = 3;
 
 /// Applies the action of a verdict to an object.
 ///
-/// Only an object that still waits (new or failed) is changed: a late verdict never takes one out of the error
+/// Only an object that still waits (new, failed or batched) is changed: a late verdict never takes one out of the error
 /// collection. [`Action::Remove`] removes it whatever its state. A failure or release without a destination leaves the
 /// one the object had, unless another function is now the next to call. Any verdict ends a row of crashes.
 pub fn apply(object: &mut StoredObject, action: &Action) -> Applied {
-    let waiting = matches!(object.state, ObjectState::New | ObjectState::Failed);
     match action {
         Action::Remove => return Applied::Removed,
-        _ if !waiting => return Applied::Unchanged,
+        _ if !object.state.waits() => return Applied::Unchanged,
         Action::Succeed { at } => {
             object.state = ObjectState::Success;
             object.ended_at = Some(*at);
@@ -55,6 +54,12 @@ pub fn apply(object: &mut StoredObject, action: &Action) -> Applied {
                 object.last_error.clone_from(last_error);
             }
             move_on(object, destination.as_ref(), progress.as_ref());
+        }
+        Action::Batch(progress) => {
+            object.state = ObjectState::Batched;
+            object.attempts = 0;
+            object.not_before = None;
+            move_on(object, None, Some(progress));
         }
         Action::RetryLater(failure) => {
             object.state = ObjectState::Failed;
@@ -153,14 +158,19 @@ pub fn due_at(
     rested.max(not_before).unwrap_or_default()
 }
 
-/// What the process that finds an object in state new makes of it when it opens the store: the process that journaled
-/// it has ended, so it waits for an attempt, due at once, and was in flight at one crash.
-pub fn recover(object: &mut StoredObject) {
-    if object.state == ObjectState::New {
-        object.state = ObjectState::Failed;
-        object.last_attempt_at = None;
-        object.crashes = 1;
-    }
+/// What the process that finds an object makes of it when it opens the store; answers whether anything. The process that
+/// journaled or batched it has ended, so it waits for an attempt, due at once. What was journaled was in flight at one
+/// crash; what was batched was in nobody's hands.
+pub fn recover(object: &mut StoredObject) -> bool {
+    let crashes = match object.state {
+        ObjectState::New => 1,
+        ObjectState::Batched => 0,
+        _ => return false,
+    };
+    object.state = ObjectState::Failed;
+    object.last_attempt_at = None;
+    object.crashes = crashes;
+    true
 }
 
 /// Whether two objects with the same id are the same object, perhaps at different moments of its life: everything is

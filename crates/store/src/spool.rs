@@ -199,6 +199,7 @@ impl Shared {
                     ObjectState::Success,
                     ObjectState::Failed,
                     ObjectState::Error,
+                    ObjectState::Batched,
                 ],
                 pipeline_id: None,
                 reason: None,
@@ -525,6 +526,7 @@ fn sum(one: &StoreStats, other: &StoreStats) -> StoreStats {
     StoreStats {
         new: add(one.new, other.new),
         failed: add(one.failed, other.failed),
+        batched: add(one.batched, other.batched),
         success: add(one.success, other.success),
         error: add(one.error, other.error),
         oldest_waiting: match (one.oldest_waiting, other.oldest_waiting) {

@@ -155,7 +155,13 @@ impl Books {
         let Stored { waiting, errors } = Stored::of(status);
         Self {
             came: books.started + books.carried_over,
-            went: books.completed + books.filtered + waiting + errors + books.dropped + books.in_flight,
+            went: books.completed
+                + books.filtered
+                + books.batched
+                + waiting
+                + errors
+                + books.dropped
+                + books.in_flight,
         }
     }
 }

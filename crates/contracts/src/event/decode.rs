@@ -74,6 +74,17 @@ impl Event {
     pub fn decode(bytes: &[u8], content_type: ContentType) -> Result<Self, EventError> {
         decode_wire::<Self>(bytes, content_type, EVENT).map(|Wire(event)| event)
     }
+
+    /// The events of a JSON array, each as [`Event::decode`] takes it.
+    ///
+    /// # Errors
+    /// As [`Event::decode`]; one that is none fails all.
+    pub fn decode_list(json: &[u8]) -> Result<Vec<Self>, EventError> {
+        let decoded = codec::decode::<Vec<Wire<Self>>>(json, ContentType::Json);
+        decoded
+            .map(|events| events.into_iter().map(|Wire(event)| event).collect())
+            .map_err(|error| EventError::from_decode(error, EVENT))
+    }
 }
 
 fn decode_wire<T>(

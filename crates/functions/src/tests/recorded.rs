@@ -347,7 +347,7 @@ fn run(pipeline: &[Arc<dyn AppFunction>], generation: Generation, mut data: Data
         match apply(&**function, &mut ctx, data).expect("no recorded case fails") {
             Flow::Continue(next) => data = next,
             Flow::ContinueWithPipelineInput => panic!("only exports hand on nothing"),
-            Flow::Stop => return None,
+            Flow::Stop | Flow::Batch(_) => return None,
         }
     }
     Some(data)

@@ -122,7 +122,7 @@ pub(super) async fn find(
 
 pub(crate) const WAITING: &str = "
     SELECT ifnull(sum(objects), 0), ifnull(sum(payload_bytes), 0) FROM counter
-    WHERE owner = ?1 AND object_state IN (0, 2)";
+    WHERE owner = ?1 AND object_state IN (0, 2, 4)";
 
 /// What waits, as the counters say.
 pub(super) async fn waiting(

@@ -21,9 +21,10 @@ pub(crate) const COUNT_NEW: &str = "
     SELECT seq, 0, 1 FROM object INDEXED BY object_queue WHERE app_service_key = ?1 AND state = 0
     ON CONFLICT DO NOTHING";
 
+/// So waits what was in a batch, which was in nobody's hands.
 pub(crate) const NEW: &str = "
     UPDATE object INDEXED BY object_queue SET state = 2, last_attempt_at = NULL
-    WHERE app_service_key = ?1 AND state = 0";
+    WHERE app_service_key = ?1 AND state IN (0, 4)";
 
 pub(crate) const UNKNOWN_STATE: &str = "
     UPDATE object INDEXED BY object_queue SET
@@ -31,7 +32,7 @@ pub(crate) const UNKNOWN_STATE: &str = "
         ended_at = CAST(unixepoch('subsecond') * 1000 AS INTEGER)
     WHERE app_service_key = ?1
       AND state IN (SELECT object_state FROM counter
-                    WHERE owner = ?1 AND object_state NOT IN (0, 1, 2, 3) AND objects > 0)";
+                    WHERE owner = ?1 AND object_state NOT IN (0, 1, 2, 3, 4) AND objects > 0)";
 
 pub(crate) const CRASHED: &str = "
     UPDATE object NOT INDEXED SET
@@ -48,7 +49,7 @@ pub(crate) const SUSPECTS: &str = "
 
 /// What a start has found.
 pub(crate) struct Recovered {
-    /// Objects whose first attempt had not ended.
+    /// Objects whose first attempt had not ended, and those that waited in batches.
     pub(crate) new: u64,
     /// Objects that were in flight at too many starts in a row.
     pub(crate) crashed: u64,
@@ -74,7 +75,7 @@ impl Recovered {
     }
 }
 
-/// Counts the crashes, makes failed what was left in state new, and sets aside what is in no state at all.
+/// Counts the crashes, makes failed what was left in state new or batched, and sets aside what is in no state at all.
 pub(crate) async fn all(
     connection: &mut SqliteConnection,
     service_key: &ServiceKey,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use edgehold_core::{
-    BoxFuture, ObjectState, PipelineId, ServiceKey, StoredObject, StoredObjectId, Timestamp,
+    BoxFuture, PipelineId, ServiceKey, StoredObject, StoredObjectId, Timestamp,
     retry::{Action, Verdict},
 };
 use uuid::Uuid;
@@ -63,18 +63,18 @@ impl State {
 
 /// What an object adds to what waits.
 fn weight(object: &StoredObject) -> StateCount {
-    match object.state {
-        ObjectState::New | ObjectState::Failed => StateCount {
+    match object.state.waits() {
+        true => StateCount {
             objects: 1,
             payload_bytes: u64::try_from(object.payload.len()).unwrap_or(u64::MAX),
         },
-        ObjectState::Success | ObjectState::Error => StateCount::default(),
+        false => StateCount::default(),
     }
 }
 
 impl StoreClientQueue {
-    /// Reads the whole store once, a page at a time. Objects in state new were left by a process that has ended: they
-    /// become failed, due at once.
+    /// Reads the whole store once, a page at a time. Objects in state new or batched were left by a process that has
+    /// ended: they become failed, due at once.
     ///
     /// # Errors
     /// Whatever the client answers.
@@ -88,8 +88,7 @@ impl StoreClientQueue {
             let mut recovered = Vec::new();
             for object in &mut page {
                 object.crashes = 0;
-                if object.state == ObjectState::New {
-                    semantics::recover(object);
+                if semantics::recover(object) {
                     recovered.push(object.clone());
                 }
                 // A store that did not keep `seq` still gives the objects oldest first.

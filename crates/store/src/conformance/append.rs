@@ -18,6 +18,8 @@ pub(super) fn unusual_objects() -> Vec<StoredObject> {
         DataKind::Bytes,
         DataKind::Text,
         DataKind::Json,
+        DataKind::ByteStrings,
+        DataKind::Events,
     ];
     let forms = [
         PayloadForm::Bytes,

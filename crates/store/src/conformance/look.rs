@@ -206,6 +206,7 @@ pub(super) async fn statistics_are_exact(queue: &dyn RetryQueue) -> Outcome {
     let appended = StoreStats {
         new: count(1, 4_000),
         failed: count(4, 321),
+        batched: count(0, 0),
         success: count(1, 50_000),
         error: count(1, 600_000),
         oldest_waiting: Some(at(0)),

@@ -44,7 +44,7 @@ impl Random {
     }
 
     fn object(&mut self, number: u64) -> StoredObject {
-        let state = ALL_STATES[[0, 1, 2, 2, 2, 2, 2, 3][self.size(8)]];
+        let state = ALL_STATES[[0, 1, 2, 2, 2, 2, 3, 4][self.size(8)]];
         StoredObject {
             pipeline_id: self.pipeline_id(),
             state,
@@ -85,13 +85,17 @@ impl Random {
     }
 
     fn progress(&mut self) -> Option<Progress> {
-        self.once_in(3).then(|| Progress {
+        self.once_in(3).then(|| self.some_progress())
+    }
+
+    fn some_progress(&mut self) -> Progress {
+        Progress {
             version: PipelineVersion::from_stored(["v1", "v2"][self.size(2)]),
             position: 2,
             kind: DataKind::Text,
             payload: Bytes::from(vec![b'x'; self.size(40)]),
             context: self.context(),
-        })
+        }
     }
 
     fn room(&mut self) -> Room {
@@ -145,7 +149,8 @@ impl Random {
     }
 
     fn action(&mut self) -> Action {
-        match self.below(8) {
+        match self.below(9) {
+            8 => Action::Batch(self.some_progress()),
             0 => Action::Remove,
             1 => Action::RELEASE,
             2 => Action::Release {

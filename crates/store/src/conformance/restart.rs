@@ -43,7 +43,7 @@ async fn crashes(queue: &dyn RetryQueue) -> Result<Vec<u32>, String> {
 pub(super) async fn everything_is_there_after_a_restart(store: &TestStore) -> Outcome {
     let queue = store.open().await;
     let mut objects = append::unusual_objects();
-    objects.retain(|object| object.state != ObjectState::New);
+    objects.retain(|object| !matches!(object.state, ObjectState::New | ObjectState::Batched));
     append(&*queue, &objects).await?;
     let moved = objects
         .iter()
@@ -184,6 +184,38 @@ pub(super) async fn a_journaled_object_is_a_suspect_after_a_restart(store: &Test
     .await?;
     let queue = restart(store, queue).await;
     ensure_eq!(crashes(&*queue).await?, [0, 0], "also for the process after");
+    queue.close().await;
+    Ok(())
+}
+
+pub(super) async fn what_was_batched_waits_after_a_restart_and_is_no_suspect(store: &TestStore) -> Outcome {
+    // given objects in a batch: one appended to it, one put there by a verdict
+    let queue = store.open().await;
+    let batched = StoredObject {
+        state: ObjectState::Batched,
+        ..object(1)
+    };
+    append(&*queue, &[batched, object(2)]).await?;
+    claim(&*queue, claim_due()).await?;
+    let progress = edgehold_core::retry::Progress {
+        version: PipelineVersion::from_stored("v"),
+        position: 2,
+        kind: DataKind::Text,
+        payload: Bytes::from_static(b"the item"),
+        context: object(2).context,
+    };
+    settle(&*queue, &[verdict(id(2), Action::Batch(progress))]).await?;
+    // when the process ends
+    let queue = restart(store, queue).await;
+    // then the next one hands them out like any other
+    ensure_eq!(crashes(&*queue).await?, [0, 0], "they were in nobody's hands");
+    let claimed = claim(&*queue, claim_due()).await?;
+    ensure_eq!(ids(&claimed), [id(1), id(2)], "they are handed out");
+    ensure_eq!(
+        (claimed[1].position, &claimed[1].payload[..]),
+        (2, &b"the item"[..]),
+        "as what they were batched as"
+    );
     queue.close().await;
     Ok(())
 }

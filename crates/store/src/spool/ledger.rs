@@ -24,11 +24,11 @@ struct Kept {
 
 impl Kept {
     fn waits(self) -> bool {
-        matches!(self.state, ObjectState::New | ObjectState::Failed)
+        self.state.waits()
     }
 
     fn is_movable(self) -> bool {
-        self.state != ObjectState::New && !self.pending && !self.stuck
+        !matches!(self.state, ObjectState::New | ObjectState::Batched) && !self.pending && !self.stuck
     }
 }
 
@@ -169,6 +169,10 @@ impl Ledger {
                 kept.state = ObjectState::Failed;
                 progress = moved.as_ref();
             }
+            Action::Batch(moved) => {
+                kept.state = ObjectState::Batched;
+                progress = Some(moved);
+            }
             Action::RetryLater(Failure { progress: moved, .. }) => {
                 kept.state = ObjectState::Failed;
                 progress = moved.as_ref();
@@ -201,7 +205,7 @@ impl Ledger {
         self.forget(id);
         self.in_doubt.remove(&id);
         let count = match kept.state {
-            ObjectState::New | ObjectState::Failed => &mut self.store.failed,
+            ObjectState::New | ObjectState::Failed | ObjectState::Batched => &mut self.store.failed,
             ObjectState::Success => &mut self.store.success,
             ObjectState::Error => &mut self.store.error,
         };
