@@ -177,6 +177,7 @@ in_both_generations!(
     rules_engine
     http_export
     functional_tests
+    metrics_influxdb
     mqtt_export
     external_mqtt_trigger
 );
@@ -313,5 +314,35 @@ async fn external_mqtt_trigger(generation: Generation) -> Result<()> {
     exported.sort_unstable();
     sent.sort_unstable();
     assert_eq!(exported, sent);
+    service.stop().await
+}
+
+/// The batch of the profile is full at a hundred metrics, which leave as one request.
+async fn metrics_influxdb(generation: Generation) -> Result<()> {
+    let (mut bus, sink) = (Bus::start(generation).await?, HttpSink::start().await?);
+    let url = "WRITABLE_PIPELINE_FUNCTIONS_HTTPEXPORT_PARAMETERS_URL";
+    let service = profile(generation, "metrics-influxdb")?.env(url, &sink.url("/api/v2/write"));
+    let mut service = bus.serve(service).await?;
+
+    let messages = fixtures::messages(generation)?;
+    let metric = messages
+        .iter()
+        .find(|message| message.topic.starts_with("edgex/telemetry/"));
+    let metric = metric.context("a metric is recorded")?;
+    for _ in 0..100 {
+        bus.publish(metric).await?;
+    }
+    let request = sink.wait_for(1, LONG).await.remove(0);
+    assert_eq!(
+        request.header("authorization"),
+        Some("Token <place InfluxDB token here>")
+    );
+    let lines = String::from_utf8(request.body.to_vec())?;
+    assert_eq!(lines.lines().count(), 100, "{lines}");
+    let name = metric.topic.rsplit('/').next().unwrap_or_default();
+    assert!(
+        lines.lines().all(|line| line.starts_with(&format!("{name},"))),
+        "{lines}"
+    );
     service.stop().await
 }
