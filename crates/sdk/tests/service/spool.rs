@@ -172,14 +172,19 @@ impl Plant {
     }
 
     /// `started + carried over = completed + waiting + error collection + dropped + in flight`
+    /// The books and the store are two looks: while something moves from one to the other they may differ.
     async fn assert_balance(&self) {
-        let status = self.running.status().await;
-        let (books, store) = (status.books, status.store.unwrap());
-        assert_eq!(
-            books.started + books.carried_over,
-            books.completed + store.waiting() + store.error.objects + books.dropped + books.in_flight,
-            "{books:?} {store:?}"
-        );
+        wait::until("the books to balance", wait::LONG, async || {
+            let status = self.running.status().await;
+            let (books, store) = (status.books, status.store.unwrap());
+            let begun = books.started + books.carried_over;
+            let ended =
+                books.completed + store.waiting() + store.error.objects + books.dropped + books.in_flight;
+            (begun == ended)
+                .then_some(())
+                .ok_or_else(|| format!("{books:?} {store:?}"))
+        })
+        .await;
     }
 }
 
