@@ -66,19 +66,7 @@ async fn a_full_disk_holds_deliveries_back_and_loses_nothing() -> Result<()> {
     // Given a backlog on a small disk, and a destination that refuses
     let mut stack = Stack::new(DURABLE).await?;
     let disk = SmallDisk::mount(stack.service.data_dir(), "16m")?;
-    stack.start_service().await?;
-    stack
-        .store_and_forward(&[
-            ("StoreAndForward/RetryInterval", "1s"),
-            ("StoreAndForward/MaxRetryCount", "0"),
-        ])
-        .await?;
-    stack.sink.behave(refusing());
-    stack.publish(1..=20).await?;
-    stack
-        .service
-        .wait_stats("a backlog", |stats| stats.store("waiting") == 20)
-        .await;
+    with_backlog(&mut stack).await?;
 
     // When the disk is full and more comes than the freed reserve takes
     disk.fill()?;

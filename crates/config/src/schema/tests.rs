@@ -39,7 +39,7 @@ fn a_row_that_names_a_path_wins_over_a_pattern() {
         "MessageBus/Optional/Qos"
     );
     assert_eq!(
-        find("MessageBus/Optional/Format").unwrap().path,
+        find("MessageBus/Optional/SomethingElse").unwrap().path,
         "MessageBus/Optional/<name>"
     );
     assert_eq!(
