@@ -237,11 +237,14 @@ async fn run_case(
     sink.behave(answer(pair.sink_answers));
     let yardstick = Yardstick::of(configuration);
     let folder = TempDir::with_prefix("edgehold-pair-").context("making the folder of a case")?;
+    // In two steps, because a port of ours may be one that was recorded.
     let configuration = configuration
-        .replace("127.0.0.1:27780", &format!("127.0.0.1:{}", sink.port()))
-        .replace("127.0.0.1:27781", &format!("127.0.0.1:{}", sink.port()))
-        .replace("127.0.0.1:21883", &format!("127.0.0.1:{}", broker.port()))
-        .replace("127.0.0.1:21884", &format!("127.0.0.1:{}", broker.port()))
+        .replace("127.0.0.1:27780", "<sink>")
+        .replace("127.0.0.1:27781", "<sink>")
+        .replace("127.0.0.1:21883", "<broker>")
+        .replace("127.0.0.1:21884", "<broker>")
+        .replace("<sink>", &format!("127.0.0.1:{}", sink.port()))
+        .replace("<broker>", &format!("127.0.0.1:{}", broker.port()))
         // Of a batch: however busy this machine is, its steps come within it.
         .replace("TimeInterval: 2s", "TimeInterval: 5s");
     std::fs::write(folder.path().join("configuration.yaml"), configuration)?;
