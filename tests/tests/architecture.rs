@@ -109,6 +109,15 @@ fn crates_depend_only_on_what_the_table_allows() -> Result<()> {
     Ok(())
 }
 
+/// `make run` and others say `cargo run` without a name: with two binaries, only a default tells which one.
+#[test]
+fn cargo_run_knows_which_binary_is_meant() -> Result<()> {
+    let app = members()?.into_iter().find(|member| member.folder == "app");
+    let default_run = app.context("there is an app")?.default_run;
+    assert_eq!(default_run.as_deref(), Some("edgehold"));
+    Ok(())
+}
+
 #[test]
 fn test_support_is_for_tests_alone() -> Result<()> {
     let mut wrong = Vec::new();
@@ -310,6 +319,8 @@ struct Member {
     /// The folder below `crates` or `tests`, or `tests`.
     folder: String,
     manifest: PathBuf,
+    /// The binary that `cargo run` runs when there is more than one.
+    default_run: Option<String>,
     dependencies: Vec<Dependency>,
 }
 
@@ -360,6 +371,7 @@ fn member(package: &Value) -> Result<Member> {
         name: package["name"].as_str().unwrap_or_default().to_owned(),
         folder: folder_name(manifest.parent().context("a manifest in no folder")?),
         manifest: manifest.to_owned(),
+        default_run: package["default_run"].as_str().map(str::to_owned),
         dependencies: dependencies.iter().map(dependency).collect(),
     })
 }
