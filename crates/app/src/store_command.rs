@@ -170,16 +170,5 @@ fn now() -> Timestamp {
     Timestamp::from_unix_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// The name of a state, as commands print it.
-fn state_name(state: ObjectState) -> &'static str {
-    match state {
-        ObjectState::New => "new",
-        ObjectState::Success => "success",
-        ObjectState::Failed => "failed",
-        ObjectState::Error => "error",
-        ObjectState::Batched => "batched",
-    }
-}
-
 #[cfg(test)]
 mod tests;

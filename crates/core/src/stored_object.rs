@@ -55,6 +55,37 @@ pub enum ObjectState {
 }
 
 impl ObjectState {
+    const NAMES: [(Self, &'static str); 5] = [
+        (Self::New, "new"),
+        (Self::Success, "success"),
+        (Self::Failed, "failed"),
+        (Self::Error, "error"),
+        (Self::Batched, "batched"),
+    ];
+
+    /// The name in records and answers.
+    pub fn as_str(self) -> &'static str {
+        Self::NAMES
+            .iter()
+            .find(|(state, _)| *state == self)
+            .map_or("error", |(_, name)| name)
+    }
+
+    /// The state with this name.
+    ///
+    /// # Errors
+    /// [`UnknownName`] for any other text.
+    pub fn from_name(name: &str) -> Result<Self, UnknownName> {
+        Self::NAMES
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(state, _)| *state)
+            .ok_or_else(|| UnknownName {
+                what: "object state",
+                text: name.to_owned(),
+            })
+    }
+
     /// The code in a stored row.
     pub fn code(self) -> i64 {
         match self {

@@ -121,7 +121,7 @@ pub use edgehold_functions::add_tags;
 pub use edgehold_runtime::{Books, BooksSnapshot, Rehearsed, StepEnd};
 pub use edgehold_store::{
     Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, ListRequest, Page, RetryQueue, Room,
-    StoreClient, StoreError, StoreStats,
+    StoreClient, StoreError, StoreStats, client_conformance, conformance, record,
 };
 
 pub use draft::{InvalidDraft, PipelineDraft};

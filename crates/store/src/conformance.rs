@@ -23,7 +23,7 @@
 //! # fn main() {}
 //! ```
 
-mod append;
+pub(crate) mod append;
 mod batched;
 mod client;
 mod look;

@@ -15,6 +15,7 @@ pub mod factory;
 mod index;
 pub mod memory;
 mod queue;
+pub mod record;
 pub mod semantics;
 mod spool;
 

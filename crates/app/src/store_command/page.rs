@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use edgehold::{ObjectState, StoredInput, StoredObject, Timestamp};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{state_name, text};
+use super::text;
 
 /// Bytes of a payload shown as text, and as a hex dump.
 const MAX_TEXT_BYTES: usize = 64 << 10;
@@ -17,7 +17,7 @@ pub(super) fn write(object: &StoredObject, now: Timestamp, out: &mut impl Write)
     let optional = |text: Option<&str>| text.map_or_else(|| "-".to_owned(), text::visible);
     let state = match (object.state, object.reason) {
         (ObjectState::Error, Some(reason)) => format!("error: {}", reason.as_str()),
-        (state, _) => state_name(state).to_owned(),
+        (state, _) => state.as_str().to_owned(),
     };
     let input = match &object.input {
         StoredInput::Delivery {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use edgehold::{StoredObject, Timestamp};
 
-use super::{state_name, text};
+use super::text;
 use crate::command::Collection;
 
 /// Characters of a name, an error and a payload that are shown.
@@ -42,7 +42,7 @@ const ID: Column = words("ID", |object, _| object.id.to_string());
 const PIPELINE: Column = words("PIPELINE", |object, _| {
     text::cell(object.pipeline_id.as_str(), NAME_WIDTH)
 });
-const STATE: Column = words("STATE", |object, _| state_name(object.state).to_owned());
+const STATE: Column = words("STATE", |object, _| object.state.as_str().to_owned());
 const REASON: Column = words("REASON", |object, _| {
     object
         .reason

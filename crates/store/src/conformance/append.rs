@@ -10,7 +10,7 @@ use super::*;
 use crate::StoreError;
 
 /// One object for each input kind and state, with something unusual in every field.
-pub(super) fn unusual_objects() -> Vec<StoredObject> {
+pub(crate) fn unusual_objects() -> Vec<StoredObject> {
     let kinds = [
         DataKind::Event,
         DataKind::AddEventRequest,
