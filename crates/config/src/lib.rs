@@ -16,6 +16,7 @@
 
 pub mod byte_size;
 pub mod configuration;
+mod edit;
 mod effective;
 pub mod environment;
 pub mod file;
@@ -38,6 +39,7 @@ pub use configuration::{
     Client, Configuration, Database, LogLevel, MessageBus, PerTopicPipeline, PipelineSettings,
     StoreAndForward, Writable,
 };
+pub use edit::{Edit, EditError, Expected};
 pub use effective::{Adjustment, Change, Effective, Rejection, UnknownKey, diff, resolve};
 pub use environment::{EnvironmentError, differing_overrides};
 pub use file::FileError;

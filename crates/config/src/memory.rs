@@ -5,7 +5,7 @@ use std::sync::Arc;
 use edgehold_core::{BoxFuture, ShutdownSignal};
 use tokio::sync::watch;
 
-use crate::{ConfigurationProvider, Layer, ProviderError, Section, Snapshot};
+use crate::{ConfigurationProvider, Edit, EditError, Layer, ProviderError, Section, Snapshot};
 
 /// Holds the three sections in memory. Clones are the same provider.
 ///
@@ -169,6 +169,40 @@ impl ConfigurationProvider for MemoryProvider {
                     }
                 }
             });
+            Ok(written)
+        })
+    }
+
+    fn edit<'a>(&'a self, groups: &'a [Vec<Edit>]) -> BoxFuture<'a, Result<usize, EditError>> {
+        Box::pin(async move {
+            self.answer(|_| ())?;
+            let mut written = 0;
+            for group in groups {
+                let mut conflict = None;
+                self.state.send_if_modified(|state| {
+                    let sections = &mut state.sections;
+                    conflict = group.iter().find(|edit| {
+                        let current = sections.layer(edit.section).get(&edit.path);
+                        !edit.expected.fits(current)
+                    });
+                    if conflict.is_some() {
+                        return false;
+                    }
+                    for edit in group {
+                        let layer = sections.layer(edit.section);
+                        match &edit.text {
+                            Some(text) => layer.insert(&*edit.path, text),
+                            None if layer.remove(&edit.path).is_none() => continue,
+                            None => {}
+                        }
+                        written += 1;
+                    }
+                    true
+                });
+                if let Some(Edit { path, .. }) = conflict.cloned() {
+                    return Err(EditError::Conflict { path });
+                }
+            }
             Ok(written)
         })
     }

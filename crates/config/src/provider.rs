@@ -5,7 +5,7 @@ use std::{error::Error, sync::Arc};
 use edgehold_core::{BoxFuture, ErrorClass, ShutdownSignal};
 use tokio::sync::watch;
 
-use crate::Layer;
+use crate::{Edit, EditError, Layer};
 
 /// A failed call to a configuration provider or registry.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +82,7 @@ pub struct Snapshot {
 ///   (keys that end in `/`) are left out; every other legal key is given as it is.
 /// - `load` and each snapshot of `watch` come from one consistent read of all three sections.
 /// - `seed` never deletes, and without `overwrite` never changes a leaf that is there.
+/// - `edit` changes a leaf only while what it expects is there, also when somebody else writes at the same time.
 /// - Calls have timeouts of their own and may be repeated. Dropping a future cancels the call.
 pub trait ConfigurationProvider: Send + Sync {
     /// For log lines: kind, address and base path, for example
@@ -112,6 +113,14 @@ pub trait ConfigurationProvider: Send + Sync {
     /// # Errors
     /// [`ProviderError`]; some leaves may have been written, calling it again completes them.
     fn seed<'a>(&'a self, leaves: &'a Layer, overwrite: bool) -> BoxFuture<'a, Result<usize, ProviderError>>;
+
+    /// Makes edits. The edits of one group take place together or not at all; as many groups as the provider can take go
+    /// together, in their order. Answers how many leaves were written or removed.
+    ///
+    /// # Errors
+    /// [`EditError`]; whole groups may have been written, none by halves. [`EditError::TooLarge`] comes before anything is
+    /// written.
+    fn edit<'a>(&'a self, groups: &'a [Vec<Edit>]) -> BoxFuture<'a, Result<usize, EditError>>;
 
     /// Puts a whole snapshot of the `Writable` leaves of all three sections into `snapshots` at once and after every
     /// change, until told to end. Reconnects by itself, forever, and then tells of whatever changed meanwhile.

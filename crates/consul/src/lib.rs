@@ -9,7 +9,7 @@
 //! | `client` | our thin HTTP client: everything that must not fail |
 //! | `transaction` | the operations of `PUT /v1/txn` and its answer |
 //! | `section` | where the three sections live, and reading them in one transaction |
-//! | `provider`, `seed`, `watcher` | the [`ConsulProvider`]: reading, writing what is missing, following changes |
+//! | `provider`, `seed`, `edit`, `watcher` | the [`ConsulProvider`]: reading, writing what is missing, changing single leaves, following changes |
 //! | `registry` | the [`ConsulRegistry`] |
 //! | `agent` | the only module that names consulrs |
 //!
@@ -19,6 +19,7 @@
 mod address;
 mod agent;
 mod client;
+mod edit;
 mod provider;
 mod registry;
 mod section;

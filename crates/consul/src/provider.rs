@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use edgehold_config::{ConfigurationProvider, Layer, ProviderError, Snapshot};
+use edgehold_config::{ConfigurationProvider, Edit, EditError, Layer, ProviderError, Snapshot};
 use edgehold_core::{BoxFuture, SecretText, ServiceKey, ShutdownSignal, parse_go_bool};
 use tokio::sync::watch;
 
-use crate::{ConsulAddress, agent::Agent, client::Client, section::Sections, seed, watcher};
+use crate::{ConsulAddress, agent::Agent, client::Client, edit, section::Sections, seed, watcher};
 
 /// The configuration of one service in Consul, below `edgex/v3`.
 ///
@@ -89,6 +89,10 @@ impl ConfigurationProvider for ConsulProvider {
             leaves,
             overwrite,
         ))
+    }
+
+    fn edit<'a>(&'a self, groups: &'a [Vec<Edit>]) -> BoxFuture<'a, Result<usize, EditError>> {
+        Box::pin(edit::edit(&self.client, &self.sections, groups))
     }
 
     fn watch(

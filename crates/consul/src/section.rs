@@ -69,6 +69,16 @@ impl Sections {
         &self.prefixes[2].1
     }
 
+    /// The beginning of a section's keys.
+    pub(crate) fn prefix(&self, section: Section) -> &str {
+        let (_, prefix) = self
+            .prefixes
+            .iter()
+            .find(|(of, _)| *of == section)
+            .expect("every section has its keys");
+        prefix
+    }
+
     /// The beginnings of the three sections' keys below `Writable`.
     pub(crate) fn writable(&self) -> impl Iterator<Item = String> {
         self.prefixes
@@ -92,7 +102,7 @@ impl Sections {
             snapshot: Snapshot::default(),
             not_text: Vec::new(),
         };
-        for KeyValue { key, value } in entries {
+        for KeyValue { key, value, .. } in entries {
             let Some((section, leaf)) = self
                 .prefixes
                 .iter()
@@ -157,6 +167,7 @@ mod tests {
         KeyValue {
             key: key.to_owned(),
             value: value.to_owned(),
+            modify_index: 1,
         }
     }
 

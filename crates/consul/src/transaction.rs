@@ -26,6 +26,21 @@ impl Operation {
         Self(json!({"KV": {"Verb": "cas", "Key": key, "Value": base64(value), "Index": 0}}).to_string())
     }
 
+    /// Writes `key`, which must not have changed since `index`.
+    pub(crate) fn replace(key: &str, value: &str, index: u64) -> Self {
+        Self(json!({"KV": {"Verb": "cas", "Key": key, "Value": base64(value), "Index": index}}).to_string())
+    }
+
+    /// Removes `key`, if it is there.
+    pub(crate) fn delete(key: &str) -> Self {
+        Self(json!({"KV": {"Verb": "delete", "Key": key}}).to_string())
+    }
+
+    /// Removes `key`, which must not have changed since `index`.
+    pub(crate) fn delete_unchanged(key: &str, index: u64) -> Self {
+        Self(json!({"KV": {"Verb": "delete-cas", "Key": key, "Index": index}}).to_string())
+    }
+
     /// How many bytes it takes in the request.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
@@ -57,6 +72,8 @@ pub(crate) struct KeyValue {
     pub(crate) key: String,
     /// The value; Consul gives `null` for an empty one.
     pub(crate) value: Vec<u8>,
+    /// When it was last changed, for check-and-set.
+    pub(crate) modify_index: u64,
 }
 
 /// Understands the answer to a transaction: status 200 or 409 and this body.
@@ -105,6 +122,8 @@ struct OperationError {
 struct Entry {
     key: String,
     value: Option<String>,
+    #[serde(default)]
+    modify_index: u64,
 }
 
 impl Entry {
@@ -113,7 +132,11 @@ impl Entry {
         let value = base64_simd::STANDARD
             .decode_to_vec(text)
             .map_err(|_| format!("the value of {} is not base64", self.key))?;
-        Ok(KeyValue { key: self.key, value })
+        Ok(KeyValue {
+            key: self.key,
+            value,
+            modify_index: self.modify_index,
+        })
     }
 }
 
@@ -152,13 +175,14 @@ mod tests {
     fn a_null_value_is_an_empty_one() {
         let body = br#"{"Results":[{"KV":{"LockIndex":0,"Key":"a","Flags":0,"Value":null,"CreateIndex":1,"ModifyIndex":1}},
             {"KV":{"Key":"b","Value":"eA=="}}],"Errors":null}"#;
-        let entry = |key: &str, value: &[u8]| KeyValue {
+        let entry = |key: &str, value: &[u8], modify_index| KeyValue {
             key: key.to_owned(),
             value: value.to_owned(),
+            modify_index,
         };
         assert_eq!(
             parse(body).unwrap(),
-            Outcome::Done(vec![entry("a", b""), entry("b", b"x")])
+            Outcome::Done(vec![entry("a", b"", 1), entry("b", b"x", 0)])
         );
     }
 

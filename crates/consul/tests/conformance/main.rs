@@ -1,5 +1,6 @@
 //! The provider and the registry against a real Consul.
 
+mod edit;
 mod load_and_seed;
 mod proxy;
 mod registry;
