@@ -27,8 +27,18 @@ use tokio::net::TcpListener;
 pub use body::Limits;
 pub use custom::{CustomRoute, InvalidRoute, RouteHandler, RouteMethod, RouteRequest, RouteResponse};
 
-/// Answers with the effective configuration as it is now, secrets redacted.
-pub type ConfigView = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+/// Answers with the configuration as it is now.
+pub type ConfigView = Arc<dyn Fn() -> ConfigShown + Send + Sync>;
+
+/// The configuration as it is shown, secrets redacted.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigShown {
+    /// The whole tree of what holds.
+    pub config: serde_json::Value,
+    /// What is configured and does not hold: `key`, `value`, `reason`, `section`. Shown beside the tree, and only when
+    /// there is any.
+    pub rejected: Vec<serde_json::Value>,
+}
 
 /// What the routes show.
 #[derive(Clone)]

@@ -16,7 +16,7 @@ use edgehold_runtime::BooksSnapshot;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-use crate::{Api, custom, trigger::trigger};
+use crate::{Api, ConfigShown, custom, trigger::trigger};
 
 pub(crate) const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
 
@@ -31,6 +31,8 @@ const DATE: &[BorrowedFormatItem<'_>] = format_description!(
 struct Config<'a> {
     api_version: &'static str,
     config: serde_json::Value,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rejected: Vec<serde_json::Value>,
     service_name: &'a str,
 }
 
@@ -105,9 +107,11 @@ async fn version(State(api): State<Api>) -> Response {
 }
 
 async fn config(State(api): State<Api>) -> Response {
+    let ConfigShown { config, rejected } = (api.config)();
     let config = Config {
         api_version: API_VERSION,
-        config: (api.config)(),
+        config,
+        rejected,
         service_name: api.service_key.as_str(),
     };
     Json(config).into_response()

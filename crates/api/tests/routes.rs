@@ -5,7 +5,7 @@ mod requests;
 
 use std::{sync::Arc, time::Duration};
 
-use edgehold_api::{Api, CustomRoute, Limits};
+use edgehold_api::{Api, ConfigShown, CustomRoute, Limits};
 use edgehold_core::{ByteBudget, Deliveries, Inlet, ServiceKey, Shutdown, Trigger};
 use edgehold_runtime::{Books, Health, StoreState};
 use edgehold_store::MemoryQueue;
@@ -53,7 +53,10 @@ impl Server {
             service_key,
             version: "3.1.1".to_owned(),
             sdk_version: "v3.1.1".to_owned(),
-            config: Arc::new(|| serde_json::json!({ "Writable": { "LogLevel": "INFO" } })),
+            config: Arc::new(|| ConfigShown {
+                config: serde_json::json!({ "Writable": { "LogLevel": "INFO" } }),
+                rejected: Vec::new(),
+            }),
             books: Arc::new(Books::default()),
             queue,
             health: health.clone(),

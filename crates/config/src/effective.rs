@@ -3,6 +3,7 @@
 //! Units are each scalar leaf and each insecure secret. A unit that cannot be read keeps its last good value when there
 //! was one; at start the next lower layer's good value is taken, down to the default. Each is named once for each
 //! layer it is bad in. All good units of one call hold together, so that what was changed together acts together.
+//! Each pipeline with its functions is a unit too, which is judged where pipelines are built (`kept`).
 //!
 //! ```text
 //! leaf:    highest layer that has it ──good──▶ holds
@@ -13,6 +14,7 @@
 //! ```
 
 mod diff;
+mod kept;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +23,7 @@ use std::{
 };
 
 pub use diff::{Change, diff};
+pub use kept::KeptPipelines;
 
 use crate::{
     Configuration, Layer, Layers, Leaf, Leaves, Origin, redact,
@@ -96,6 +99,18 @@ pub struct UnknownKey {
     pub section: Origin,
     /// The setting that differs from it in case only, if there is one.
     pub similar: Option<&'static str>,
+}
+
+impl Rejection {
+    /// As `GET /api/v3/config` shows it: `key`, `value` (secrets redacted), `reason`, and `section`, the layer it is in.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "key": self.key,
+            "value": self.value,
+            "reason": self.reason,
+            "section": self.section.to_string(),
+        })
+    }
 }
 
 impl Effective {

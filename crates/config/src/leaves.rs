@@ -111,6 +111,11 @@ impl Leaves {
         self.0.insert(path, leaf);
     }
 
+    /// Removes the settings below a folder, which is given with its slash.
+    pub(crate) fn remove_below(&mut self, folder: &str) {
+        self.0.retain(|path, _| !path.starts_with(folder));
+    }
+
     /// The settings below a folder (given with its slash), by their path below it.
     pub(crate) fn below<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = (&'a str, &'a Leaf)> {
         self.0

@@ -40,7 +40,7 @@ pub use configuration::{
     StoreAndForward, Writable,
 };
 pub use edit::{Edit, EditError, Expected};
-pub use effective::{Adjustment, Change, Effective, Rejection, UnknownKey, diff, resolve};
+pub use effective::{Adjustment, Change, Effective, KeptPipelines, Rejection, UnknownKey, diff, resolve};
 pub use environment::{EnvironmentError, differing_overrides};
 pub use file::FileError;
 pub use flags::{FlagError, Flags, LogFormat, Parsed, ProviderKind, ProviderUrl, RemoteServiceHosts, usage};
@@ -48,5 +48,5 @@ pub use layer::Layer;
 pub use layers::{Layers, VanishedSection};
 pub use leaves::{Leaf, Leaves, Origin};
 pub use provider::{ConfigurationProvider, ProviderError, Section, Snapshot};
-pub use redact::REDACTED;
+pub use redact::{REDACTED, without_passwords};
 pub use registry::{Endpoint, Registration, Registry};

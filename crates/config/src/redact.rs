@@ -12,7 +12,7 @@ pub(crate) fn shown(path: &str, text: &str) -> String {
     if is_secret(path) {
         REDACTED.to_owned()
     } else {
-        without_password(text)
+        without_passwords(text)
     }
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn is_secret(path: &str) -> bool {
 }
 
 /// Hides the password in each `scheme://user:password@host` of a text.
-fn without_password(text: &str) -> String {
+pub fn without_passwords(text: &str) -> String {
     let Some((before, rest)) = text.split_once("://") else {
         return text.to_owned();
     };
@@ -42,7 +42,7 @@ fn without_password(text: &str) -> String {
         },
         None => authority.to_owned(),
     };
-    format!("{before}://{authority}{}", without_password(after))
+    format!("{before}://{authority}{}", without_passwords(after))
 }
 
 #[cfg(test)]

@@ -133,6 +133,9 @@ pub(crate) fn complete<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeMap
 /// The folder of the configurable functions.
 pub(crate) const FUNCTIONS: &str = "Writable/Pipeline/Functions/";
 
+/// The folder of the further pipelines.
+pub(crate) const PER_TOPIC_PIPELINES: &str = "Writable/Pipeline/PerTopicPipelines/";
+
 /// The folder of the secrets of insecure mode.
 pub(crate) const INSECURE_SECRETS: &str = "Writable/InsecureSecrets/";
 

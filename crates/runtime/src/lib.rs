@@ -43,7 +43,7 @@ pub use drain::Drain;
 pub use health::Health;
 pub use housekeeping::Housekeeping;
 pub use keeper::{Keeper, QueueHandle, StoreState};
-pub use pipelines::{PipelineRejection, Pipelines};
+pub use pipelines::{Applied, PipelineRejection, Pipelines};
 pub use rehearsal::{Rehearsal, Rehearsed, RehearsedMessage, StepEnd};
 pub use retry_loop::RetryLoop;
 pub use task::{EarlyEnd, Tasks};

@@ -1,13 +1,22 @@
 //! From settings to pipelines. Each pipeline with its functions is one unit: one that cannot be built keeps its last
 //! good form, and one whose settings did not change keeps its function instances with whatever they hold.
+//!
+//! A unit is known by the entry it is configured under: the default pipeline by `ExecutionOrder`, every other by its name
+//! below `PerTopicPipelines`. So an edit that breaks a pipeline's id ends it as little as one that breaks a function. Under a
+//! new name an entry is the old one if it has the id of one that is gone.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use edgehold_config::configuration::PipelineSettings;
+use edgehold_config::{KeptPipelines, configuration::PipelineSettings};
 use edgehold_core::{
     FunctionRegistry, Parameters, Pipeline, PipelineId, PipelineSet, PipelineStep, TargetType, Timestamp,
     TopicFilter,
 };
+
+const EXECUTION_ORDER: &str = "Writable/Pipeline/ExecutionOrder";
 
 /// A pipeline that could not be built as configured. Its last good form, if there is one, stays in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +27,17 @@ pub struct PipelineRejection {
     pub pipeline_id: String,
     /// What is wrong.
     pub reason: String,
+    /// Whether a last good form of it goes on.
+    pub goes_on: bool,
+}
+
+/// What became of settings that were applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// What could not be built, by ascending key.
+    pub rejections: Vec<PipelineRejection>,
+    /// What goes on as it was therefore.
+    pub kept: KeptPipelines,
 }
 
 /// What a pipeline is built from: equal definitions need not be built again.
@@ -27,13 +47,38 @@ struct Definition {
     functions: Vec<(String, BTreeMap<String, String>)>,
 }
 
+/// Where a pipeline is configured: below `PerTopicPipelines` by this name, or none, by `ExecutionOrder`.
+type Entry = Option<String>;
+
+/// A pipeline of the settings that runs.
+#[derive(Clone)]
+struct Built {
+    definition: Definition,
+    pipeline: Arc<Pipeline>,
+}
+
+impl Built {
+    fn functions(&self) -> impl Iterator<Item = &str> {
+        self.definition.functions.iter().map(|(name, _)| name.as_str())
+    }
+}
+
 /// One pipeline as the settings ask for it.
 struct Wanted<'a> {
-    key: String,
+    entry: Entry,
     id: &'a str,
     /// `None` means every topic.
     topics: Option<&'a [String]>,
     execution_order: &'a [String],
+}
+
+impl Wanted<'_> {
+    fn key(&self) -> String {
+        match &self.entry {
+            None => EXECUTION_ORDER.to_owned(),
+            Some(name) => format!("Writable/Pipeline/PerTopicPipelines/{name}"),
+        }
+    }
 }
 
 /// Builds pipelines and remembers the last good ones.
@@ -42,7 +87,7 @@ pub struct Pipelines {
     topic_prefix: Option<String>,
     target_type: Option<TargetType>,
     fixed: Vec<Arc<Pipeline>>,
-    built: BTreeMap<PipelineId, (Definition, Arc<Pipeline>)>,
+    built: BTreeMap<Entry, Built>,
     set: Arc<PipelineSet>,
 }
 
@@ -88,7 +133,7 @@ impl Pipelines {
 
     /// Whether the settings have a pipeline with this id.
     pub fn is_configured(&self, id: &PipelineId) -> bool {
-        self.built.contains_key(id)
+        has_id(&self.built, id)
     }
 
     /// The pipelines as they are now.
@@ -97,83 +142,144 @@ impl Pipelines {
     }
 
     /// Brings the pipelines to what the settings ask for, as far as it can be built, and says what cannot.
-    pub fn apply(&mut self, settings: &PipelineSettings, now: Timestamp) -> Vec<PipelineRejection> {
+    ///
+    /// Of two with the same id the one that has it already keeps it, else the first by entry gets it.
+    pub fn apply(&mut self, settings: &PipelineSettings, now: Timestamp) -> Applied {
         let wanted = wanted(settings);
         if wanted.is_empty() && self.fixed.is_empty() {
-            return vec![PipelineRejection {
-                key: "Writable/Pipeline/ExecutionOrder".to_owned(),
-                pipeline_id: String::new(),
-                reason: "there is no pipeline: ExecutionOrder is empty and there are no PerTopicPipelines"
-                    .to_owned(),
-            }];
+            return self.keep_all(settings, now);
         }
-        let mut rejections = Vec::new();
+        let entries: BTreeSet<Entry> = wanted.iter().map(|wanted| wanted.entry.clone()).collect();
+        let (with_their_id, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|wanted| {
+            let last = self.built.get(&wanted.entry);
+            last.is_some_and(|last| last.pipeline.id().as_str() == wanted.id)
+        });
         let mut next = BTreeMap::new();
-        for wanted in wanted {
-            let rejection = |reason| PipelineRejection {
-                key: wanted.key.clone(),
+        let mut rejected = Vec::new();
+        for wanted in with_their_id.into_iter().chain(others) {
+            match self.built(&wanted, settings, &next) {
+                Ok(built) => _ = next.insert(wanted.entry, built),
+                Err(reason) => rejected.push((wanted, reason)),
+            }
+        }
+        let in_new_form: BTreeSet<String> = next
+            .values()
+            .flat_map(Built::functions)
+            .map(str::to_owned)
+            .collect();
+        let mut applied = Applied::default();
+        for (wanted, reason) in rejected {
+            let last_good = self
+                .last_good(&wanted, &entries)
+                .filter(|(_, last)| !has_id(&next, last.pipeline.id()));
+            applied.rejections.push(PipelineRejection {
+                key: wanted.key(),
                 pipeline_id: wanted.id.to_owned(),
                 reason,
-            };
-            let id = match PipelineId::try_new(wanted.id) {
-                Ok(id) => id,
-                Err(error) => {
-                    rejections.push(rejection(error.to_string()));
-                    continue;
+                goes_on: last_good.is_some(),
+            });
+            match (&wanted.entry, &last_good) {
+                (None, _) => applied.kept.default_pipeline = true,
+                (Some(name), None) => _ = applied.kept.per_topic.insert(name.clone(), None),
+                (Some(name), Some((from, _))) => {
+                    applied.kept.per_topic.insert(name.clone(), (*from).clone());
                 }
-            };
-            if next.contains_key(&id) || self.fixed.iter().any(|pipeline| *pipeline.id() == id) {
-                rejections.push(rejection(format!("another pipeline has the id '{id}' as well")));
-                continue;
             }
-            let last_good = self.built.get(&id);
-            let result = self
-                .definition(&wanted, settings)
-                .and_then(|definition| match last_good {
-                    Some((last, pipeline)) if *last == definition => Ok((definition, pipeline.clone())),
-                    _ => self
-                        .build(&id, &definition)
-                        .map(|pipeline| (definition, Arc::new(pipeline))),
-                });
-            match (result, last_good) {
-                (Ok(built), _) => {
-                    next.insert(id, built);
-                }
-                (Err(reason), last_good) => {
-                    if let Some(last_good) = last_good {
-                        next.insert(id, last_good.clone());
-                    }
-                    rejections.push(rejection(reason));
-                }
+            if let Some((_, last)) = last_good {
+                let only_here = last.functions().filter(|name| !in_new_form.contains(*name));
+                applied.kept.functions.extend(only_here.map(str::to_owned));
+                next.insert(wanted.entry, last.clone());
             }
         }
+        applied.rejections.sort_by(|a, b| a.key.cmp(&b.key));
         self.install(next, settings, now);
-        rejections
+        applied
     }
 
-    fn install(
-        &mut self,
-        next: BTreeMap<PipelineId, (Definition, Arc<Pipeline>)>,
+    /// Settings without any pipeline: what would be left to run is nothing, which is never meant.
+    fn keep_all(&mut self, settings: &PipelineSettings, now: Timestamp) -> Applied {
+        let mut kept = KeptPipelines {
+            default_pipeline: true,
+            ..KeptPipelines::default()
+        };
+        for (entry, built) in &self.built {
+            kept.functions.extend(built.functions().map(str::to_owned));
+            if let Some(name) = entry {
+                kept.per_topic.insert(name.clone(), Some(name.clone()));
+            }
+        }
+        let rejection = PipelineRejection {
+            key: EXECUTION_ORDER.to_owned(),
+            pipeline_id: String::new(),
+            reason: "there is no pipeline: ExecutionOrder is empty and there are no PerTopicPipelines"
+                .to_owned(),
+            goes_on: !self.built.is_empty(),
+        };
+        self.install(self.built.clone(), settings, now);
+        Applied {
+            rejections: vec![rejection],
+            kept,
+        }
+    }
+
+    /// What a pipeline was before, and the entry it had: its own, or that of its id if nothing is configured there any
+    /// more.
+    fn last_good(&self, wanted: &Wanted<'_>, entries: &BTreeSet<Entry>) -> Option<(&Entry, &Built)> {
+        let own = self.built.get_key_value(&wanted.entry);
+        own.or_else(|| {
+            let renamed = |(entry, built): &(&Entry, &Built)| {
+                entry.is_some() && !entries.contains(*entry) && built.pipeline.id().as_str() == wanted.id
+            };
+            self.built.iter().find(renamed)
+        })
+    }
+
+    /// The pipeline as it is wanted, beside those that have been built before it.
+    fn built(
+        &self,
+        wanted: &Wanted<'_>,
         settings: &PipelineSettings,
-        now: Timestamp,
-    ) {
+        before: &BTreeMap<Entry, Built>,
+    ) -> Result<Built, String> {
+        let id = PipelineId::try_new(wanted.id).map_err(|error| error.to_string())?;
+        if has_id(before, &id) || self.fixed.iter().any(|pipeline| *pipeline.id() == id) {
+            return Err(format!("another pipeline has the id '{id}' as well"));
+        }
+        let definition = self.definition(wanted, settings)?;
+        let same = |built: &&Built| *built.pipeline.id() == id && built.definition == definition;
+        let pipeline = match self.built.values().find(same) {
+            Some(unchanged) => unchanged.pipeline.clone(),
+            None => Arc::new(self.build(&id, &definition)?),
+        };
+        Ok(Built { definition, pipeline })
+    }
+
+    fn install(&mut self, next: BTreeMap<Entry, Built>, settings: &PipelineSettings, now: Timestamp) {
         let pipelines: Vec<_> = self
             .fixed
             .iter()
             .cloned()
-            .chain(next.values().map(|(_, pipeline)| pipeline.clone()))
+            .chain(next.values().map(|built| built.pipeline.clone()))
             .collect();
-        let versions = |pipelines: &[Arc<Pipeline>]| -> Vec<_> {
+        self.built = next;
+        let target_type = self.target_type.unwrap_or(settings.target_type);
+        let same = |(one, other): (&Arc<Pipeline>, &Arc<Pipeline>)| Arc::ptr_eq(one, other);
+        if self.set.target_type == target_type
+            && self.set.pipelines.len() == pipelines.len()
+            && self.set.pipelines.iter().zip(&pipelines).all(same)
+        {
+            return;
+        }
+        let versions = |pipelines: &[Arc<Pipeline>]| -> BTreeMap<_, _> {
             pipelines
                 .iter()
                 .map(|pipeline| (pipeline.id().clone(), pipeline.version().clone()))
                 .collect()
         };
         let changed = versions(&pipelines) != versions(&self.set.pipelines);
-        self.built = next;
         self.set = Arc::new(PipelineSet {
             pipelines,
-            target_type: self.target_type.unwrap_or(settings.target_type),
+            target_type,
             changed_at: if changed { now } else { self.set.changed_at },
         });
     }
@@ -227,15 +333,19 @@ impl Pipelines {
     }
 }
 
+fn has_id(built: &BTreeMap<Entry, Built>, id: &PipelineId) -> bool {
+    built.values().any(|built| built.pipeline.id() == id)
+}
+
 fn wanted(settings: &PipelineSettings) -> Vec<Wanted<'_>> {
     let default = (!settings.execution_order.is_empty()).then(|| Wanted {
-        key: "Writable/Pipeline/ExecutionOrder".to_owned(),
+        entry: None,
         id: PipelineId::DEFAULT,
         topics: None,
         execution_order: &settings.execution_order,
     });
     let per_topic = settings.per_topic.iter().map(|(name, pipeline)| Wanted {
-        key: format!("Writable/Pipeline/PerTopicPipelines/{name}"),
+        entry: Some(name.clone()),
         id: &pipeline.id,
         topics: Some(&pipeline.topics),
         execution_order: &pipeline.execution_order,

@@ -7,11 +7,14 @@
 //! ```
 //!
 //! All good units of a snapshot apply together, in one turn without an await. A bad one keeps its last good value, is
-//! named once and blocks nothing. What a change does is the business of whoever holds the receiver.
+//! named once and blocks nothing. A pipeline that cannot be built is such a unit: what is told of the configuration from
+//! then on is what runs. What a change does is the business of whoever holds the receiver.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
-use edgehold_config::{Change, Effective, Layers, Rejection, Snapshot, Writable, diff, resolve};
+use edgehold_config::{
+    Change, Effective, Layers, Leaf, Origin, Rejection, Snapshot, Writable, diff, resolve, without_passwords,
+};
 use edgehold_core::{PipelineSet, ShutdownSignal};
 use edgehold_runtime::{PipelineRejection, Pipelines, now};
 use tokio::sync::{mpsc, watch};
@@ -26,8 +29,6 @@ pub(crate) struct LiveSettings {
     layers: Layers,
     effective: Arc<Effective>,
     pipelines: Pipelines,
-    /// Rejections that have been named already.
-    named: BTreeSet<String>,
     log: LogControl,
     effective_out: watch::Sender<Arc<Effective>>,
     writable_out: watch::Sender<Arc<Writable>>,
@@ -66,11 +67,12 @@ impl LiveSettings {
         log: LogControl,
         hooks: LiveHooks,
     ) -> Result<(Self, LiveView), Vec<PipelineRejection>> {
-        let rejections = pipelines.apply(&effective.configuration.writable.pipeline, now());
+        let rejections = pipelines
+            .apply(&effective.configuration.writable.pipeline, now())
+            .rejections;
         if !rejections.is_empty() {
             return Err(rejections);
         }
-        let named = effective.rejected.iter().map(ToString::to_string).collect();
         let effective = Arc::new(effective);
         let (effective_out, effective_in) = watch::channel(effective.clone());
         let LiveHooks {
@@ -89,7 +91,6 @@ impl LiveSettings {
             layers,
             effective,
             pipelines,
-            named,
             log,
             effective_out,
             writable_out,
@@ -141,41 +142,32 @@ impl LiveSettings {
         for vanished in self.layers.apply_snapshot(snapshot) {
             tracing::error!("{vanished}");
         }
-        let next = resolve(&self.layers, Some(&self.effective));
-        let mut rejected: Vec<String> = next.rejected.iter().map(Rejection::to_string).collect();
-        let changes = diff(&self.effective, &next);
-        if !changes.is_empty() {
-            tracing::info!(
-                changes = changes.len(),
-                "Writable configuration has been updated from the Configuration Provider"
-            );
-        }
-        for change in &changes {
-            tracing::info!(key = %change.key, "{}", told(change));
-        }
-        for adjustment in next.newly_adjusted(Some(&self.effective)) {
-            tracing::warn!(key = %adjustment.key, "{adjustment}");
-        }
-        let writable = next.configuration.writable.clone();
-        let before = self.effective.configuration.writable.clone();
+        let before = self.effective.clone();
+        let asked_for = resolve(&self.layers, Some(&before));
+        // Also when nothing changed: a rejected edit taken back must stop being named.
+        let applied = self
+            .pipelines
+            .apply(&asked_for.configuration.writable.pipeline, now());
+        let rejected = applied
+            .rejections
+            .iter()
+            .map(|rejection| as_setting(rejection, &asked_for));
+        let rejected: Vec<Rejection> = rejected.collect();
+        let pipelines_are_good = rejected.is_empty();
+        let mut next = asked_for.keeping(&before, &applied.kept);
+        next.rejected.extend(rejected);
+        next.rejected.sort();
+        tell(&before, &next);
         self.effective = Arc::new(next);
-        if writable.log_level != before.log_level {
+
+        let writable = self.effective.configuration.writable.clone();
+        let last = &before.configuration.writable;
+        if writable.log_level != last.log_level {
             self.log.set_level(writable.log_level);
         }
-        // Also when nothing changed: a rejected edit taken back must stop being named.
-        let rejections = self.pipelines.apply(&writable.pipeline, now());
-        rejected.extend(rejections.iter().map(|rejection| {
-            format!(
-                "{}: {}; the pipeline '{}' stays as it was",
-                rejection.key, rejection.reason, rejection.pipeline_id
-            )
-        }));
-        for text in &rejected {
-            if !self.named.contains(text) {
-                tracing::error!("a setting is rejected: {text}");
-            }
+        if writable.pipeline != last.pipeline && pipelines_are_good {
+            tracing::info!("Configurable Pipeline successfully reloaded from new configuration");
         }
-        self.named = rejected.into_iter().collect();
         self.effective_out.send_replace(self.effective.clone());
         for section in &self.sections {
             let now = self.layers.section(&section.name);
@@ -191,14 +183,56 @@ impl LiveSettings {
             *current = set;
             changed
         });
-        if writable.pipeline != before.pipeline && rejections.is_empty() {
-            tracing::info!("Configurable Pipeline successfully reloaded from new configuration");
-        }
         self.writable_out.send_if_modified(|current| {
             let changed = **current != *writable;
             *current = writable;
             changed
         });
+    }
+}
+
+/// Logs what differs between two configurations: changes, and what is rejected or adjusted and was not before.
+fn tell(before: &Effective, now: &Effective) {
+    let changes = diff(before, now);
+    if !changes.is_empty() {
+        tracing::info!(
+            changes = changes.len(),
+            "Writable configuration has been updated from the Configuration Provider"
+        );
+    }
+    for change in &changes {
+        tracing::info!(key = %change.key, "{}", told(change));
+    }
+    for adjustment in now.newly_adjusted(Some(before)) {
+        tracing::warn!(key = %adjustment.key, "{adjustment}");
+    }
+    for rejection in now.newly_rejected(Some(before)) {
+        tracing::error!(key = %rejection.key, "a setting is rejected: {rejection}");
+    }
+}
+
+/// A pipeline that cannot be built, as one of the settings that cannot be used: under its key, with its functions.
+fn as_setting(rejection: &PipelineRejection, asked_for: &Effective) -> Rejection {
+    let PipelineRejection {
+        key,
+        pipeline_id,
+        reason,
+        goes_on,
+    } = rejection;
+    let leaves = asked_for.configuration.leaves();
+    let order = [key.clone(), format!("{key}/ExecutionOrder")];
+    let leaf = order.iter().find_map(|path| leaves.get(path));
+    let outcome = match (pipeline_id.as_str(), goes_on) {
+        (_, false) => "no such pipeline runs".to_owned(),
+        ("", true) => "the pipelines go on as they were".to_owned(),
+        (id, true) => format!("the pipeline '{id}' goes on as it was"),
+    };
+    Rejection {
+        key: key.clone(),
+        section: leaf.map_or(Origin::Default, Leaf::origin),
+        value: leaf.map(Leaf::text).unwrap_or_default().to_owned(),
+        // It may quote a parameter.
+        reason: without_passwords(&format!("{reason}; {outcome}")),
     }
 }
 
@@ -217,85 +251,4 @@ fn told(change: &Change) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use edgehold_config::{Layer, LogFormat, configuration::LogLevel};
-    use edgehold_core::FunctionRegistry;
-    use serde::Deserialize;
-
-    use super::*;
-    use crate::{logging::LogOutput, section::SectionWatch};
-
-    #[derive(Debug, Deserialize, PartialEq)]
-    #[serde(rename_all = "PascalCase")]
-    struct Mine {
-        limit: u8,
-    }
-
-    fn private<const N: usize>(leaves: [(&str, &str); N]) -> Layer {
-        let pipeline = [
-            ("Writable/Pipeline/ExecutionOrder", "SetResponseData"),
-            (
-                "Writable/Pipeline/Functions/SetResponseData/Parameters/ResponseContentType",
-                "",
-            ),
-        ];
-        leaves.into_iter().chain(pipeline).collect()
-    }
-
-    /// EdgeX: `ListenForCustomConfigChanges`.
-    #[tokio::test]
-    async fn a_section_of_ones_own_below_writable_follows_the_provider() {
-        // Given a section that somebody follows
-        let layers = Layers {
-            private: private([("Writable/Mine/Limit", "7")]),
-            ..Layers::default()
-        };
-        let effective = resolve(&layers, None);
-        let (sender, receiver) = watch::channel(layers.section("Writable/Mine"));
-        let mut mine: SectionWatch<Mine> = SectionWatch::new("Writable/Mine", receiver);
-        let (writable, _) = watch::channel(effective.configuration.writable.clone());
-        let hooks = LiveHooks {
-            writable,
-            sections: vec![LiveSection {
-                name: "Writable/Mine".to_owned(),
-                sender,
-            }],
-            replacements: mpsc::channel(1).1,
-        };
-        let mut registry = FunctionRegistry::default();
-        edgehold_functions::register(&mut registry, crate::sources::of_this_system());
-        let pipelines = Pipelines::new(registry, None);
-        let log = LogControl::init(
-            "app-test",
-            LogLevel::Info,
-            LogOutput::Stderr,
-            LogFormat::default(),
-        );
-        let live = LiveSettings::new(layers, effective, pipelines, log, hooks);
-        let (mut live, _view) = live.expect("the pipeline can be built");
-        let mut holds = |private: Layer| {
-            live.apply(Snapshot {
-                private: Some(private),
-                ..Snapshot::default()
-            });
-        };
-
-        // When another setting changes, nobody is told
-        holds(private([
-            ("Writable/Mine/Limit", "7"),
-            ("Writable/LogLevel", "ERROR"),
-        ]));
-        assert!(!mine.has_changed());
-
-        // When it changes, whoever follows is, and a bad value is named and nothing worse
-        holds(private([("Writable/Mine/Limit", "9")]));
-        assert_eq!(mine.changed().await, Ok(Mine { limit: 9 }));
-        holds(private([("Writable/Mine/Limit", "many")]));
-        let error = mine.changed().await.unwrap_err().to_string();
-        assert!(
-            error.starts_with("Writable/Mine/Limit = 'many' is not"),
-            "{error}"
-        );
-        assert_eq!(mine.current().unwrap_err().to_string(), error);
-    }
-}
+mod tests;

@@ -99,7 +99,9 @@ impl AppService {
         for pipeline in fixed {
             pipelines.add_fixed(pipeline);
         }
-        let rejections = pipelines.apply(&configuration.writable.pipeline, now());
+        let rejections = pipelines
+            .apply(&configuration.writable.pipeline, now())
+            .rejections;
         if !rejections.is_empty() {
             let reasons: Vec<_> = rejections
                 .iter()

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use edgehold_api::{Api, CustomRoute};
+use edgehold_api::{Api, ConfigShown, CustomRoute};
 use edgehold_clients::{Clients, VersionCheck, VersionMismatch};
 use edgehold_config::{
-    Configuration, Registration, configuration::LogLevel, secrets::InsecureSecretProvider, usage,
+    Configuration, Registration, Rejection, configuration::LogLevel, secrets::InsecureSecretProvider, usage,
 };
 use edgehold_consul::{ConsulAddress, ConsulRegistry};
 use edgehold_contracts::Generation;
@@ -521,7 +521,13 @@ impl Built {
             service_key: self.identity.service_key.clone(),
             version: version(self.identity.generation),
             sdk_version: format!("v{}", version(self.identity.generation)),
-            config: Arc::new(move || effective.borrow().configuration.to_json()),
+            config: Arc::new(move || {
+                let effective = effective.borrow().clone();
+                ConfigShown {
+                    config: effective.configuration.to_json(),
+                    rejected: effective.rejected.iter().map(Rejection::to_json).collect(),
+                }
+            }),
             books: books.clone(),
             queue: queue.clone(),
             health,

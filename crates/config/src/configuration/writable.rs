@@ -291,7 +291,7 @@ impl StoreAndForward {
 
 impl PipelineSettings {
     fn from_leaves<'a>(of: &Leaves, functions: impl IntoIterator<Item = &'a str>) -> Self {
-        const PER_TOPIC: &str = "Writable/Pipeline/PerTopicPipelines/";
+        const PER_TOPIC: &str = schema::PER_TOPIC_PIPELINES;
         let per_topic = |entry: &str| PerTopicPipeline {
             id: of.text(&format!("{PER_TOPIC}{entry}/Id")),
             topics: of.list(&format!("{PER_TOPIC}{entry}/Topics")),

@@ -47,7 +47,10 @@ fn names(pipelines: &Pipelines, id: &str) -> Vec<String> {
 #[test]
 fn a_broken_edit_leaves_the_running_pipeline_alone_and_is_named() {
     let mut pipelines = pipelines();
-    assert_eq!(pipelines.apply(&settings(&["Good1", "Good2"]), at(1)), []);
+    assert_eq!(
+        pipelines.apply(&settings(&["Good1", "Good2"]), at(1)),
+        Applied::default()
+    );
     let before = pipelines.set();
     for (order, reason) in [
         (
@@ -63,7 +66,7 @@ fn a_broken_edit_leaves_the_running_pipeline_alone_and_is_named() {
             "function 'Good3': parameter 'Type' is missing",
         ),
     ] {
-        let rejections = pipelines.apply(&settings(order), at(2));
+        let rejections = pipelines.apply(&settings(order), at(2)).rejections;
         assert_eq!(rejections.len(), 1);
         assert_eq!(rejections[0].reason, reason);
         assert_eq!(names(&pipelines, PipelineId::DEFAULT), ["Good1", "Good2"]);
@@ -89,7 +92,7 @@ fn a_broken_pipeline_does_not_keep_another_from_changing() {
             execution_order: vec!["Good2".to_owned()],
         },
     );
-    assert_eq!(pipelines.apply(&edited, at(2)).len(), 1);
+    assert_eq!(pipelines.apply(&edited, at(2)).rejections.len(), 1);
     assert_eq!(names(&pipelines, PipelineId::DEFAULT), ["Good1"]);
     assert_eq!(names(&pipelines, "extra"), ["Good2"]);
     assert!(
@@ -140,7 +143,7 @@ fn two_pipelines_with_one_id_are_refused_by_name() {
         execution_order: vec!["Good2".to_owned()],
     };
     edited.per_topic.insert("twin".to_owned(), twin);
-    let rejections = pipelines.apply(&edited, at(1));
+    let rejections = pipelines.apply(&edited, at(1)).rejections;
     assert_eq!(rejections[0].key, "Writable/Pipeline/PerTopicPipelines/twin");
     assert_eq!(
         rejections[0].reason,
@@ -152,6 +155,109 @@ fn two_pipelines_with_one_id_are_refused_by_name() {
 fn no_pipeline_at_all_keeps_what_runs() {
     let mut pipelines = pipelines();
     pipelines.apply(&settings(&["Good1"]), at(1));
-    assert_eq!(pipelines.apply(&settings(&[]), at(2)).len(), 1);
+    let nothing = PipelineSettings {
+        target_type: TargetType::Raw,
+        ..settings(&[])
+    };
+    let applied = pipelines.apply(&nothing, at(2));
+    assert_eq!(applied.rejections.len(), 1);
+    assert!(applied.rejections[0].goes_on && applied.kept.default_pipeline);
+    assert_eq!(applied.kept.functions, ["Good1".to_owned()].into());
     assert_eq!(names(&pipelines, PipelineId::DEFAULT), ["Good1"]);
+    assert_eq!(
+        pipelines.set().target_type,
+        TargetType::Raw,
+        "which is a setting of its own"
+    );
+}
+
+/// Entries of `PerTopicPipelines` with their ids, all of them good.
+fn per_topic<const N: usize>(entries: [(&str, &str); N]) -> PipelineSettings {
+    let entry = |id: &str| PerTopicPipeline {
+        id: id.to_owned(),
+        topics: vec!["#".to_owned()],
+        execution_order: vec!["Good2".to_owned()],
+    };
+    PipelineSettings {
+        per_topic: entries.map(|(name, id)| (name.to_owned(), entry(id))).into(),
+        ..settings(&["Good1"])
+    }
+}
+
+#[track_caller]
+fn run(pipelines: &Pipelines, ids: &[&str]) {
+    let set = pipelines.set();
+    let mut running: Vec<&str> = set
+        .pipelines
+        .iter()
+        .map(|pipeline| pipeline.id().as_str())
+        .collect();
+    running.retain(|id| *id != PipelineId::DEFAULT);
+    assert_eq!(running, ids);
+}
+
+#[test]
+fn an_edit_that_breaks_an_id_ends_no_pipeline() {
+    let mut pipelines = pipelines();
+    pipelines.apply(&per_topic([("a", "x"), ("b", "y")]), at(1));
+    for id in ["", "x"] {
+        let applied = pipelines.apply(&per_topic([("a", "x"), ("b", id)]), at(2));
+        assert_eq!(applied.rejections.len(), 1, "{id:?}");
+        assert!(applied.rejections[0].goes_on);
+        let kept = [("b".to_owned(), Some("b".to_owned()))].into();
+        assert_eq!(applied.kept.per_topic, kept);
+        assert_eq!(
+            applied.kept.functions,
+            BTreeSet::new(),
+            "the other one runs it too"
+        );
+        run(&pipelines, &["x", "y"]);
+        assert_eq!(pipelines.set().changed_at, at(1));
+    }
+}
+
+#[test]
+fn who_has_an_id_keeps_it_and_two_may_swap_theirs() {
+    let mut pipelines = pipelines();
+    pipelines.apply(&per_topic([("b", "x")]), at(1));
+    let applied = pipelines.apply(&per_topic([("a", "x"), ("b", "x")]), at(2));
+    assert_eq!(applied.rejections[0].key, "Writable/Pipeline/PerTopicPipelines/a");
+    assert!(!applied.rejections[0].goes_on);
+    assert_eq!(applied.kept.per_topic, [("a".to_owned(), None)].into());
+    run(&pipelines, &["x"]);
+
+    let both = per_topic([("a", "y"), ("b", "x")]);
+    assert_eq!(pipelines.apply(&both, at(3)), Applied::default());
+    let swapped = per_topic([("a", "x"), ("b", "y")]);
+    assert_eq!(pipelines.apply(&swapped, at(4)), Applied::default());
+    assert_eq!(pipelines.set().changed_at, at(3), "the same ids run the same");
+}
+
+#[test]
+fn a_renamed_entry_is_the_same_pipeline_also_when_it_is_broken_on_the_way() {
+    let mut pipelines = pipelines();
+    pipelines.apply(&per_topic([("old", "x")]), at(1));
+    let before = pipelines.set().pipelines[1].clone();
+    let renamed = per_topic([("new", "x")]);
+    assert_eq!(pipelines.apply(&renamed, at(2)), Applied::default());
+    assert!(Arc::ptr_eq(&before, &pipelines.set().pipelines[1]));
+
+    let mut broken = per_topic([("newer", "x")]);
+    let entry = broken.per_topic.get_mut("newer").expect("it was made");
+    entry.execution_order = vec!["Unknown".to_owned()];
+    let applied = pipelines.apply(&broken, at(3));
+    let kept = [("newer".to_owned(), Some("new".to_owned()))].into();
+    assert_eq!(applied.kept.per_topic, kept);
+    assert_eq!(applied.kept.functions, ["Good2".to_owned()].into());
+    assert!(Arc::ptr_eq(&before, &pipelines.set().pipelines[1]));
+}
+
+#[test]
+fn settings_that_say_the_same_leave_the_set_as_it_is() {
+    let mut pipelines = pipelines();
+    pipelines.apply(&settings(&["Good1"]), at(1));
+    let before = pipelines.set();
+    pipelines.apply(&settings(&["Good1"]), at(2));
+    pipelines.apply(&settings(&["Unknown"]), at(3));
+    assert!(Arc::ptr_eq(&before, &pipelines.set()));
 }
