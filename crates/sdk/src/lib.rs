@@ -21,7 +21,8 @@
 //!
 //! `DeviceName` can now be named in `Writable.Pipeline.ExecutionOrder` beside the built-in functions.
 //!
-//! A larger one, with settings, pipelines and routes of its own, is `examples/boiler.rs`.
+//! A larger one, with settings, pipelines and routes of its own, is `examples/boiler.rs`; one with a store of its own
+//! `examples/jetstream_store`.
 //!
 //! # From the App Functions SDK for Go
 //!

@@ -481,6 +481,8 @@ async fn a_stack_of_another_generation_ends_the_start_unless_the_check_is_skippe
     bench.build(&[], &[]).await.unwrap();
 }
 
+#[path = "service/jetstream.rs"]
+mod jetstream;
 #[path = "service/spool.rs"]
 mod spool;
 #[path = "service/surface.rs"]

@@ -201,12 +201,12 @@ pub fn from_json(json: &[u8]) -> Result<StoredObject, RecordError> {
     serde_json::from_slice::<Record<'_>>(json)?.try_into()
 }
 
-/// As [`from_json`], for a store that keeps the line under this id and service. A line that says no object, or another
-/// one, is an object in state error, reason `corrupt`, with the line as its payload: it can be looked at, and fails no page.
+/// As [`from_json`], for a store that keeps the line under this id. A line that says no object, or another one, is an object
+/// of this service in state error, reason `corrupt`, with the line as its payload: it can be looked at, and fails no page.
 pub fn read(json: &[u8], id: StoredObjectId, service_key: &ServiceKey) -> StoredObject {
     let problem = match from_json(json) {
-        Ok(object) if object.id == id && object.service_key == *service_key => return object,
-        Ok(object) => format!("it says object {} of service '{}'", object.id, object.service_key),
+        Ok(object) if object.id == id => return object,
+        Ok(object) => format!("it says that it is object {}", object.id),
         Err(error) => error.to_string(),
     };
     StoredObject {
