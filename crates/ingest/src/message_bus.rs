@@ -202,7 +202,8 @@ fn open_envelope(raw: &[u8], envelope_form: EnvelopeForm) -> Result<Received, En
     let envelope = envelope_form.open(raw)?;
     let (payload, form) = match envelope.payload {
         Payload::Text(text) => (Bytes::from(text), PayloadForm::Text),
-        payload @ Payload::Json(_) => (payload.into_bytes()?, PayloadForm::Json),
+        // No payload is JSON's null.
+        payload @ (Payload::Json(_) | Payload::Empty) => (payload.into_bytes()?, PayloadForm::Json),
         payload if envelope_form == EnvelopeForm::Cbor => (payload.into_bytes()?, PayloadForm::Bytes),
         payload => (payload.into_bytes()?, PayloadForm::Base64),
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use edgehold_contracts::{ContentType, Generation, Metric, base64, decode_event};
 use edgehold_core::{Context, Data, PayloadForm, TargetType};
+use serde_json::Value;
 
 /// Decodes a payload into what the target type asks for.
 ///
@@ -38,10 +39,12 @@ pub(crate) fn decode(
     }
 }
 
-/// EdgeX 3 hands on the bytes inside the envelope, EdgeX 4 what the envelope holds (contract: messages §5.2).
+/// EdgeX 3 hands on the bytes inside the envelope, EdgeX 4 what the envelope holds (contract: messages §5.2): nothing at
+/// all where that is null, which no run goes on with ([`is_nothing`]).
 fn raw(generation: Generation, payload: &Bytes, form: PayloadForm) -> Result<Data, String> {
     match (generation, form) {
         (Generation::V4, PayloadForm::Base64) => Ok(Data::Text(base64::encode(payload))),
+        (Generation::V4, PayloadForm::Json) if payload.is_empty() => Ok(Data::Json(Value::Null)),
         (Generation::V4, PayloadForm::Json) => serde_json::from_slice(payload)
             .map(Data::Json)
             .map_err(|e| e.to_string()),
@@ -50,6 +53,11 @@ fn raw(generation: Generation, payload: &Bytes, form: PayloadForm) -> Result<Dat
             .map_err(|e| e.to_string()),
         _ => Ok(Data::Bytes(payload.clone())),
     }
+}
+
+/// Whether this is what a message without a payload comes to: Go's nil.
+pub(crate) fn is_nothing(data: &Data) -> bool {
+    matches!(data, Data::Json(Value::Null))
 }
 
 /// Notes where a delivery came from and, for an event, what it is about.
@@ -162,6 +170,9 @@ mod tests {
             let raw = decoded(TargetType::Raw, generation, "", PayloadForm::Bytes);
             assert_eq!(raw, Data::Bytes(Bytes::new()));
         }
+        let null = |generation| decoded(TargetType::Raw, generation, "", PayloadForm::Json);
+        assert_eq!(null(Generation::V3), Data::Bytes(Bytes::new()));
+        assert!(is_nothing(&null(Generation::V4)));
     }
 
     #[test]

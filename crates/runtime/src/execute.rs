@@ -8,7 +8,7 @@ use edgehold_core::{
 };
 use futures_util::FutureExt;
 
-use crate::destinations::Visitor;
+use crate::{decode::is_nothing, destinations::Visitor};
 
 /// How a run ended.
 #[derive(Debug)]
@@ -76,6 +76,9 @@ impl Run {
     /// Calls the remaining functions. `sent` is told of each destination that accepted something.
     pub(crate) async fn advance(&mut self, sent: impl Fn(&Destination)) -> Outcome {
         let _leaves = Leaves(self.visitor.clone());
+        if self.position == 0 && is_nothing(&self.input) {
+            return Outcome::Failed(self.without_data());
+        }
         while let Some(step) = self.pipeline.steps().get(self.position) {
             self.ctx.take_retry_data();
             self.ctx.take_destination();
@@ -124,6 +127,20 @@ impl Run {
             }
         }
         Outcome::Completed
+    }
+
+    /// The first function of a pipeline that has nothing to begin with fails, as in EdgeX. There is nothing to keep either.
+    fn without_data(&self) -> FailedStep {
+        let error = format!(
+            "function {} in pipeline '{}': No Data Received",
+            self.function_name(),
+            self.pipeline.id()
+        );
+        FailedStep {
+            error: FunctionError::permanent(error),
+            retry_data: None,
+            destination: None,
+        }
     }
 
     /// Where the next attempt begins, with what the failing function wants to be called with.

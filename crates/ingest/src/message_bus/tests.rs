@@ -95,6 +95,21 @@ fn a_text_that_is_not_base64_is_told_apart() {
 }
 
 #[test]
+fn no_payload_is_told_apart_from_one_without_bytes() {
+    for (text, expected) in [
+        (r#"{"payload":null}"#, PayloadForm::Json),
+        ("{}", PayloadForm::Json),
+        (r#"{"payload":""}"#, PayloadForm::Base64),
+    ] {
+        let received = opened(Body::Whole(Bytes::from(text)));
+        let Received::Message { payload, form, .. } = received else {
+            panic!("{received:?}")
+        };
+        assert_eq!((&payload[..], form), (&b""[..], expected), "{text}");
+    }
+}
+
+#[test]
 fn a_bus_of_one_encoding_takes_no_envelope_of_the_other() {
     // Given one envelope in both encodings
     let payload = Payload::json_text(r#"{"a":1}"#.to_owned()).unwrap();
