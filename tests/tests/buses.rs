@@ -3,8 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use edgehold_test_support::fixtures::{self, Generation, RecordedMessage};
 use edgehold_test_support::wait::{LONG, until};
-use edgehold_test_support::{Behaviour, HttpSink, Nats, NatsClient, Redis, RedisAnswer};
+use edgehold_test_support::{
+    Authority, Behaviour, Certificate, HttpSink, Nats, NatsClient, Redis, RedisAnswer, TlsFront,
+};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::main_job::{everything_came_out, refuse_every_third_event_once};
 use crate::support::{SERVICE_KEY, Service, envelope, event, refusing, wait_accepted};
@@ -171,4 +174,140 @@ async fn what_a_stream_holds_is_not_lost_when_the_service_is_killed() -> Result<
     // Then all of them arrive
     wait_accepted(&sink, 0..200).await;
     service.stop().await
+}
+
+/// What NATS core sends while the byte budget is used up can be kept nowhere, but it is told.
+#[tokio::test]
+async fn what_nats_core_drops_past_the_budget_is_in_the_stats() -> Result<()> {
+    const EVENTS: u64 = 100;
+    // Given a destination that hangs, and room for a few events
+    let (server, sink) = (Nats::start().await?, HttpSink::start().await?);
+    sink.behave(Behaviour::Hang);
+    let mut service = on_nats(&sink.url("/export"), server.port(), "nats-core", "json")?
+        .env("WRITABLE_STOREANDFORWARD_ENABLED", "false")
+        .env("MAXINFLIGHTBYTES", "10KiB");
+    service.start().await?;
+    service.process().wait_for_line("subscribed at NATS", LONG).await;
+
+    // When more come
+    let mut client = server.client().await?;
+    for number in 0..EVENTS {
+        client
+            .publish("edgex.events.device.svc.p.d.s", &[], &envelope(&event(number)))
+            .await?;
+    }
+
+    // Then each of them was either received or counted as dropped, and the dropped ones never became runs
+    let stats = service
+        .wait_stats("each to be counted", |stats| {
+            stats.books("received") + stats.books("droppedAtSource") == EVENTS
+        })
+        .await;
+    ensure!(stats.books("droppedAtSource") > EVENTS / 2, "{stats:?}");
+    ensure!(stats.books("started") == stats.books("received"), "{stats:?}");
+    ensure!(stats.books("sourceGaps") == 0, "{stats:?}");
+
+    // And a connection that was lost is a gap
+    let mut server = server;
+    server.restart().await?;
+    service
+        .wait_stats("the gap to be told", |stats| stats.books("sourceGaps") == 1)
+        .await;
+    sink.behave(Behaviour::status(200));
+    service.stop().await
+}
+
+/// The files of `MessageBus.Optional` that say as whom to connect and whom to believe.
+struct Files {
+    folder: TempDir,
+}
+
+impl Files {
+    fn new(authority: &Authority, own: &Certificate) -> Result<Self> {
+        let folder = TempDir::with_prefix("edgehold-certificates-")?;
+        let files = Self { folder };
+        std::fs::write(files.path("ca.pem"), authority.pem())?;
+        files.set_own(own)?;
+        Ok(files)
+    }
+
+    fn set_own(&self, own: &Certificate) -> Result<()> {
+        std::fs::write(self.path("key.pem"), &own.key)?;
+        Ok(std::fs::write(self.path("cert.pem"), &own.pem)?)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn named_in(&self, service: Service) -> Service {
+        service
+            .env("MESSAGEBUS_OPTIONAL_CAFILE", &self.path("ca.pem"))
+            .env("MESSAGEBUS_OPTIONAL_CERTFILE", &self.path("cert.pem"))
+            .env("MESSAGEBUS_OPTIONAL_KEYFILE", &self.path("key.pem"))
+    }
+}
+
+#[tokio::test]
+async fn redis_asks_for_a_client_certificate_and_a_renewed_one_counts_without_a_restart() -> Result<()> {
+    // Given a server that lets in whom its authority knows, and a service with a certificate of another one
+    let (server, sink) = (Redis::start().await?, HttpSink::start().await?);
+    let (authority, stranger) = (Authority::new()?, Authority::new()?);
+    let front = TlsFront::start(server.port(), &authority.issue("127.0.0.1")?, Some(&authority)).await?;
+    let files = Files::new(&authority, &stranger.issue("app")?)?;
+    let service = from_files(&sink.url("/export"), front.port())?.env("MESSAGEBUS_HOST", "127.0.0.1");
+    let mut service = files.named_in(service);
+    service.start().await?;
+    service
+        .process()
+        .wait_for_line("cannot connect to Redis yet", LONG)
+        .await;
+
+    // When the certificate is renewed, then it is let in, and events come through
+    files.set_own(&authority.issue("app")?)?;
+    service.process().wait_for_line("subscribed at Redis", LONG).await;
+    server
+        .publish("edgex.events.device.svc.p.d.s", &envelope(&event(1)))
+        .await?;
+    wait_accepted(&sink, 1..=1).await;
+    service.stop().await
+}
+
+#[tokio::test]
+async fn nats_asks_for_a_client_certificate_and_a_renewed_one_counts_without_a_restart() -> Result<()> {
+    let (authority, stranger) = (Authority::new()?, Authority::new()?);
+    let of_server = Files::new(&authority, &authority.issue("127.0.0.1")?)?;
+    let tls = format!(
+        "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", verify: true }}\nallow_non_tls: true",
+        of_server.path("cert.pem"),
+        of_server.path("key.pem"),
+        of_server.path("ca.pem"),
+    );
+    for (kind, line) in [
+        ("nats-core", "subscribed at NATS"),
+        ("nats-jetstream", "reading the stream"),
+    ] {
+        // Given a server that lets in whom its authority knows, and a service with a certificate of another one
+        let (server, sink) = (
+            Nats::builder().config(&tls).start().await?,
+            HttpSink::start().await?,
+        );
+        let files = Files::new(&authority, &stranger.issue("app")?)?;
+        let service =
+            on_nats(&sink.url("/export"), server.port(), kind, "json")?.env("MESSAGEBUS_HOST", "127.0.0.1");
+        let mut service = files.named_in(service);
+        service.start().await?;
+        service.process().wait_for_line("to NATS", LONG).await;
+
+        // When the certificate is renewed, then it is let in, and events come through
+        files.set_own(&authority.issue("app")?)?;
+        service.process().wait_for_line(line, LONG).await;
+        let mut client = server.client().await?;
+        client
+            .publish("edgex.events.device.svc.p.d.s", &[], &envelope(&event(1)))
+            .await?;
+        wait_accepted(&sink, 1..=1).await;
+        service.stop().await?;
+    }
+    Ok(())
 }

@@ -4,10 +4,15 @@
 //! is taken from it at once, and the byte budget decides what stays. NATS sends a message once for each subscription that
 //! matches it; it counts for the first of them alone.
 
-use std::{collections::VecDeque, pin::pin, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use edgehold_core::{
-    Ack, Body, ByteBudget, BytePermit, ConnectionState, Incoming, ShutdownSignal, TopicFilter,
+    Ack, Body, ByteBudget, BytePermit, ConnectionState, Incoming, ReceptionLoss, ShutdownSignal, TopicFilter,
 };
 use futures_util::{StreamExt as _, stream::select_all};
 use tokio::{
@@ -37,7 +42,7 @@ pub struct Subscription {
     queue: mpsc::Sender<Message>,
     budget: ByteBudget,
     state: watch::Sender<ConnectionState>,
-    dropped: watch::Sender<u64>,
+    loss: Arc<ReceptionLoss>,
 }
 
 impl Subscription {
@@ -60,7 +65,7 @@ impl Subscription {
             queue,
             budget,
             state: watch::Sender::new(ConnectionState::Disconnected),
-            dropped: watch::Sender::new(0),
+            loss: Arc::default(),
         };
         Ok((subscription, messages))
     }
@@ -70,9 +75,10 @@ impl Subscription {
         self.state.subscribe()
     }
 
-    /// Follows how many messages were dropped because the byte budget was used up. (What the server drops is not known.)
-    pub fn dropped(&self) -> watch::Receiver<u64> {
-        self.dropped.subscribe()
+    /// What was lost before it was taken in: messages that were dropped because the byte budget was used up, and times
+    /// without a connection. (What the server drops is not known.)
+    pub fn loss(&self) -> Arc<ReceptionLoss> {
+        self.loss.clone()
     }
 
     /// Connects, and receives until told to end or until the receiver of messages is dropped. A server that is away, also
@@ -84,13 +90,30 @@ impl Subscription {
     /// # Errors
     /// A text, when the settings can make no connection.
     pub async fn run(mut self, mut shutdown: ShutdownSignal) -> Result<(), String> {
-        let link = connect(&self.settings, "subscribe").await?;
         let backlog = &mut VecDeque::new();
-        {
-            let mut receiving = pin!(self.receive(link, backlog));
+        let mut next = None;
+        loop {
+            let link = match next.take() {
+                Some(link) => link,
+                // Cancel-safe.
+                None => select! {
+                    link = connect(&self.settings, "subscribe") => link?,
+                    () = shutdown.recv() => break,
+                    () = self.queue.closed() => break,
+                },
+            };
+            // What was taken in by the old connection stays in the backlog.
             select! {
-                received = &mut receiving => received?,
-                () = shutdown.recv() => {}
+                received = self.receive(link.clone(), backlog) => {
+                    received?;
+                    break;
+                }
+                renewed = link.renewed() => next = Some(renewed),
+                () = shutdown.recv() => break,
+            }
+            // What follows the old connection may not have come to see its end.
+            if self.state.send_replace(ConnectionState::Disconnected) != ConnectionState::Disconnected {
+                self.loss.gap();
             }
         }
         self.state.send_replace(ConnectionState::Disconnected);
@@ -119,7 +142,7 @@ impl Subscription {
         }
         let mut messages = select_all(subscribers);
         let overrun = link.overrun.clone();
-        let mut following = pin!(follow(&mut link, &self.state));
+        let mut following = pin!(follow(&mut link, &self.state, &self.loss));
         let mut untold = 0;
         let mut need = pin!(sleep(Duration::ZERO));
         loop {
@@ -137,7 +160,7 @@ impl Subscription {
                         Some(message) => backlog.push_back(message),
                         None => {
                             untold += 1;
-                            self.dropped.send_modify(|dropped| *dropped += 1);
+                            self.loss.dropped(1);
                         }
                     }
                 }
@@ -154,7 +177,7 @@ impl Subscription {
             let overrun = overrun.swap(0, Ordering::Relaxed);
             if overrun > 0 {
                 untold += overrun;
-                self.dropped.send_modify(|dropped| *dropped += overrun);
+                self.loss.dropped(overrun);
             }
             if untold > 0 && need.is_elapsed() {
                 warn!(
@@ -184,7 +207,7 @@ impl Subscription {
 
 /// Tells how the connection stands; never ends. It counts as subscribed when the server has answered what was sent after
 /// the subscriptions.
-async fn follow(link: &mut Link, state: &watch::Sender<ConnectionState>) {
+async fn follow(link: &mut Link, state: &watch::Sender<ConnectionState>, loss: &ReceptionLoss) {
     loop {
         let standing = link.connected().await;
         state.send_replace(ConnectionState::Connected);
@@ -199,6 +222,7 @@ async fn follow(link: &mut Link, state: &watch::Sender<ConnectionState>) {
             state.send_replace(ConnectionState::Subscribed);
         }
         link.lost(standing).await;
+        loss.gap();
         state.send_replace(ConnectionState::Disconnected);
     }
 }

@@ -30,7 +30,7 @@ mod subject;
 
 pub use core_subscription::Subscription;
 pub use publisher::{PublishError, Publisher};
-pub use settings::{ConnectionSettings, Deliver, Login, StreamSettings};
+pub use settings::{Access, ConnectionSettings, Deliver, Login, StreamSettings};
 pub use stream_subscription::StreamSubscription;
 pub use subject::InvalidSubject;
 

@@ -1,7 +1,8 @@
 //! One connection to a server: made, kept, told of.
 //!
-//! async-nats connects again by itself and subscribes again then. Owned here are how often it tries, what is said about
-//! it, and following how the connection stands.
+//! async-nats connects again by itself and subscribes again then, always as who it was made for. Owned here are how often
+//! it tries, what is said about it, following how the connection stands, and noticing that a secret was renewed: then
+//! there has to be another connection ([`Link::renewed`]).
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -14,10 +15,13 @@ use std::{
 
 use async_nats::{Client, ConnectOptions, Event};
 use edgehold_core::Outage;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 use tracing::{debug, info, warn};
 
-use crate::{ConnectionSettings, Login};
+use crate::{Access, ConnectionSettings, Login};
 
 /// How many messages the library may keep for a subscription that is not taken from at this moment. What is over it is
 /// dropped; whoever subscribes takes everything at once.
@@ -31,14 +35,20 @@ pub(crate) struct Standing {
     pub(crate) epoch: u64,
 }
 
-/// A connection.
-#[derive(Debug)]
+/// A connection. Clones share it.
+#[derive(Clone)]
 pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) standing: watch::Receiver<Standing>,
     /// Messages the library had no room for.
     pub(crate) overrun: Arc<AtomicU64>,
     memory: Arc<Mutex<Memory>>,
+    /// Changes whenever the connection is lost or an attempt to make one has failed.
+    failures: watch::Receiver<u64>,
+    settings: ConnectionSettings,
+    purpose: &'static str,
+    /// As whom it was made.
+    access: Arc<Access>,
 }
 
 /// What is remembered between two events.
@@ -50,13 +60,34 @@ struct Memory {
     trouble: Option<String>,
 }
 
-/// Begins to connect, and goes on until every clone of the client is dropped. Waits for no connection.
+/// Begins to connect as soon as it is known as whom, and goes on until every clone of the client is dropped. Waits for no
+/// connection. Cancel-safe.
 pub(crate) async fn connect(settings: &ConnectionSettings, purpose: &'static str) -> Result<Link, String> {
+    let mut outage = Outage::default();
+    loop {
+        let error = match settings.access.current().await {
+            Ok(access) => return connect_as(settings, purpose, access).await,
+            Err(error) => error,
+        };
+        if outage.begins(&error.to_string(), Duration::ZERO) {
+            let server = settings.address();
+            warn!(%server, purpose, "as whom to connect to NATS is not known yet: {error}");
+        }
+        sleep(outage.delay(RandomState::new().hash_one(()))).await;
+    }
+}
+
+async fn connect_as(
+    settings: &ConnectionSettings,
+    purpose: &'static str,
+    access: Arc<Access>,
+) -> Result<Link, String> {
     let server = settings.address();
     let (sender, standing) = watch::channel(Standing::default());
     let overrun = Arc::new(AtomicU64::new(0));
     let counter = overrun.clone();
     let memory = Arc::new(Mutex::new(Memory::default()));
+    let (failure, failures) = watch::channel(0_u64);
     let of_events = memory.clone();
     let mut options = ConnectOptions::new()
         .retry_on_initial_connect()
@@ -72,6 +103,12 @@ pub(crate) async fn connect(settings: &ConnectionSettings, purpose: &'static str
             } else {
                 let mut memory = of_events.lock().unwrap_or_else(PoisonError::into_inner);
                 tell(&event, &server, purpose, &mut memory, &sender);
+                if matches!(
+                    event,
+                    Event::Disconnected | Event::ClientError(_) | Event::ServerError(_)
+                ) {
+                    failure.send_modify(|failures| *failures += 1);
+                }
             }
             std::future::ready(())
         });
@@ -81,10 +118,10 @@ pub(crate) async fn connect(settings: &ConnectionSettings, purpose: &'static str
     if !settings.client_name.is_empty() {
         options = options.name(&settings.client_name);
     }
-    if let Some(tls) = &settings.tls {
+    if let Some(tls) = &access.tls {
         options = options.require_tls(true).tls_client_config(tls.as_ref().clone());
     }
-    options = match &settings.login {
+    options = match &access.login {
         None => options,
         Some(Login::Password { username, password }) => {
             options.user_and_password(username.clone(), password.expose().to_owned())
@@ -100,6 +137,10 @@ pub(crate) async fn connect(settings: &ConnectionSettings, purpose: &'static str
         standing,
         overrun,
         memory,
+        failures,
+        settings: settings.clone(),
+        purpose,
+        access,
     })
 }
 
@@ -162,6 +203,45 @@ impl Link {
     pub(crate) fn trouble(&self) -> Option<String> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         memory.trouble.clone()
+    }
+
+    /// Returns when there is no connection and it is to be made as somebody else than it is tried as: with what. Of no use
+    /// is whatever nobody can connect as. Cancel-safe.
+    pub(crate) async fn renewed(&self) -> Self {
+        let mut failures = self.failures.clone();
+        let mut refused = None::<Arc<Access>>;
+        loop {
+            // Also what has failed before: marks it as seen.
+            let failed = *failures.borrow_and_update() > 0;
+            if failed
+                && !self.standing.borrow().connected
+                && let Ok(access) = self.settings.access.current().await
+                && !Arc::ptr_eq(&access, &self.access)
+                && !refused
+                    .as_ref()
+                    .is_some_and(|refused| Arc::ptr_eq(refused, &access))
+            {
+                match connect_as(&self.settings, self.purpose, access.clone()).await {
+                    Ok(link) => {
+                        info!(server = %self.settings.address(), purpose = self.purpose, "connecting to NATS with a renewed secret");
+                        return link;
+                    }
+                    Err(error) => {
+                        warn!(server = %self.settings.address(), purpose = self.purpose, "the renewed secret is of no use: {error}")
+                    }
+                }
+                refused = Some(access);
+            }
+            if failures.changed().await.is_err() {
+                // The library has ended, which it does only when nobody needs it any more.
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Whether this one was made as the same.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.access, &other.access)
     }
 
     /// Waits for a connection; answers how it stands then. Cancel-safe.

@@ -9,7 +9,8 @@ use async_nats::{HeaderMap, client, jetstream};
 use bytes::Bytes;
 use edgehold_core::ErrorClass;
 use tokio::{
-    sync::OnceCell,
+    select,
+    sync::{Mutex, OnceCell},
     time::{Instant, sleep, timeout_at},
 };
 
@@ -65,14 +66,13 @@ impl PublishError {
 }
 
 /// Publishes. Cheap to clone; clones share the connection.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Publisher(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     settings: ConnectionSettings,
     stream: Option<(StreamSettings, u32)>,
-    link: OnceCell<Link>,
+    link: Mutex<Option<Link>>,
     /// Set when the stream was found or made.
     stream_stands: OnceCell<()>,
 }
@@ -93,7 +93,7 @@ impl Publisher {
         Self(Arc::new(Inner {
             settings,
             stream,
-            link: OnceCell::new(),
+            link: Mutex::default(),
             stream_stands: OnceCell::new(),
         }))
     }
@@ -122,26 +122,47 @@ impl Publisher {
         }
         let after = self.0.settings.connect_timeout;
         let published = timeout_at(Instant::now() + after, self.send(subject, map, payload));
-        published
-            .await
-            .unwrap_or_else(|_| match self.0.link.get().and_then(Link::trouble) {
-                Some(reason) => Err(PublishError::Unreachable { after, reason }),
-                None => Err(PublishError::TimedOut { after }),
-            })
+        match published.await {
+            Ok(published) => published,
+            Err(_) => {
+                let link = self.0.link.try_lock();
+                let trouble = link.ok().and_then(|link| link.as_ref().and_then(Link::trouble));
+                Err(match trouble {
+                    Some(reason) => PublishError::Unreachable { after, reason },
+                    None => PublishError::TimedOut { after },
+                })
+            }
+        }
+    }
+
+    /// The connection, once it stands. Cancel-safe.
+    async fn connected(&self) -> Result<Link, PublishError> {
+        let mut made = self.0.link.lock().await;
+        let mut link = match &*made {
+            Some(link) => link.clone(),
+            None => {
+                let link = connect(&self.0.settings, "publish").await;
+                made.insert(link.map_err(PublishError::Refused)?).clone()
+            }
+        };
+        drop(made);
+        loop {
+            let mut waiting = link.clone();
+            let renewed = select! {
+                _ = waiting.connected() => return Ok(waiting),
+                renewed = link.renewed() => renewed,
+            };
+            // Others who wait may have been quicker.
+            let mut made = self.0.link.lock().await;
+            link = match &*made {
+                Some(made) if made.is_as(&renewed) => made.clone(),
+                _ => made.insert(renewed).clone(),
+            };
+        }
     }
 
     async fn send(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<(), PublishError> {
-        let link = self
-            .0
-            .link
-            .get_or_try_init(|| connect(&self.0.settings, "publish"))
-            .await;
-        let link = link.map_err(PublishError::Refused)?;
-        let mut standing = link.standing.clone();
-        while !standing.borrow_and_update().connected {
-            let changed = standing.changed().await;
-            changed.map_err(|_| PublishError::Refused("the connection has ended".to_owned()))?;
-        }
+        let link = self.connected().await?;
         let Some((stream, retries)) = &self.0.stream else {
             return write(&link.client, subject, headers, payload).await;
         };

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use edgehold_core::SecretText;
+use edgehold_core::{Fixed, Renewable, SecretText};
 use rustls::ClientConfig;
 
 /// How a client proves who it is.
@@ -21,6 +21,15 @@ pub enum Login {
     Credentials(SecretText),
 }
 
+/// As whom to connect, and whom to believe.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// Encryption; none by default.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// As whom to appear; nobody by default.
+    pub login: Option<Login>,
+}
+
 /// How to reach a server (EdgeX `MessageBus` and `MessageBus.Optional`).
 #[derive(Clone)]
 pub struct ConnectionSettings {
@@ -28,10 +37,8 @@ pub struct ConnectionSettings {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// Encryption; none by default.
-    pub tls: Option<Arc<ClientConfig>>,
-    /// As whom to appear; nobody by default.
-    pub login: Option<Login>,
+    /// As whom to connect: asked again whenever an attempt fails. By default as nobody, without encryption.
+    pub access: Arc<dyn Renewable<Access>>,
     /// What the server calls the connection (`ClientId`); may be empty.
     pub client_name: String,
     /// How long one attempt to connect, or one publication with its answer, may take. Default 5 s.
@@ -48,8 +55,7 @@ impl ConnectionSettings {
         Self {
             host: host.into(),
             port,
-            tls: None,
-            login: None,
+            access: Arc::new(Fixed::new(Access::default())),
             client_name: String::new(),
             connect_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(10),
@@ -70,8 +76,6 @@ impl fmt::Debug for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectionSettings")
             .field("address", &self.address())
-            .field("tls", &self.tls.is_some())
-            .field("login", &self.login)
             .finish_non_exhaustive()
     }
 }

@@ -17,7 +17,11 @@ use tracing::info;
 use crate::{Deliver, StreamSettings, subject};
 
 /// The server's patience when it says nothing of it.
-const ACK_WAIT: Duration = Duration::from_secs(30);
+const DEFAULT_ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// The server's patience with a consumer that is made here. What takes longer is said to be worked on each third of it,
+/// so that it may be short: it is what a message waits that was in hand when the service was killed.
+const ACK_WAIT: Duration = Duration::from_secs(6);
 
 /// How long the server keeps a consumer without a name when nobody pulls: a server that restarts finds it again.
 const INACTIVE: Duration = Duration::from_mins(5);
@@ -97,6 +101,7 @@ pub(crate) async fn open(
             Deliver::LastPerSubject => DeliverPolicy::LastPerSubject,
         },
         ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
         filter_subject: match (settings.deliver, filter_subject.as_str()) {
             // The server wants to know which subjects these are.
             (Deliver::LastPerSubject, "") => ">".to_owned(),
@@ -118,7 +123,7 @@ fn source(info: &Info, mark: String) -> Source {
         consumer: info.name.clone(),
         mark,
         ack_wait: match info.config.ack_wait {
-            Duration::ZERO => ACK_WAIT,
+            Duration::ZERO => DEFAULT_ACK_WAIT,
             wait => wait,
         },
     }

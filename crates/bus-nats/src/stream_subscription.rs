@@ -134,30 +134,52 @@ impl StreamSubscription {
     ///
     /// # Errors
     /// A text, when the settings can make no connection.
-    pub async fn run(mut self, shutdown: ShutdownSignal) -> Result<(), String> {
-        let link = connect(&self.settings, "read a stream").await?;
-        let answering = answer(
-            link.client.clone(),
-            link.standing.clone(),
-            self.hand.clone(),
-            self.patience.subscribe(),
-            self.state.clone(),
-            shutdown.clone(),
-        );
+    pub async fn run(self, shutdown: ShutdownSignal) -> Result<(), String> {
         let queue = self.queue.clone();
-        let mut told_to_end = shutdown;
-        let pulling = async {
+        let mut told_to_end = shutdown.clone();
+        let mut link = select! {
+            link = connect(&self.settings, "read a stream") => link?,
+            () = told_to_end.recv() => return Ok(()),
+            () = queue.closed() => return Ok(()),
+        };
+        drop(queue);
+        // None once it pulls no more.
+        let mut puller = Some(self);
+        loop {
+            let Some(subscription) = &puller else {
+                return Ok(());
+            };
+            let answering = answer(
+                link.client.clone(),
+                link.standing.clone(),
+                subscription.hand.clone(),
+                subscription.patience.subscribe(),
+                subscription.state.clone(),
+                shutdown.clone(),
+            );
+            // What is in hand stays so, and is answered by the next connection.
+            let renewed = select! {
+                ((), ()) = async { tokio::join!(Self::pull_until(&mut puller, link.clone(), told_to_end.clone()), answering) } => return Ok(()),
+                renewed = link.renewed() => renewed,
+            };
+            link = renewed;
+            if let Some(subscription) = &puller {
+                subscription.state.send_replace(ConnectionState::Disconnected);
+            }
+        }
+    }
+
+    /// Pulls until told to end or nobody takes messages, who then see the end of the queue. Cancel-safe.
+    async fn pull_until(puller: &mut Option<Self>, link: Link, mut told_to_end: ShutdownSignal) {
+        if let Some(subscription) = puller {
+            let queue = subscription.queue.clone();
             select! {
-                () = self.pull(link) => {}
+                () = subscription.pull(link) => {}
                 () = told_to_end.recv() => {}
                 () = queue.closed() => {}
             }
-            // The receiver of messages sees the end of the queue.
-            drop(self);
-            drop(queue);
-        };
-        tokio::join!(pulling, answering);
-        Ok(())
+        }
+        *puller = None;
     }
 
     /// For ever. Cancel-safe: a message that is dropped on its way is given back.

@@ -1,6 +1,6 @@
 //! One connection to a server, from the socket to the first command.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use rustls::pki_types::ServerName;
@@ -12,7 +12,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    ConnectionSettings, Credentials,
+    Access, ConnectionSettings, Credentials,
     resp::{Decoder, NotResp, Value, write_command},
 };
 
@@ -26,6 +26,9 @@ pub enum ConnectionError {
     /// The socket failed.
     #[error("{0}")]
     Io(Arc<io::Error>),
+    /// As whom to connect is not known: the secret or a certificate is missing or of no use.
+    #[error("as whom to connect is not known: {0}")]
+    Access(Arc<str>),
     /// The server did not answer in time.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -76,9 +79,12 @@ impl Connection {
     }
 
     async fn open_without_limit(settings: &ConnectionSettings) -> Result<Self, ConnectionError> {
+        let access = settings.access.current().await;
+        let Access { tls, credentials } =
+            &*access.map_err(|error| ConnectionError::Access(chain(&*error)))?;
         let socket = TcpStream::connect((settings.host.as_str(), settings.port)).await?;
         socket.set_nodelay(true)?;
-        let stream: Box<dyn Stream> = match &settings.tls {
+        let stream: Box<dyn Stream> = match tls {
             None => Box::new(socket),
             Some(config) => {
                 let name = ServerName::try_from(settings.host.clone())
@@ -92,12 +98,18 @@ impl Connection {
             decoder: Decoder::new(settings.max_message_bytes),
             write_timeout: settings.connect_timeout,
         };
-        connection.introduce(settings).await?;
+        connection
+            .introduce(credentials.as_ref(), &settings.client_name)
+            .await?;
         Ok(connection)
     }
 
-    async fn introduce(&mut self, settings: &ConnectionSettings) -> Result<(), ConnectionError> {
-        if let Some(Credentials { username, password }) = &settings.credentials {
+    async fn introduce(
+        &mut self,
+        credentials: Option<&Credentials>,
+        client_name: &str,
+    ) -> Result<(), ConnectionError> {
+        if let Some(Credentials { username, password }) = credentials {
             let password = password.expose().as_bytes();
             match username.as_str() {
                 // Without its name servers before Redis 6 understand it too.
@@ -105,8 +117,7 @@ impl Connection {
                 username => self.ask(&[b"AUTH", username.as_bytes(), password]).await?,
             }
         }
-        let name: String = settings
-            .client_name
+        let name: String = client_name
             .chars()
             .map(|character| {
                 if character.is_ascii_graphic() {
@@ -157,4 +168,16 @@ impl Connection {
             }
         }
     }
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn Error) -> Arc<str> {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text.into()
 }

@@ -14,6 +14,7 @@
 //! Invariants:
 //! - Nothing is read while the byte budget is used up, and a message larger than allowed is never held.
 //! - A message that several subscriptions match is handed over once.
+//! - A renewed secret counts from the next attempt to connect on.
 //! - What is published is confirmed by the server or fails within its time, and is never sent twice.
 
 mod channel;
@@ -25,5 +26,5 @@ mod subscription;
 
 pub use connection::ConnectionError;
 pub use publication::{Publication, PublishError, Publisher};
-pub use settings::{ConnectionSettings, Credentials};
+pub use settings::{Access, ConnectionSettings, Credentials};
 pub use subscription::Subscription;

@@ -306,7 +306,7 @@ impl Publication {
     fn lost(&mut self, error: &ConnectionError) -> Instant {
         self.on_the_way.clear();
         self.refusal.send_replace(match error {
-            ConnectionError::Refused(reason) => Some(reason.clone()),
+            ConnectionError::Refused(reason) | ConnectionError::Access(reason) => Some(reason.clone()),
             _ => None,
         });
         let stood = self.stands_since.take();

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use edgehold_core::SecretText;
+use edgehold_core::{Fixed, Renewable, SecretText};
 use rustls::ClientConfig;
 
 /// User and password.
@@ -14,6 +14,15 @@ pub struct Credentials {
     pub password: SecretText,
 }
 
+/// As whom to connect, and whom to believe.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// Encryption; none by default.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// User and password; none by default.
+    pub credentials: Option<Credentials>,
+}
+
 /// How to reach a server (EdgeX `MessageBus` and `MessageBus.Optional`).
 #[derive(Clone)]
 pub struct ConnectionSettings {
@@ -21,10 +30,8 @@ pub struct ConnectionSettings {
     pub host: String,
     /// Its port.
     pub port: u16,
-    /// Encryption; none by default.
-    pub tls: Option<Arc<ClientConfig>>,
-    /// User and password; none by default.
-    pub credentials: Option<Credentials>,
+    /// As whom to connect: asked before each attempt. By default as nobody, without encryption.
+    pub access: Arc<dyn Renewable<Access>>,
     /// What `CLIENT LIST` shows for the connection; may be empty.
     pub client_name: String,
     /// How long one attempt to connect, one write, or one publication with its answer may take. Default 5 s.
@@ -41,8 +48,7 @@ impl ConnectionSettings {
         Self {
             host: host.into(),
             port,
-            tls: None,
-            credentials: None,
+            access: Arc::new(Fixed::new(Access::default())),
             client_name: String::new(),
             connect_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(10),
@@ -60,8 +66,6 @@ impl fmt::Debug for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectionSettings")
             .field("address", &self.address())
-            .field("tls", &self.tls.is_some())
-            .field("credentials", &self.credentials)
             .finish_non_exhaustive()
     }
 }

@@ -15,12 +15,14 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use edgehold_core::{
-    Ack, Body, ByteBudget, BytePermit, ConnectionState, Incoming, Outage, ShutdownSignal, TopicFilter,
+    Ack, Body, ByteBudget, BytePermit, ConnectionState, Incoming, Outage, ReceptionLoss, ShutdownSignal,
+    TopicFilter,
 };
 use tokio::{
     select,
@@ -54,6 +56,7 @@ pub struct Subscription {
     was_slow: bool,
     /// When the connection came to stand, or the attempt to make one began.
     since: Instant,
+    loss: Arc<ReceptionLoss>,
 }
 
 impl Subscription {
@@ -75,6 +78,7 @@ impl Subscription {
             state: watch::Sender::new(ConnectionState::Disconnected),
             was_slow: false,
             since: Instant::now(),
+            loss: Arc::default(),
         };
         (subscription, incoming)
     }
@@ -82,6 +86,11 @@ impl Subscription {
     /// Follows how the connection stands.
     pub fn state(&self) -> watch::Receiver<ConnectionState> {
         self.state.subscribe()
+    }
+
+    /// What was lost because Redis keeps nothing: each loss of the connection is a gap.
+    pub fn loss(&self) -> Arc<ReceptionLoss> {
+        self.loss.clone()
     }
 
     /// Connects, and receives until told to end or until the receiver of messages is dropped. A server that is away, also
@@ -212,6 +221,9 @@ impl Subscription {
     fn lost(&mut self, error: &ConnectionError) -> Instant {
         let stood = self.state.send_replace(ConnectionState::Disconnected) != ConnectionState::Disconnected;
         let server = self.settings.address();
+        if stood {
+            self.loss.gap();
+        }
         if stood && self.was_slow {
             warn!(
                 %server,

@@ -1,5 +1,7 @@
 //! What a connection hands to a trigger: one message as it was received, and how the connection stands.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 
 use crate::{Ack, BytePermit};
@@ -61,6 +63,36 @@ impl Incoming {
     /// What it takes of the byte budget.
     pub fn weight_bytes(&self) -> usize {
         self.body.held_bytes() + self.topic.len() + FIXED_WEIGHT_BYTES
+    }
+}
+
+/// What a source that keeps nothing has lost before anybody took it in. Shared by the connection, which counts, and
+/// whoever tells of it.
+#[derive(Debug, Default)]
+pub struct ReceptionLoss {
+    messages: AtomicU64,
+    gaps: AtomicU64,
+}
+
+impl ReceptionLoss {
+    /// So many messages came and were dropped, because there was no room for them.
+    pub fn dropped(&self, messages: u64) {
+        self.messages.fetch_add(messages, Ordering::Relaxed);
+    }
+
+    /// For a time nothing was received, and nobody knows how much was published meanwhile.
+    pub fn gap(&self) {
+        self.gaps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Messages that came and were dropped.
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    /// Times in which messages may have been lost without a count.
+    pub fn gaps(&self) -> u64 {
+        self.gaps.load(Ordering::Relaxed)
     }
 }
 

@@ -26,6 +26,7 @@ mod outage;
 mod parameter;
 mod pipeline;
 mod publish;
+mod renewable;
 pub mod retry;
 mod secret;
 mod shutdown;
@@ -46,7 +47,7 @@ pub use function::{AppFunction, Flow, Transform};
 pub use future::BoxFuture;
 pub use gate::{Gate, Unsent};
 pub use id::{CorrelationId, Destination, InvalidId, MessageId, PipelineId, ServiceKey, StoredObjectId};
-pub use incoming::{Body, ConnectionState, Incoming};
+pub use incoming::{Body, ConnectionState, Incoming, ReceptionLoss};
 pub use inlet::{Inlet, InletClosed, InletTrigger};
 pub use outage::Outage;
 pub use parameter::{
@@ -54,6 +55,7 @@ pub use parameter::{
 };
 pub use pipeline::{Pipeline, PipelineSet, PipelineStep, PipelineVersion, TargetType};
 pub use publish::{MessagePublisher, OutgoingMessage, PublishError};
+pub use renewable::{Fixed, RenewError, Renewable};
 pub use secret::{Secret, SecretError, SecretProvider, SecretText};
 pub use shutdown::{Shutdown, ShutdownSignal};
 pub use stored_object::{ErrorReason, ObjectState, StoredInput, StoredObject, UnknownName};

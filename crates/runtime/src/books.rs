@@ -9,13 +9,15 @@
 //! counts; `carried over` is what the store held when it was opened. A run in the journal waits; what is in flight is
 //! only in memory. When a batch of so many runs is exported, filtered or stored, all but one of them end as `batched`: it
 //! goes on as one run. Until then each of them waits, or is in flight where the store does not have it. Deliveries that never became a run are counted apart: unmatched and undecodable ones, of which the
-//! latter may be in the error collection too.
+//! latter may be in the error collection too. So is what was lost before it became a delivery, because its source keeps
+//! nothing (`loss`).
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 
+use edgehold_core::ReceptionLoss;
 use serde::Serialize;
 
 /// Why a run ended without being delivered, filtered or kept.
@@ -74,6 +76,7 @@ pub struct Books {
     dropped_not_storable: AtomicU64,
     dropped_capacity: AtomicU64,
     dropped_dead_letter_retention: AtomicU64,
+    loss: OnceLock<Arc<ReceptionLoss>>,
 }
 
 /// The counters at one moment.
@@ -88,6 +91,10 @@ pub struct BooksSnapshot {
     pub undecodable_stored: u64,
     /// Deliveries no pipeline runs for.
     pub unmatched: u64,
+    /// Messages that a source which keeps nothing dropped before they were taken in, because there was no room.
+    pub dropped_at_source: u64,
+    /// Times in which such a source may have lost messages without a count: its connection was lost.
+    pub source_gaps: u64,
     /// Pipeline runs begun from a delivery.
     pub started: u64,
     /// Runs whose every function succeeded, at first or on a retry.
@@ -224,6 +231,11 @@ impl Books {
         self.completed.load(Ordering::Relaxed) + self.filtered.load(Ordering::Relaxed)
     }
 
+    /// Tells of what this source loses, too. The first one counts.
+    pub fn tell_loss(&self, loss: Arc<ReceptionLoss>) {
+        let _ = self.loss.set(loss);
+    }
+
     /// Notes what a store held when it was opened.
     pub fn carried_over(&self, objects: u64) {
         self.carried_over.fetch_add(objects, Ordering::Relaxed);
@@ -243,6 +255,8 @@ impl Books {
             undecodable: get(&self.undecodable),
             undecodable_stored: get(&self.undecodable_stored),
             unmatched: get(&self.unmatched),
+            dropped_at_source: self.loss.get().map_or(0, |loss| loss.messages()),
+            source_gaps: self.loss.get().map_or(0, |loss| loss.gaps()),
             started: get(&self.started),
             completed: get(&self.completed),
             filtered: get(&self.filtered),

@@ -504,6 +504,9 @@ impl Built {
             );
         }
         let books = Arc::new(Books::default());
+        if let Some(loss) = self.ingress.loss {
+            books.tell_loss(loss);
+        }
         let wake = Arc::new(Wake::default());
         let (health, drain) = (Arc::new(Health::default()), Arc::new(Drain::default()));
         let (store_state, queue) = watch::channel(StoreState::Opening);

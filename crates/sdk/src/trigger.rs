@@ -11,8 +11,8 @@ use std::{collections::BTreeMap, error::Error, path::Path, sync::Arc};
 use edgehold_config::Configuration;
 use edgehold_contracts::Generation;
 use edgehold_core::{
-    BoxFuture, ByteBudget, Inlet, ResponsePublisher, SecretProvider, ServiceKey, ShutdownSignal, Trigger,
-    TriggerError,
+    BoxFuture, ByteBudget, Inlet, ReceptionLoss, ResponsePublisher, SecretProvider, ServiceKey,
+    ShutdownSignal, Trigger, TriggerError,
 };
 use edgehold_ingest::{BusPublisher, EnvelopeForm};
 
@@ -55,6 +55,8 @@ pub(crate) struct Ingress {
     pub(crate) publication: Option<Companion>,
     /// How the session was asked for; none where the trigger is the developer's own.
     pub(crate) session: Option<BusPromise>,
+    /// What it has lost before it was taken in; none where the source keeps it, or the trigger is the developer's own.
+    pub(crate) loss: Option<Arc<ReceptionLoss>>,
     /// Where the REST interface puts its deliveries; none unless it is the source.
     pub(crate) inlet: Option<Inlet>,
     /// What a developer publishes by; none where there is no message bus, or [`message_bus_beside`] is to find one.
@@ -69,6 +71,7 @@ impl Ingress {
             response: None,
             publication: None,
             session: None,
+            loss: None,
             inlet: None,
             publisher: None,
         }

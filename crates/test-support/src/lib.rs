@@ -8,6 +8,7 @@
 //! | value | what it stands for |
 //! | --- | --- |
 //! | [`Mosquitto`], [`Redis`], [`Nats`], [`Consul`] | the real server: own port, own folder, ready when `start` returns, gone on drop |
+//! | [`NatsOperator`] | who lets users in by JWT, with their credentials files |
 //! | [`HttpSink`] | an export destination that answers, fails, hangs or vanishes as told |
 //! | [`Authority`], [`TlsFront`] | certificates of the test's own, and TLS before a server that speaks none |
 //! | [`MqttPublisher`], [`MqttSubscriber`] | the devices before us and the cloud behind us |
@@ -32,6 +33,7 @@ mod http_sink;
 mod mosquitto;
 mod mqtt;
 mod nats;
+mod nats_operator;
 mod port;
 mod process;
 mod recorded_messages;
@@ -45,6 +47,7 @@ pub use http_sink::{Answer, Behaviour, HttpSink, Received};
 pub use mosquitto::{Mosquitto, MosquittoBuilder};
 pub use mqtt::{Message, MqttPublisher, MqttSubscriber, Qos};
 pub use nats::{Nats, NatsBuilder, NatsClient, NatsMessage};
+pub use nats_operator::NatsOperator;
 pub use port::Port;
 pub use process::{Process, edgehold_binary, installed_program};
 pub use redis::{Answer as RedisAnswer, Redis, RedisBuilder, RedisClient};

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::nats_operator::NatsOperator;
 use crate::port::Port;
 use crate::process::{Process, installed_program};
 use crate::unique::unique_name;
@@ -37,6 +38,7 @@ pub struct Nats {
     port: Port,
     folder: TempDir,
     connect: Value,
+    operated: bool,
 }
 
 /// What a server is to be like beyond the defaults.
@@ -44,6 +46,7 @@ pub struct Nats {
 pub struct NatsBuilder {
     lines: String,
     connect: Value,
+    operated: bool,
 }
 
 impl NatsBuilder {
@@ -63,6 +66,16 @@ impl NatsBuilder {
         self
     }
 
+    /// Lets in by JWT alone, so that no client of the test's own does; and has no JetStream, which would want an account
+    /// for the system.
+    ///
+    /// # Errors
+    /// As [`NatsOperator::server_config`].
+    pub fn operated_by(mut self, operator: &NatsOperator) -> Result<Self> {
+        self.operated = true;
+        Ok(self.config(&operator.server_config()?))
+    }
+
     /// Asks everybody for this user and password.
     #[must_use]
     pub fn user(self, user: &str, password: &str) -> Self {
@@ -80,12 +93,14 @@ impl NatsBuilder {
         let program = installed_program("nats-server", "nats-server")?;
         let folder = TempDir::with_prefix("edgehold-nats-").context("making the folder of a NATS server")?;
         let port = Port::hold()?;
-        let config = format!(
-            "listen: 127.0.0.1:{}\njetstream {{ store_dir: \"{}\" }}\n{}",
-            port.number(),
-            folder.path().join("data").display(),
-            self.lines
-        );
+        let jetstream = match self.operated {
+            true => String::new(),
+            false => format!(
+                "jetstream {{ store_dir: \"{}\" }}",
+                folder.path().join("data").display()
+            ),
+        };
+        let config = format!("listen: 127.0.0.1:{}\n{jetstream}\n{}", port.number(), self.lines);
         std::fs::write(folder.path().join("nats.conf"), config).context("writing nats.conf")?;
         let process = run(&program, folder.path())?;
         let mut server = Nats {
@@ -94,6 +109,7 @@ impl NatsBuilder {
             port,
             folder,
             connect: self.connect,
+            operated: self.operated,
         };
         server.wait_until_ready().await?;
         Ok(server)
@@ -113,6 +129,7 @@ impl Nats {
     pub fn builder() -> NatsBuilder {
         NatsBuilder {
             lines: String::new(),
+            operated: false,
             connect: serde_json::json!({ "verbose": false, "pedantic": false, "headers": true }),
         }
     }
@@ -175,6 +192,11 @@ impl Nats {
     }
 
     async fn jetstream_answers(&self) -> Result<()> {
+        if self.operated {
+            // It listens.
+            TcpStream::connect(("127.0.0.1", self.port())).await?;
+            return Ok(());
+        }
         let info = self.client().await?.jetstream("INFO", &Value::Null).await?;
         ensure!(info.get("error").is_none(), "JetStream answers {info}");
         Ok(())

@@ -5,6 +5,8 @@
 //! rest stands in headers. `json`: as on the other buses. Neither tells of the other, so what is not in the form that is
 //! set is undecodable, or has neither content type nor correlation id.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use edgehold_bus_nats::{
     ConnectionSettings, InvalidSubject, Message, Publisher, StreamSettings, StreamSubscription, Subscription,
@@ -12,7 +14,7 @@ use edgehold_bus_nats::{
 use edgehold_contracts::{Generation, MessageEnvelope};
 use edgehold_core::{
     Body, BoxFuture, ByteBudget, ConnectionState, CorrelationId, Delivery, DeliverySender, Incoming,
-    PayloadForm, Received, ShutdownSignal, TopicFilter, Trigger, TriggerError,
+    PayloadForm, Received, ReceptionLoss, ShutdownSignal, TopicFilter, Trigger, TriggerError,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -136,11 +138,10 @@ impl NatsBusTrigger {
         }
     }
 
-    /// Follows how many messages were dropped because the byte budget was used up; none for JetStream, where they wait in
-    /// the stream.
-    pub fn dropped(&self) -> Option<watch::Receiver<u64>> {
+    /// What was lost before it was taken in; none for JetStream, where it waits in the stream.
+    pub fn loss(&self) -> Option<Arc<ReceptionLoss>> {
         match &self.reader {
-            Reader::Core(reader) => Some(reader.dropped()),
+            Reader::Core(reader) => Some(reader.loss()),
             Reader::JetStream(_) => None,
         }
     }

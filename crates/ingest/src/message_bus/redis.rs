@@ -3,11 +3,13 @@
 //! `*` in a Redis pattern takes more than the level that `+` asks for, so every topic is looked at again here: what no
 //! filter of the settings matches is not delivered. (EdgeX delivers it: there `+` is as good as `#`.)
 
+use std::sync::Arc;
+
 use edgehold_bus_redis::{ConnectionSettings, Publisher, Subscription};
 use edgehold_contracts::{Generation, MessageEnvelope};
 use edgehold_core::{
-    BoxFuture, ByteBudget, ConnectionState, DeliverySender, Incoming, ShutdownSignal, TopicFilter, Trigger,
-    TriggerError,
+    BoxFuture, ByteBudget, ConnectionState, DeliverySender, Incoming, ReceptionLoss, ShutdownSignal,
+    TopicFilter, Trigger, TriggerError,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -56,6 +58,11 @@ impl RedisBusTrigger {
     /// Follows how the connection stands.
     pub fn connection_state(&self) -> watch::Receiver<ConnectionState> {
         self.subscription.state()
+    }
+
+    /// What was lost before it was taken in.
+    pub fn loss(&self) -> Arc<ReceptionLoss> {
+        self.subscription.loss()
     }
 }
 

@@ -7,14 +7,17 @@ use edgehold_bus_nats as nats;
 use edgehold_bus_redis as redis;
 use edgehold_contracts::{Generation, MessageEnvelope, Payload};
 use edgehold_core::{
-    BoxFuture, ByteBudget, ConnectionState, Deliveries, Delivery, Received, SecretText, Shutdown,
-    ShutdownSignal, Trigger,
+    BoxFuture, ByteBudget, ConnectionState, Deliveries, Delivery, Fixed, Received, ReceptionLoss, RenewError,
+    Renewable, SecretText, Shutdown, ShutdownSignal, Trigger,
 };
 use edgehold_ingest::{
     BusPublisher, NatsBusPublisher, NatsBusSettings, NatsBusTrigger, NatsFormat, NatsSource,
     RedisBusSettings, RedisBusTrigger, subscribe_filters,
 };
-use edgehold_test_support::{Nats, Redis, unique_name, wait::LONG};
+use edgehold_test_support::{
+    Nats, Redis, unique_name,
+    wait::{LONG, until},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout},
@@ -62,10 +65,29 @@ struct Bus {
     server: Server,
     deliveries: Deliveries,
     state: watch::Receiver<ConnectionState>,
-    /// How many messages were dropped, where the bus does that.
-    dropped: Option<watch::Receiver<u64>>,
+    /// What is lost, where the bus keeps nothing.
+    loss: Option<Arc<ReceptionLoss>>,
     shutdown: Shutdown,
     running: tokio::task::JoinHandle<()>,
+}
+
+/// A secret that a test renews.
+struct Renewed<T>(watch::Sender<Arc<T>>);
+
+impl<T> Renewed<T> {
+    fn new(value: T) -> Arc<Self> {
+        Arc::new(Self(watch::Sender::new(Arc::new(value))))
+    }
+
+    fn renew(&self, value: T) {
+        self.0.send_replace(Arc::new(value));
+    }
+}
+
+impl<T: Send + Sync> Renewable<T> for Renewed<T> {
+    fn current(&self) -> BoxFuture<'_, Result<Arc<T>, RenewError>> {
+        Box::pin(std::future::ready(Ok(self.0.borrow().clone())))
+    }
 }
 
 /// The largest message the triggers here take whole.
@@ -129,7 +151,7 @@ impl Bus {
 
     async fn start_with(kind: Kind, topics: &str, budget: ByteBudget) -> Self {
         let filters = subscribe_filters("edgex", topics).unwrap();
-        let (server, trigger, state): (_, Box<dyn Trigger>, _) = match Server::start(kind).await {
+        match Server::start(kind).await {
             Server::Redis(server) => {
                 let trigger = RedisBusTrigger::new(RedisBusSettings {
                     connection: connection(&server),
@@ -137,21 +159,22 @@ impl Bus {
                     filters,
                     budget,
                 });
-                let state = trigger.connection_state();
-                (Server::Redis(server), Box::new(trigger), state)
+                let (state, loss) = (trigger.connection_state(), trigger.loss());
+                let mut bus = Self::around(kind, Server::Redis(server), Box::new(trigger), state).await;
+                bus.loss = Some(loss);
+                bus
             }
             Server::Nats(server) => {
                 let trigger = nats_trigger(kind, &server, topics, stream(), budget);
-                return Self::around_nats(kind, trigger, Server::Nats(server)).await;
+                Self::around_nats(kind, trigger, Server::Nats(server)).await
             }
-        };
-        Self::around(kind, server, trigger, state).await
+        }
     }
 
     async fn around_nats(kind: Kind, trigger: NatsBusTrigger, server: Server) -> Self {
-        let (state, dropped) = (trigger.connection_state(), trigger.dropped());
+        let (state, loss) = (trigger.connection_state(), trigger.loss());
         let mut bus = Self::around(kind, server, Box::new(trigger), state).await;
-        bus.dropped = dropped;
+        bus.loss = loss;
         bus
     }
 
@@ -171,7 +194,7 @@ impl Bus {
             server,
             deliveries,
             state,
-            dropped: None,
+            loss: None,
             shutdown,
             running,
         };
@@ -393,6 +416,9 @@ async fn bounce(kind: Kind) {
     bus.subscribed().await;
     let took = back.elapsed();
     assert!(took < Duration::from_secs(3), "{took:?}");
+    // Then it is said that something may be lost, where nobody keeps it
+    let gaps = bus.loss.as_ref().map(|loss| loss.gaps());
+    assert_eq!(gaps, (!matches!(kind, Kind::JetStream(_))).then_some(1));
     bus.publish("edgex/events/a", "after", b"{}").await;
     assert_eq!(bus.next_message().await.1, "after");
     bus.end().await;
@@ -508,12 +534,11 @@ async fn budget(kind: Kind) {
     for delivery in held {
         delivery.ack.done();
     }
-    if let Some(mut dropped) = bus.dropped.take() {
-        let all = dropped.wait_for(|dropped| *dropped == left as u64);
-        timeout(LONG, all)
-            .await
-            .expect("each is counted")
-            .expect("it runs");
+    if let (Kind::NatsCore(_), Some(loss)) = (kind, &bus.loss) {
+        until("each to be counted", LONG, async || {
+            loss.messages() == left as u64
+        })
+        .await;
         left = 0;
     }
     for _ in 0..left {
@@ -529,11 +554,18 @@ mod redis_access {
 
     fn with_password(server: &Redis, username: &str, password: &str) -> redis::ConnectionSettings {
         let mut connection = connection(server);
-        connection.credentials = Some(redis::Credentials {
-            username: username.to_owned(),
-            password: SecretText::new(password),
-        });
+        connection.access = Arc::new(Fixed::new(access(username, password)));
         connection
+    }
+
+    fn access(username: &str, password: &str) -> redis::Access {
+        redis::Access {
+            tls: None,
+            credentials: Some(redis::Credentials {
+                username: username.to_owned(),
+                password: SecretText::new(password),
+            }),
+        }
     }
 
     async fn publish_once(connection: redis::ConnectionSettings) -> Result<(), redis::PublishError> {
@@ -589,8 +621,144 @@ mod redis_access {
     }
 }
 
+mod a_renewed_secret_counts_without_a_restart {
+    use super::*;
+
+    /// Runs the trigger, waits until it has been refused, renews the secret, and waits for a message.
+    async fn is_let_in<T: Trigger + 'static>(
+        trigger: T,
+        mut state: watch::Receiver<ConnectionState>,
+        renew: impl FnOnce(),
+        publish: impl AsyncFn(),
+    ) {
+        let (sender, mut deliveries) = mpsc::channel(1);
+        let (shutdown, signal) = Shutdown::new();
+        #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
+        let running = tokio::spawn(Box::new(trigger).run(sender, signal));
+        let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
+        assert!(
+            timeout(Duration::from_millis(700), subscribed).await.is_err(),
+            "refused"
+        );
+        assert!(!running.is_finished());
+        renew();
+        let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
+        timeout(LONG, subscribed).await.expect("let in").expect("it runs");
+        publish().await;
+        let delivery = timeout(LONG, deliveries.recv())
+            .await
+            .expect("a delivery")
+            .expect("it runs");
+        delivery.ack.done();
+        shutdown.trigger();
+        timeout(LONG, running)
+            .await
+            .expect("it ends")
+            .expect("without a panic")
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn on_redis() {
+        let server = Redis::builder().password("new").start().await.unwrap();
+        let access = |password: &str| redis::Access {
+            tls: None,
+            credentials: Some(redis::Credentials {
+                username: String::new(),
+                password: SecretText::new(password),
+            }),
+        };
+        let secret = Renewed::new(access("old"));
+        let mut connection = connection(&server);
+        connection.access = secret.clone();
+        let trigger = RedisBusTrigger::new(RedisBusSettings {
+            connection: connection.clone(),
+            base_prefix: "edgex".to_owned(),
+            filters: subscribe_filters("edgex", "events/#").unwrap(),
+            budget: ByteBudget::new(100_000),
+        });
+        let (publisher, publication) = redis::Publication::new(connection);
+        let (_shutdown, signal) = Shutdown::new();
+        #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+        tokio::spawn(publication.run(signal));
+        assert!(publisher.publish("edgex/events/a", Bytes::new()).await.is_err());
+        let state = trigger.connection_state();
+        let publish = async || {
+            until("the publisher to be let in", LONG, async || {
+                publisher
+                    .publish("edgex/events/a", Bytes::from_static(b"{}"))
+                    .await
+                    .is_ok()
+            })
+            .await;
+        };
+        is_let_in(trigger, state, || secret.renew(access("new")), publish).await;
+    }
+
+    #[tokio::test]
+    async fn on_nats_core() {
+        on_nats(Kind::NatsCore(NatsFormat::Nats)).await;
+    }
+
+    #[tokio::test]
+    async fn on_jetstream() {
+        on_nats(Kind::JetStream(NatsFormat::Nats)).await;
+    }
+
+    async fn on_nats(kind: Kind) {
+        let server = Nats::builder().user("app", "new").start().await.unwrap();
+        let access = |password: &str| nats::Access {
+            tls: None,
+            login: Some(nats::Login::Password {
+                username: "app".to_owned(),
+                password: SecretText::new(password),
+            }),
+        };
+        let secret = Renewed::new(access("old"));
+        let mut connection = nats_connection(&server);
+        connection.access = secret.clone();
+        connection.connect_timeout = Duration::from_millis(500);
+        let publisher = match kind {
+            Kind::JetStream(_) => nats::Publisher::to_stream(connection.clone(), stream(), 2),
+            _ => nats::Publisher::to_subscribers(connection.clone()),
+        };
+        assert!(
+            publisher
+                .publish("edgex/events/a", &[], Bytes::new())
+                .await
+                .is_err()
+        );
+        let source = match kind {
+            Kind::JetStream(_) => NatsSource::JetStream(stream()),
+            _ => NatsSource::Core {
+                queue_group: String::new(),
+            },
+        };
+        let trigger = NatsBusTrigger::try_new(NatsBusSettings {
+            connection,
+            base_prefix: "edgex".to_owned(),
+            filters: subscribe_filters("edgex", "events/#").unwrap(),
+            budget: ByteBudget::new(4 * 1024 * 1024),
+            format: NatsFormat::Nats,
+            source,
+        })
+        .unwrap();
+        let state = trigger.connection_state();
+        let publish = async || {
+            until("the publisher to be let in", LONG, async || {
+                publisher
+                    .publish("edgex/events/a", &[], Bytes::from_static(b"{}"))
+                    .await
+                    .is_ok()
+            })
+            .await;
+        };
+        is_let_in(trigger, state, || secret.renew(access("new")), publish).await;
+    }
+}
+
 mod a_stream {
-    use edgehold_test_support::{NatsClient, wait::until};
+    use edgehold_test_support::NatsClient;
     use serde_json::{Value, json};
 
     use super::*;
@@ -758,6 +926,77 @@ mod a_stream {
     }
 
     #[tokio::test]
+    async fn a_new_consumer_begins_where_the_settings_say() {
+        // Given a stream with three messages on two subjects
+        let server = Nats::start().await.unwrap();
+        let mut client = server.client().await.unwrap();
+        let config = json!({ "name": "edgex", "subjects": ["edgex.>"] });
+        client.jetstream("STREAM.CREATE.edgex", &config).await.unwrap();
+        let mut publish = async |subject: &str, number: &str| {
+            let headers = [("X-Correlation-ID", number), ("Content-Type", "application/json")];
+            client.publish(subject, &headers, b"{}").await.unwrap();
+        };
+        for (subject, number) in [
+            ("edgex.events.a", "1"),
+            ("edgex.events.b", "2"),
+            ("edgex.events.a", "3"),
+        ] {
+            publish(subject, number).await;
+        }
+
+        // When consumers are made, then each gets what is there as it was told, and what comes later; with one topic and with several
+        let mut server = server;
+        let cases = [
+            ("new", "events/#", &["4"][..]),
+            ("all", "events/#", &["1", "2", "3", "4"]),
+            ("Last", "events/#", &["3", "4"]),
+            ("lastpersubject", "events/#", &["2", "3", "4"]),
+            ("lastpersubject", "events/a, events/b", &["2", "3", "4"]),
+            ("", "events/#", &["4"]),
+        ];
+        for ((word, topics, expected), sequence) in cases.into_iter().zip(4..) {
+            let stream = nats::StreamSettings {
+                deliver: nats::Deliver::from_setting(word),
+                ..stream()
+            };
+            let mut bus = service(server, topics, stream).await;
+            let before = &expected[..expected.len() - 1];
+            for number in before {
+                assert_eq!(bus.next_message().await.1, *number, "{word} {topics}");
+            }
+            bus.publish("edgex/events/a", "4", b"{}").await;
+            assert_eq!(bus.next_message().await.1, "4", "{word} {topics}");
+            let mut client = bus.client().await;
+            // The next one finds the three again.
+            let fourth = json!({ "seq": sequence });
+            let deleted = client
+                .jetstream("STREAM.MSG.DELETE.edgex", &fourth)
+                .await
+                .unwrap();
+            assert!(deleted.get("error").is_none(), "{deleted}");
+            server = bus.killed();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_in_hand_at_a_kill_comes_again_within_seconds() {
+        // Given a consumer that the service has made, and a message in hand
+        let mut bus = service(Nats::start().await.unwrap(), "events/#", named()).await;
+        let patience = bus.consumer("app").await["config"]["ack_wait"].as_u64().unwrap();
+        assert!(patience <= 6_000_000_000, "{patience}");
+        bus.publish("edgex/events/a", "1", b"{}").await;
+        let held = bus.next().await;
+
+        // When the service is killed, then the next one gets it, although nobody has answered
+        let server = bus.killed();
+        std::mem::forget(held);
+        let mut bus = service(server, "events/#", named()).await;
+        assert_eq!(bus.next_message().await.1, "1");
+        bus.wait_acknowledged("app", 1).await;
+        bus.end().await;
+    }
+
+    #[tokio::test]
     async fn a_stream_that_is_missing_is_waited_for() {
         // Given no stream, and no right to make one
         let server = Nats::start().await.unwrap();
@@ -804,12 +1043,108 @@ mod a_stream {
 }
 
 mod nats_access {
+    use edgehold_test_support::NatsOperator;
+
     use super::*;
+
+    fn core_trigger(connection: nats::ConnectionSettings, queue_group: &str) -> NatsBusTrigger {
+        let settings = NatsBusSettings {
+            connection,
+            base_prefix: "edgex".to_owned(),
+            filters: subscribe_filters("edgex", "events/#").unwrap(),
+            budget: ByteBudget::new(4 * 1024 * 1024),
+            format: NatsFormat::Nats,
+            source: NatsSource::Core {
+                queue_group: queue_group.to_owned(),
+            },
+        };
+        NatsBusTrigger::try_new(settings).unwrap()
+    }
+
+    #[tokio::test]
+    async fn members_of_a_queue_group_share_the_messages_and_others_get_all() {
+        const KIND: Kind = Kind::NatsCore(NatsFormat::Nats);
+        const MESSAGES: usize = 60;
+        let server = Nats::start().await.unwrap();
+        let mut of_group = Vec::new();
+        for _ in 0..2 {
+            let trigger = core_trigger(nats_connection(&server), "group");
+            let state = trigger.connection_state();
+            let (sender, deliveries) = mpsc::channel(MESSAGES);
+            let (shutdown, signal) = Shutdown::new();
+            #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+            tokio::spawn(Box::new(trigger).run(sender, signal));
+            of_group.push((state, deliveries, shutdown));
+        }
+        for (state, _, _) in &mut of_group {
+            let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
+            timeout(LONG, subscribed).await.unwrap().unwrap();
+        }
+        let trigger = core_trigger(nats_connection(&server), "");
+        let mut alone = Bus::around_nats(KIND, trigger, Server::Nats(server)).await;
+        for number in 0..MESSAGES {
+            alone.publish("edgex/events/a", &number.to_string(), b"{}").await;
+        }
+        for number in 0..MESSAGES {
+            assert_eq!(alone.next_message().await.1, number.to_string());
+        }
+        let mut shares = [0, 0];
+        until("every message to come to one of the group", LONG, async || {
+            for (share, (_, deliveries, _)) in shares.iter_mut().zip(&mut of_group) {
+                while let Ok(delivery) = deliveries.try_recv() {
+                    delivery.ack.done();
+                    *share += 1;
+                }
+            }
+            shares[0] + shares[1] >= MESSAGES
+        })
+        .await;
+        alone.end().await;
+        assert_eq!(shares[0] + shares[1], MESSAGES);
+        assert!(shares.iter().all(|share| *share > 0), "{shares:?}");
+    }
+
+    /// `CredentialsFile`, with a server in operator mode.
+    #[tokio::test]
+    async fn a_credentials_file_opens_and_that_of_another_operator_does_not() {
+        let (operator, stranger) = (NatsOperator::new(), NatsOperator::new());
+        let server = Nats::builder()
+            .operated_by(&operator)
+            .unwrap()
+            .start()
+            .await
+            .unwrap();
+        let login = |operator: &NatsOperator| {
+            let text = operator.credentials().unwrap();
+            Some(nats::Login::Credentials(SecretText::new(text)))
+        };
+        let error = publish_once(&server, login(&stranger))
+            .await
+            .expect_err("a stranger");
+        assert!(error.to_string().contains("authorization"), "{error}");
+
+        let mut connection = nats_connection(&server);
+        connection.access = Arc::new(Fixed::new(nats::Access {
+            tls: None,
+            login: login(&operator),
+        }));
+        let trigger = core_trigger(connection.clone(), "");
+        let kind = Kind::NatsCore(NatsFormat::Nats);
+        let mut bus = Bus::around_nats(kind, trigger, Server::Nats(server)).await;
+        let publisher = nats::Publisher::to_subscribers(connection);
+        let headers = [("X-Correlation-ID", "1"), ("Content-Type", "application/json")];
+        publisher
+            .publish("edgex/events/a", &headers, Bytes::from_static(b"{}"))
+            .await
+            .unwrap();
+        assert_eq!(bus.next_message().await.1, "1");
+        bus.end().await;
+    }
 
     async fn publish_once(server: &Nats, login: Option<nats::Login>) -> Result<(), nats::PublishError> {
         let mut connection = nats_connection(server);
         connection.connect_timeout = Duration::from_secs(2);
-        connection.login = login;
+        connection.access = Arc::new(Fixed::new(nats::Access { tls: None, login }));
         let publisher = nats::Publisher::to_subscribers(connection);
         publisher.publish("edgex/a", &[], Bytes::from_static(b"{}")).await
     }
@@ -876,7 +1211,10 @@ mod encrypted {
         let publish = async |trusted: &Authority| {
             let mut connection = redis::ConnectionSettings::new("127.0.0.1", front.port());
             connection.connect_timeout = Duration::from_secs(2);
-            connection.tls = Some(trusting(trusted));
+            connection.access = Arc::new(Fixed::new(redis::Access {
+                tls: Some(trusting(trusted)),
+                credentials: None,
+            }));
             let (publisher, publication) = redis::Publication::new(connection);
             let (_shutdown, signal) = Shutdown::new();
             #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
@@ -908,7 +1246,10 @@ mod encrypted {
         let publish = async |trusted: &Authority| {
             let mut connection = nats_connection(&server);
             connection.connect_timeout = Duration::from_secs(2);
-            connection.tls = Some(trusting(trusted));
+            connection.access = Arc::new(Fixed::new(nats::Access {
+                tls: Some(trusting(trusted)),
+                login: None,
+            }));
             let publisher = nats::Publisher::to_subscribers(connection);
             publisher.publish("edgex/a", &[], Bytes::from_static(b"{}")).await
         };

@@ -117,6 +117,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         response,
         publication,
         session: Some(BusPromise::Session(session)),
+        loss: None,
         inlet: None,
         publisher: None,
     })

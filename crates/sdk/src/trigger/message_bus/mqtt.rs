@@ -78,6 +78,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         response,
         publication: Some(run),
         session: Some(BusPromise::Session(session)),
+        loss: None,
         inlet: None,
         publisher: Some(publisher),
     })

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use edgehold_bus_nats::{ConnectionSettings, Deliver, Login, Publisher, StreamSettings};
+use edgehold_bus_nats::{Access, ConnectionSettings, Deliver, Login, Publisher, StreamSettings};
 use edgehold_config::configuration::MessageBus;
-use edgehold_core::{ResponsePublisher, SecretText, TriggerError};
+use edgehold_core::{ResponsePublisher, TriggerError};
 use edgehold_ingest::{
     BusPublisher, MessageBusResponse, NatsBusPublisher, NatsBusSettings, NatsBusTrigger, NatsFormat,
     NatsSource, response_topic, subscribe_filters,
 };
 
-use super::security::{Security, security};
+use super::security::{BusSecurity, Security};
 use crate::{
     durability::BusPromise,
     trigger::{Companion, Ingress, Origin},
@@ -73,6 +73,7 @@ pub(super) async fn build(origin: Origin<'_>, way: Way) -> Result<Ingress, Trigg
         source,
     })?;
     Ok(Ingress {
+        loss: trigger.loss(),
         trigger: Box::new(trigger),
         response,
         publication: None,
@@ -142,17 +143,16 @@ async fn connection(origin: &Origin<'_>) -> Result<ConnectionSettings, TriggerEr
         ..
     } = origin;
     let bus = &configuration.message_bus;
-    let Security { login, tls } = security(bus, secrets).await?;
     let mut connection = ConnectionSettings::new(&bus.host, bus.port);
-    connection.login = match (
-        bus.optional_text("CredentialsFile"),
-        bus.optional_text("NKeySeedFile"),
-    ) {
-        ("", "") => login.map(|(username, password)| Login::Password { username, password }),
-        ("", path) => Some(Login::NKeySeed(read(path).await?)),
-        (path, _) => Some(Login::Credentials(read(path).await?)),
+    let file = |setting| match bus.optional_text(setting) {
+        "" => None,
+        path => Some((setting, path.to_owned())),
     };
-    connection.tls = tls;
+    connection.access = match (file("CredentialsFile"), file("NKeySeedFile")) {
+        (None, None) => BusSecurity::try_new(bus, secrets, None, by_password).await?,
+        (None, seed) => BusSecurity::try_new(bus, secrets, seed, by_seed).await?,
+        (credentials, _) => BusSecurity::try_new(bus, secrets, credentials, by_credentials).await?,
+    };
     connection.client_name = bus.client_id().unwrap_or(service_key.as_str()).to_owned();
     connection.keep_alive = bus.keep_alive();
     connection.connect_timeout = bus.connect_timeout();
@@ -160,8 +160,17 @@ async fn connection(origin: &Origin<'_>) -> Result<ConnectionSettings, TriggerEr
     Ok(connection)
 }
 
-async fn read(path: &str) -> Result<SecretText, TriggerError> {
-    let text = tokio::fs::read_to_string(path).await;
-    text.map(SecretText::new)
-        .map_err(|error| TriggerError::Configuration(format!("MessageBus: '{path}' cannot be read: {error}")))
+fn by_password(Security { login, tls, .. }: Security) -> Access {
+    let login = login.map(|(username, password)| Login::Password { username, password });
+    Access { tls, login }
+}
+
+fn by_seed(Security { tls, file, .. }: Security) -> Access {
+    let login = file.map(Login::NKeySeed);
+    Access { tls, login }
+}
+
+fn by_credentials(Security { tls, file, .. }: Security) -> Access {
+    let login = file.map(Login::Credentials);
+    Access { tls, login }
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use edgehold_bus_redis::{ConnectionSettings, Credentials, Publication};
+use edgehold_bus_redis::{Access, ConnectionSettings, Credentials, Publication};
 use edgehold_core::{ResponsePublisher, TriggerError};
 use edgehold_ingest::{
     BusPublisher, MessageBusResponse, RedisBusSettings, RedisBusTrigger, response_topic, subscribe_filters,
 };
 
-use super::security::{Security, security};
+use super::security::{BusSecurity, Security};
 use crate::{
     durability::BusPromise,
     publishing::lazily,
@@ -53,6 +53,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         budget,
     });
     Ok(Ingress {
+        loss: Some(trigger.loss()),
         trigger: Box::new(trigger),
         response,
         publication: Some(run),
@@ -86,13 +87,18 @@ async fn connection(origin: &Origin<'_>) -> Result<ConnectionSettings, TriggerEr
         ..
     } = origin;
     let bus = &configuration.message_bus;
-    let Security { login, tls } = security(bus, secrets).await?;
     let mut connection = ConnectionSettings::new(&bus.host, bus.port);
-    connection.credentials = login.map(|(username, password)| Credentials { username, password });
-    connection.tls = tls;
+    connection.access = BusSecurity::try_new(bus, secrets, None, access).await?;
     connection.client_name = bus.client_id().unwrap_or(service_key.as_str()).to_owned();
     connection.keep_alive = bus.keep_alive();
     connection.connect_timeout = bus.connect_timeout();
     connection.max_message_bytes = configuration.limits.max_message_bytes;
     Ok(connection)
+}
+
+fn access(Security { login, tls, .. }: Security) -> Access {
+    Access {
+        tls,
+        credentials: login.map(|(username, password)| Credentials { username, password }),
+    }
 }
