@@ -31,6 +31,7 @@ mod registry;
 mod scalar;
 pub mod schema;
 pub mod secrets;
+mod token;
 pub mod yaml;
 
 pub use edgehold_core::duration;
@@ -50,3 +51,4 @@ pub use leaves::{Leaf, Leaves, Origin};
 pub use provider::{ConfigurationProvider, ProviderError, Section, Snapshot};
 pub use redact::{REDACTED, without_passwords};
 pub use registry::{Endpoint, Registration, Registry};
+pub use token::{FixedToken, TokenSource};

@@ -1,170 +1,97 @@
-//! consulrs behind four calls: registration and plain keys. The only module that names it, so that another library, or
-//! our own [`client`](crate::client), can take its place in an afternoon.
+//! consulrs's part: what the calls of registration and of plain keys look like. The only module that names it, so that
+//! another library can take its place in an afternoon.
 //!
-//! What it cannot do, and who does it instead (the thin client, unless noted):
-//! - lists of services do not parse, 404s lose their index, there are no transactions;
-//! - keys and ids are percent-encoded twice, so that only plain ones arrive as they are;
-//! - it sets up OpenSSL even for `http`, and takes proxies from the environment even for this machine: for `http` its
-//!   HTTP client is made here;
-//! - it has no timeouts: each call gets ours;
-//! - every failure is logged four times as an error, expected ones such as an absent key too: its calls run without
-//!   a subscriber, and what failed is in the error we return;
-//! - its token is fixed: a new token needs a new value.
+//! Its requests say method, path and body; they are sent by [`client`](crate::client), which has what consulrs's own HTTP
+//! client lacks: timeouts, renewed tokens, client certificates, keys that are encoded once, and one log line instead of
+//! four for each expected failure.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
-use consulrs::{
-    api::{ApiResponse, check::requests::RegisterCheckRequest, service::requests::RegisterServiceRequest},
-    check,
-    client::{ConsulClient, ConsulClientSettings},
-    error::ClientError,
-    kv, service,
+use consulrs::api::{
+    check::requests::RegisterCheckRequest, kv::requests::ReadRawKeyRequest,
+    service::requests::RegisterServiceRequest,
 };
 use edgehold_config::ProviderError;
-use edgehold_core::SecretText;
-use rustify::clients::reqwest::Client as HttpClient;
-use tokio::time::timeout;
-use tracing::{
-    instrument::WithSubscriber,
-    subscriber::{NoSubscriber, with_default},
-};
+use reqwest::Method;
+use rustify::{endpoint::Endpoint, enums::RequestMethod};
 
-use crate::{
-    ConsulAddress,
-    client::{CALL_TIMEOUT, error_of_status, is_loopback},
-};
-
-/// Speaks to one Consul agent through consulrs.
-pub(crate) struct Agent {
-    client: ConsulClient,
-    name: String,
-}
+use crate::client::Session;
 
 /// An HTTP health check of a registered service.
 pub(crate) struct HttpCheck<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) name: String,
+    pub(crate) notes: &'a str,
     pub(crate) service_id: &'a str,
     pub(crate) url: String,
     pub(crate) interval: Duration,
+    /// How long it may fail until Consul removes the service.
+    pub(crate) deregister_after: Option<Duration>,
 }
 
-impl Agent {
-    /// Prepares the calls. The address and the token are those [`Client`](crate::client::Client) has already taken:
-    /// consulrs panics on a token that cannot stand in a header.
-    pub(crate) fn new(address: &ConsulAddress, token: Option<&SecretText>) -> Result<Self, ProviderError> {
-        // Every field is given, because consulrs fills absent ones from its own environment variables.
-        let settings = ConsulClientSettings {
-            address: address.to_string(),
-            ca_certs: Vec::new(),
-            client_cert: None,
-            client_key: None,
-            token: token.map(|token| token.expose().to_owned()),
-            verify: true,
-            version: 1,
-        };
-        let no_client = |error: &dyn std::fmt::Display| {
-            ProviderError::Configuration(format!("no client for Consul at {address}: {error}"))
-        };
-        let client = if address.protocol == "https" {
-            with_default(NoSubscriber::default(), || ConsulClient::new(settings))
-                .map_err(|error| no_client(&error))?
-        } else {
-            // Left alone, consulrs sets up OpenSSL with all the authorities of the system, which costs 4 MiB for ever.
-            let mut http = reqwest_of_consulrs::Client::builder()
-                .use_rustls_tls()
-                .tls_built_in_root_certs(false);
-            if is_loopback(&address.url()?) {
-                http = http.no_proxy();
-            }
-            let http = http.build().map_err(|error| no_client(&error))?;
-            let http = HttpClient::new(&settings.address, http);
-            ConsulClient { http, settings }
-        };
-        Ok(Self {
-            client,
-            name: format!("consul {address}"),
-        })
-    }
-
-    /// The value of a plain key, none when it does not exist.
-    pub(crate) async fn read_key(&self, key: &str) -> Result<Option<Bytes>, ProviderError> {
-        self.call(kv::raw(&self.client, key, None))
-            .await
-            .map(|value| value.map(Bytes::from))
-    }
-
-    /// Registers a service, or replaces what was registered under this name, which is its id as well.
-    pub(crate) async fn register_service(
-        &self,
-        name: &str,
-        host: &str,
-        port: u16,
-    ) -> Result<(), ProviderError> {
-        let mut request = RegisterServiceRequest::builder();
-        request.address(host).port(u64::from(port));
-        self.must_exist(
-            self.call(service::register(&self.client, name, Some(&mut request)))
-                .await,
-        )
-    }
-
-    /// Registers the health check of a service under the service's id, or replaces it.
-    pub(crate) async fn register_check(&self, http_check: &HttpCheck<'_>) -> Result<(), ProviderError> {
-        let id = http_check.service_id;
-        let mut request = RegisterCheckRequest::builder();
-        request
-            .id(id)
-            .service_id(id)
-            .notes("Check the health of the API")
-            .http(http_check.url.as_str())
-            .interval(go_duration(http_check.interval));
-        let name = format!("Health Check: {id}");
-        self.must_exist(
-            self.call(check::register(&self.client, &name, Some(&mut request)))
-                .await,
-        )
-    }
-
-    /// Removes a service with its checks. The id must be plain, see [`is_plain`].
-    pub(crate) async fn deregister_service(&self, id: &str) -> Result<(), ProviderError> {
-        self.must_exist(self.call(service::deregister(&self.client, id, None)).await)
-    }
-
-    /// Within our timeout and without a log line. A 404 is none.
-    async fn call<T>(
-        &self,
-        call: impl Future<Output = Result<ApiResponse<T>, ClientError>>,
-    ) -> Result<Option<T>, ProviderError> {
-        match timeout(CALL_TIMEOUT, call.with_subscriber(NoSubscriber::default())).await {
-            Ok(Ok(answer)) => Ok(Some(answer.response)),
-            Ok(Err(ClientError::APIError { code: 404, .. })) => Ok(None),
-            Ok(Err(ClientError::APIError { code, message })) => {
-                Err(error_of_status(&self.name, code, &message.unwrap_or_default()))
-            }
-            Ok(Err(error)) => Err(ProviderError::Unavailable {
-                provider: self.name.clone(),
-                reason: "the request failed".to_owned(),
-                source: Some(error.into()),
-            }),
-            Err(_) => Err(ProviderError::Unavailable {
-                provider: self.name.clone(),
-                reason: format!("no answer within {CALL_TIMEOUT:?}"),
-                source: None,
-            }),
-        }
-    }
-
-    fn must_exist<T>(&self, answer: Result<Option<T>, ProviderError>) -> Result<T, ProviderError> {
-        answer?.ok_or_else(|| error_of_status(&self.name, 404, ""))
+/// The value of a key, none when it does not exist.
+pub(crate) async fn read_key(session: &Session<'_>, key: &str) -> Result<Option<Bytes>, ProviderError> {
+    let request = ReadRawKeyRequest::builder().key(key).build();
+    let (status, body) = send(session, request).await?;
+    match status {
+        404 => Ok(None),
+        _ => session.succeeded(status, body).map(Some),
     }
 }
 
-/// Whether consulrs sends this as it is when it is part of a path.
-pub(crate) fn is_plain(segment: &str) -> bool {
-    !matches!(segment, "." | "..")
-        && segment
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+/// Registers a service, or replaces what was registered under this name, which is its id as well.
+pub(crate) async fn register_service(
+    session: &Session<'_>,
+    name: &str,
+    host: &str,
+    port: u16,
+) -> Result<(), ProviderError> {
+    let request = RegisterServiceRequest::builder()
+        .name(name)
+        .address(host)
+        .port(u64::from(port))
+        .build();
+    let (status, body) = send(session, request).await?;
+    session.succeeded(status, body).map(drop)
+}
+
+/// Registers a health check, or replaces the one with its id.
+pub(crate) async fn register_check(
+    session: &Session<'_>,
+    check: &HttpCheck<'_>,
+) -> Result<(), ProviderError> {
+    let mut request = RegisterCheckRequest::builder();
+    request
+        .id(check.id)
+        .name(check.name.as_str())
+        .service_id(check.service_id)
+        .notes(check.notes)
+        .http(check.url.as_str())
+        .interval(go_duration(check.interval));
+    if let Some(after) = check.deregister_after {
+        request.deregister_critical_service_after(go_duration(after));
+    }
+    let (status, body) = send(session, request.build()).await?;
+    session.succeeded(status, body).map(drop)
+}
+
+/// Status and body.
+async fn send<E: Endpoint>(
+    session: &Session<'_>,
+    request: Result<E, impl std::error::Error>,
+) -> Result<(u16, Bytes), ProviderError> {
+    let request = request.expect("every field has a default");
+    let method = match request.method() {
+        RequestMethod::PUT => Method::PUT,
+        _ => Method::GET,
+    };
+    let path = format!("v1/{}", request.path());
+    let path: Vec<&str> = path.split('/').collect();
+    let text = |error| session.unexpected(format!("a request cannot be written: {error}"));
+    let query = request.query().map_err(text)?.unwrap_or_default();
+    let body = request.body().map_err(text)?.unwrap_or_default();
+    session.send(method, &path, &query, body.into()).await
 }
 
 /// As Consul and EdgeX write it: `10s`; with a fraction of a second `1500ms`.
@@ -184,13 +111,5 @@ mod tests {
     fn intervals_are_written_as_go_does() {
         assert_eq!(go_duration(Duration::from_secs(10)), "10s");
         assert_eq!(go_duration(Duration::from_millis(1500)), "1500ms");
-    }
-
-    #[test]
-    fn only_plain_ids_go_through_consulrs() {
-        assert!(is_plain("app-http_export.2"));
-        for odd in ["app x", "app/x", "app%41", "übung", "a+b", ".."] {
-            assert!(!is_plain(odd), "{odd}");
-        }
     }
 }

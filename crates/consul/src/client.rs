@@ -1,19 +1,21 @@
-//! Our thin client for Consul's HTTP API. Owns addresses, headers, timeouts and the meaning of a status code; what is
-//! read and written belongs to the other modules.
+//! Our thin client for Consul's HTTP API. Owns addresses, headers, tokens, timeouts and the meaning of a status code;
+//! what is read and written belongs to the other modules.
 //!
-//! It exists because the client library in [`agent`](crate::agent) cannot block on a missing prefix (it drops the index
-//! of a 404), encodes keys twice, and knows no transactions.
+//! Calls are made in a [`Session`], which has one access token. [`Client::with_token`] opens one, and when it is denied
+//! access, a second one with a fresh token, in which everything is done again: what was read with a token that had lost
+//! its rights must not be mixed with what is read with the next, because Consul leaves out what a token may not read.
 //!
 //! A half-open connection cannot hold a call up: each has a timeout of its own, and the connections have keep-alive.
 
-use std::{error::Error, net::IpAddr, time::Duration};
+use std::{error::Error, fmt, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgehold_config::ProviderError;
+use edgehold_config::{EditError, ProviderError, TokenSource};
 use edgehold_core::SecretText;
 use reqwest::{
-    Method, RequestBuilder, Url,
-    header::{CONTENT_TYPE, HeaderValue},
+    Certificate, ClientBuilder, Identity, Method, RequestBuilder, Url,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::{CONTENT_TYPE, HOST, HeaderValue},
     redirect::Policy,
 };
 use rustls::crypto::{CryptoProvider, ring};
@@ -21,7 +23,8 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::{
-    ConsulAddress,
+    ConsulSettings,
+    settings::ConsulTls,
     transaction::{self, Operation, Outcome},
 };
 
@@ -37,12 +40,23 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(WAIT_SECS * 17 / 16 + 10);
 /// How much of a refusal's body a message holds.
 const REASON_CHARS: usize = 300;
 
-/// Speaks to one Consul with one token.
+/// Speaks to one Consul.
 pub(crate) struct Client {
     http: reqwest::Client,
     base: Url,
-    token: Option<HeaderValue>,
+    /// The host of the address, when the URL has the name of the certificate instead.
+    host: Option<HeaderValue>,
+    basic_auth: Option<(String, SecretText)>,
+    namespace: Option<String>,
+    tokens: Arc<dyn TokenSource>,
     name: String,
+}
+
+/// Calls with one token.
+#[derive(Clone)]
+pub(crate) struct Session<'a> {
+    client: &'a Client,
+    token: Option<HeaderValue>,
 }
 
 struct Answer {
@@ -51,23 +65,38 @@ struct Answer {
     body: Bytes,
 }
 
+/// An error that may say that a token was refused.
+pub(crate) trait MayBeDenied: From<ProviderError> + fmt::Display {
+    fn is_denied(&self) -> bool;
+}
+
+impl MayBeDenied for ProviderError {
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Denied { .. })
+    }
+}
+
+impl MayBeDenied for EditError {
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Provider(error) if error.is_denied())
+    }
+}
+
 impl Client {
     /// Prepares the calls; connects to nothing yet.
     ///
     /// # Errors
-    /// [`ProviderError::Configuration`] for an impossible address or token, or for `https` without a TLS provider.
-    pub(crate) fn new(address: &ConsulAddress, token: Option<&SecretText>) -> Result<Self, ProviderError> {
-        let base = address.url()?;
-        let token = match token {
-            None => None,
-            Some(token) => {
-                let wrong =
-                    |_| ProviderError::Configuration("Consul's token cannot stand in a header".to_owned());
-                let mut value = HeaderValue::from_str(token.expose()).map_err(wrong)?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-        };
+    /// [`ProviderError::Configuration`] for an impossible address or certificate, or for `https` without a TLS provider.
+    pub(crate) fn new(settings: ConsulSettings) -> Result<Self, ProviderError> {
+        let ConsulSettings {
+            address,
+            tokens,
+            tls,
+            basic_auth,
+            namespace,
+        } = settings;
+        let mut base = address.url()?;
+        let wrong = |why: String| ProviderError::Configuration(format!("no HTTP client for {address}: {why}"));
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(Policy::none());
@@ -75,20 +104,34 @@ impl Client {
             // As Go does, and so the original: proxies of the environment are for others than this machine.
             http = http.no_proxy();
         }
+        let mut host = None;
         if base.scheme() == "http" {
             http = http.tls_backend_preconfigured(unused_tls());
-        } else if CryptoProvider::get_default().is_none() {
-            return Err(ProviderError::Configuration(format!(
-                "{base} needs TLS, and no TLS provider is installed"
-            )));
+        } else {
+            if CryptoProvider::get_default().is_none() {
+                return Err(wrong("it needs TLS, and no TLS provider is installed".to_owned()));
+            }
+            if let Some(name) = &tls.server_name {
+                let real = RealHost::of(&base);
+                host = Some(HeaderValue::try_from(real.authority()).expect("it was part of a URL"));
+                http = http.dns_resolver(Arc::new(real));
+                base.set_host(Some(name))
+                    .ok()
+                    .filter(|()| base.domain() == Some(name.as_str()))
+                    .ok_or_else(|| wrong(format!("CONSUL_TLS_SERVER_NAME '{name}' is not a host name")))?;
+            }
+            http = with_certificates(http, &tls).map_err(wrong)?;
         }
         let http = http
             .build()
-            .map_err(|error| ProviderError::Configuration(format!("no HTTP client for {base}: {error}")))?;
+            .map_err(|error| wrong(format!("{error}: {}", error.source().map_or_else(String::new, ToString::to_string))))?;
         Ok(Self {
             http,
             base,
-            token,
+            host,
+            basic_auth,
+            namespace,
+            tokens,
             name: format!("consul {address}"),
         })
     }
@@ -98,12 +141,53 @@ impl Client {
         &self.name
     }
 
+    /// Calls that say who they are, and once more with a fresh token when access is denied.
+    pub(crate) async fn with_token<'a, T, E, F>(&'a self, calls: impl Fn(Session<'a>) -> F) -> Result<T, E>
+    where
+        E: MayBeDenied,
+        F: Future<Output = Result<T, E>>,
+    {
+        let token = self.tokens.token().await?;
+        match calls(self.session(token.as_ref())?).await {
+            Err(error) if error.is_denied() => match self.tokens.renew(token.as_ref()).await? {
+                Some(fresh) => {
+                    tracing::info!("{error}; trying again with a fresh token");
+                    calls(self.session(Some(&fresh))?).await
+                }
+                None => Err(error),
+            },
+            result => result,
+        }
+    }
+
+    /// Calls that need no token.
+    pub(crate) fn anonymous(&self) -> Session<'_> {
+        Session {
+            client: self,
+            token: None,
+        }
+    }
+
+    fn session(&self, token: Option<&SecretText>) -> Result<Session<'_>, ProviderError> {
+        let header = |token: &SecretText| {
+            let mut header = HeaderValue::from_str(token.expose()).map_err(|_| {
+                ProviderError::Configuration("Consul's token cannot stand in a header".to_owned())
+            })?;
+            header.set_sensitive(true);
+            Ok(header)
+        };
+        Ok(Session {
+            client: self,
+            token: token.map(header).transpose()?,
+        })
+    }
+}
+
+impl Session<'_> {
     /// Whether there is a leader, without which nothing can be read or written.
     pub(crate) async fn check_leader(&self) -> Result<(), ProviderError> {
-        let answer = self
-            .call(Method::GET, &["v1", "status", "leader"], "", Bytes::new())
-            .await?;
-        let leader: String = self.json(&self.succeeded(answer)?)?;
+        let body = self.get(&["v1", "status", "leader"]).await?;
+        let leader: String = self.json(&body)?;
         if leader.is_empty() {
             Err(self.unavailable("it has no leader", None))
         } else {
@@ -111,30 +195,31 @@ impl Client {
         }
     }
 
-    /// Does all of the operations or none (`PUT /v1/txn`). At most 64, in a body of at most 512 KiB.
+    /// Reads or writes all of it or nothing (`PUT /v1/txn`). At most 64 operations, in a body of at most 512 KiB.
+    ///
+    /// Reads are confirmed by a majority of the servers: a leader that has just been elected, or does not know yet that it
+    /// is none any more, would otherwise give values of a moment ago.
     pub(crate) async fn transaction<'a>(
         &self,
         operations: impl IntoIterator<Item = &'a Operation>,
     ) -> Result<Outcome, ProviderError> {
         let body = transaction::body(operations);
-        let answer = self.call(Method::PUT, &["v1", "txn"], "", body.into()).await?;
-        // The status of a transaction that was rolled back; the body tells why.
-        let answer = if answer.status == 409 {
-            answer
-        } else {
-            self.succeeded(answer)?
-        };
-        transaction::parse(&answer.body).map_err(|reason| self.unexpected(reason))
+        let (status, body) = self
+            .send(Method::PUT, &["v1", "txn"], "consistent", body.into())
+            .await?;
+        // 409 is the status of a transaction that was rolled back; the body tells why.
+        let body = if status == 409 { body } else { self.succeeded(status, body)? };
+        transaction::parse(&body).map_err(|reason| self.unexpected(reason))
     }
 
     /// Writes one key by itself, which may have up to 512 KiB; without `overwrite` only when it does not exist.
     /// Answers whether it was written.
     pub(crate) async fn put(&self, key: &str, value: &str, overwrite: bool) -> Result<bool, ProviderError> {
         let query = if overwrite { "" } else { "cas=0" };
-        let answer = self
-            .call(Method::PUT, &key_path(key), query, value.to_owned().into())
+        let (status, body) = self
+            .send(Method::PUT, &key_path(key), query, value.to_owned().into())
             .await?;
-        self.json(&self.succeeded(answer)?)
+        self.json(&self.succeeded(status, body)?)
     }
 
     /// Whether this token may read `key`, which need not exist.
@@ -142,11 +227,11 @@ impl Client {
     /// # Errors
     /// [`ProviderError::Denied`] when it may not.
     pub(crate) async fn check_readable(&self, key: String) -> Result<(), ProviderError> {
-        let answer = self.call(Method::GET, &key_path(&key), "", Bytes::new()).await?;
-        if answer.status == 404 {
+        let (status, body) = self.send(Method::GET, &key_path(&key), "", Bytes::new()).await?;
+        if status == 404 {
             Ok(())
         } else {
-            self.succeeded(answer).map(drop)
+            self.succeeded(status, body).map(drop)
         }
     }
 
@@ -159,42 +244,48 @@ impl Client {
         let deadline = if index == 0 { CALL_TIMEOUT } else { WAIT_TIMEOUT };
         let request = self.request(Method::GET, &key_path(prefix), &query)?;
         let answer = self.answer(request, deadline).await?;
-        let index = answer.index;
         if answer.status != 404 {
-            self.succeeded(answer)?;
+            self.succeeded(answer.status, answer.body)?;
         }
-        index.ok_or_else(|| self.unexpected("it gave no X-Consul-Index"))
+        answer
+            .index
+            .ok_or_else(|| self.unexpected("it gave no X-Consul-Index"))
     }
 
     /// The services registered with this agent, by id.
     pub(crate) async fn agent_services(&self) -> Result<serde_json::Map<String, Value>, ProviderError> {
-        let answer = self
-            .call(Method::GET, &["v1", "agent", "services"], "", Bytes::new())
-            .await?;
-        self.json(&self.succeeded(answer)?)
+        let body = self.get(&["v1", "agent", "services"]).await?;
+        self.json(&body)
     }
 
-    /// Removes a service from this agent, whatever characters its id has.
+    /// Removes a service with its checks from this agent, whatever characters its id has.
     pub(crate) async fn deregister(&self, id: &str) -> Result<(), ProviderError> {
-        let segments = ["v1", "agent", "service", "deregister", id];
-        let answer = self.call(Method::PUT, &segments, "", Bytes::new()).await?;
-        self.succeeded(answer).map(drop)
+        let path = ["v1", "agent", "service", "deregister", id];
+        let (status, body) = self.send(Method::PUT, &path, "", Bytes::new()).await?;
+        self.succeeded(status, body).map(drop)
     }
 
-    async fn call(
+    async fn get(&self, path: &[&str]) -> Result<Bytes, ProviderError> {
+        let (status, body) = self.send(Method::GET, path, "", Bytes::new()).await?;
+        self.succeeded(status, body)
+    }
+
+    /// Any ordinary call: its status and body.
+    pub(crate) async fn send(
         &self,
         method: Method,
         path: &[&str],
         query: &str,
         body: Bytes,
-    ) -> Result<Answer, ProviderError> {
+    ) -> Result<(u16, Bytes), ProviderError> {
         let mut request = self.request(method, path, query)?;
         if !body.is_empty() {
             request = request
                 .header(CONTENT_TYPE, "application/octet-stream")
                 .body(body);
         }
-        self.answer(request, CALL_TIMEOUT).await
+        let answer = self.answer(request, CALL_TIMEOUT).await?;
+        Ok((answer.status, answer.body))
     }
 
     /// Each segment is percent-encoded exactly once.
@@ -206,7 +297,8 @@ impl Client {
                 "'{path}' cannot be part of Consul's address"
             )));
         }
-        let mut url = self.base.clone();
+        let client = self.client;
+        let mut url = client.base.clone();
         url.path_segments_mut()
             .expect("an http URL has a path")
             .pop_if_empty()
@@ -214,7 +306,16 @@ impl Client {
         if !query.is_empty() {
             url.set_query(Some(query));
         }
-        let mut request = self.http.request(method, url);
+        if let Some(namespace) = &client.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        let mut request = client.http.request(method, url);
+        if let Some(host) = &client.host {
+            request = request.header(HOST, host.clone());
+        }
+        if let Some((user, password)) = &client.basic_auth {
+            request = request.basic_auth(user, Some(password.expose()));
+        }
         if let Some(token) = &self.token {
             request = request.header("X-Consul-Token", token.clone());
         }
@@ -241,42 +342,94 @@ impl Client {
         }
     }
 
-    fn succeeded(&self, answer: Answer) -> Result<Answer, ProviderError> {
-        match answer.status {
-            200..=299 => Ok(answer),
+    /// The body of a success.
+    pub(crate) fn succeeded(&self, status: u16, body: Bytes) -> Result<Bytes, ProviderError> {
+        match status {
+            200..=299 => Ok(body),
             status => Err(error_of_status(
-                &self.name,
+                &self.client.name,
                 status,
-                &String::from_utf8_lossy(&answer.body),
+                &String::from_utf8_lossy(&body),
             )),
         }
     }
 
-    fn json<'a, T: serde::Deserialize<'a>>(&self, answer: &'a Answer) -> Result<T, ProviderError> {
-        serde_json::from_slice(&answer.body).map_err(|error| self.unexpected(error.to_string()))
+    fn json<'a, T: serde::Deserialize<'a>>(&self, body: &'a Bytes) -> Result<T, ProviderError> {
+        serde_json::from_slice(body).map_err(|error| self.unexpected(error.to_string()))
     }
 
     pub(crate) fn unexpected(&self, reason: impl Into<String>) -> ProviderError {
         ProviderError::Unexpected {
-            provider: self.name.clone(),
+            provider: self.client.name.clone(),
             reason: reason.into(),
         }
     }
 
     pub(crate) fn denied(&self, reason: impl Into<String>) -> ProviderError {
         ProviderError::Denied {
-            provider: self.name.clone(),
+            provider: self.client.name.clone(),
             reason: reason.into(),
         }
     }
 
     fn unavailable(&self, reason: &str, source: Option<Box<dyn Error + Send + Sync>>) -> ProviderError {
         ProviderError::Unavailable {
-            provider: self.name.clone(),
+            provider: self.client.name.clone(),
             reason: reason.to_owned(),
             source,
         }
     }
+}
+
+/// What connections are made to when URLs have the name in the certificate as their host.
+struct RealHost {
+    host: String,
+    port: Option<u16>,
+}
+
+impl RealHost {
+    fn of(url: &Url) -> Self {
+        Self {
+            host: url.host_str().unwrap_or_default().to_owned(),
+            port: url.port(),
+        }
+    }
+
+    fn authority(&self) -> String {
+        match self.port {
+            Some(port) => format!("{}:{port}", self.host),
+            None => self.host.clone(),
+        }
+    }
+}
+
+impl Resolve for RealHost {
+    fn resolve(&self, _: Name) -> Resolving {
+        let host = self.host.trim_matches(['[', ']']).to_owned();
+        Box::pin(async move {
+            // The port is that of the URL, whatever stands here.
+            let found: Vec<_> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
+            let found: Addrs = Box::new(found.into_iter());
+            Ok(found)
+        })
+    }
+}
+
+fn with_certificates(http: ClientBuilder, tls: &ConsulTls) -> Result<ClientBuilder, String> {
+    let mut http = http.tls_danger_accept_invalid_certs(tls.skip_verify);
+    if let Some(pem) = &tls.client {
+        let identity = Identity::from_pem(pem.expose().as_bytes())
+            .map_err(|_| "CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY are not a certificate and its key in PEM")?;
+        http = http.identity(identity);
+    }
+    if let Some(pem) = &tls.authorities {
+        let authorities = Certificate::from_pem_bundle(pem.as_bytes()).unwrap_or_default();
+        if authorities.is_empty() {
+            return Err("CONSUL_CACERT or CONSUL_CAPATH holds no certificate in PEM".to_owned());
+        }
+        http = http.tls_certs_only(authorities);
+    }
+    Ok(http)
 }
 
 /// The path of a key, by segments.
@@ -325,21 +478,23 @@ mod tests {
     use edgehold_core::ErrorClass;
 
     use super::*;
+    use crate::ConsulAddress;
 
-    fn client(token: Option<&str>) -> Result<Client, ProviderError> {
+    fn client() -> Client {
         let address = ConsulAddress {
             protocol: "http".to_owned(),
             host: "localhost".to_owned(),
             port: 8500,
         };
-        Client::new(&address, token.map(SecretText::new).as_ref())
+        Client::new(ConsulSettings::new(address)).unwrap()
     }
 
     #[test]
     fn a_path_is_encoded_once() {
-        let client = client(None).unwrap();
+        let client = client();
         let url = |path: &[&str]| {
             client
+                .anonymous()
                 .request(Method::GET, path, "")
                 .unwrap()
                 .build()
@@ -363,10 +518,10 @@ mod tests {
 
     #[test]
     fn a_segment_that_urls_resolve_away_is_refused() {
-        let client = client(None).unwrap();
+        let client = client();
         for segment in [".", ".."] {
             assert!(matches!(
-                client.request(Method::GET, &["v1", "kv", segment], ""),
+                client.anonymous().request(Method::GET, &["v1", "kv", segment], ""),
                 Err(ProviderError::Configuration(_))
             ));
         }
@@ -374,12 +529,13 @@ mod tests {
 
     #[test]
     fn the_token_goes_along_unseen() {
-        let client = client(Some("s3cret")).unwrap();
-        let request = client.request(Method::GET, &["v1"], "").unwrap().build().unwrap();
+        let client = client();
+        let session = client.session(Some(&SecretText::new("s3cret"))).unwrap();
+        let request = session.request(Method::GET, &["v1"], "").unwrap().build().unwrap();
         assert_eq!(request.headers()["x-consul-token"], "s3cret");
         assert!(!format!("{request:?}").contains("s3cret"));
         assert!(matches!(
-            self::client(Some("a\nb")),
+            client.session(Some(&SecretText::new("a\nb"))),
             Err(ProviderError::Configuration(_))
         ));
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use edgehold_config::{Edit, EditError, Expected};
 
 use crate::{
-    client::Client,
+    client::{Client, Session},
     section::{Sections, read_trees},
     transaction::{KeyValue, Operation, Outcome},
 };
@@ -30,8 +30,9 @@ pub(crate) async fn edit(
     groups: &[Vec<Edit>],
 ) -> Result<usize, EditError> {
     let mut written = 0;
-    for batch in pack(sections, groups)? {
-        written += write(client, sections, &batch).await?;
+    for batch in &pack(sections, groups)? {
+        let write = |session| async move { write(&session, sections, batch).await };
+        written += client.with_token(write).await?;
     }
     Ok(written)
 }
@@ -76,32 +77,32 @@ fn key(sections: &Sections, edit: &Edit) -> String {
     format!("{}{}", sections.prefix(edit.section), edit.path)
 }
 
-async fn write(client: &Client, sections: &Sections, batch: &[&Edit]) -> Result<usize, EditError> {
-    let mut before = read(client, sections, batch).await?;
+async fn write(session: &Session<'_>, sections: &Sections, batch: &[&Edit]) -> Result<usize, EditError> {
+    let mut before = read(session, sections, batch).await?;
     for _ in 0..TRIES {
         let operations = operations(sections, batch, &before)?;
         if operations.is_empty() {
             return Ok(0);
         }
-        let reason = match client.transaction(&operations).await? {
+        let reason = match session.transaction(&operations).await? {
             Outcome::Done(_) => return Ok(operations.len()),
             Outcome::Refused(reason) => reason,
         };
-        let now = read(client, sections, batch).await?;
+        let now = read(session, sections, batch).await?;
         // Nobody has written one of them, so it was not for that.
         if now == before {
-            return Err(client.denied(format!("writing configuration: {reason}")).into());
+            return Err(session.denied(format!("writing configuration: {reason}")).into());
         }
         before = now;
     }
-    Err(client
+    Err(session
         .unexpected("others write the same settings all the time")
         .into())
 }
 
 /// What there is of the sections that a batch touches, by key.
 async fn read(
-    client: &Client,
+    session: &Session<'_>,
     sections: &Sections,
     batch: &[&Edit],
 ) -> Result<BTreeMap<String, KeyValue>, EditError> {
@@ -112,7 +113,7 @@ async fn read(
     prefixes.sort();
     prefixes.dedup();
     let keys: Vec<String> = batch.iter().map(|edit| key(sections, edit)).collect();
-    let entries = read_trees(client, &prefixes).await?;
+    let entries = read_trees(session, &prefixes).await?;
     let touched = entries.into_iter().filter(|entry| keys.contains(&entry.key));
     Ok(touched.map(|entry| (entry.key.clone(), entry)).collect())
 }

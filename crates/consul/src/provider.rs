@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use edgehold_config::{ConfigurationProvider, Edit, EditError, Layer, ProviderError, Snapshot};
-use edgehold_core::{BoxFuture, SecretText, ServiceKey, ShutdownSignal, parse_go_bool};
+use edgehold_core::{BoxFuture, ServiceKey, ShutdownSignal, parse_go_bool};
 use tokio::sync::watch;
 
-use crate::{ConsulAddress, agent::Agent, client::Client, edit, section::Sections, seed, watcher};
+use crate::{ConsulSettings, agent, client::Client, edit, section::Sections, seed, watcher};
 
 /// The configuration of one service in Consul, below `edgex/v3`.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use edgehold_config::ConfigurationProvider;
-/// use edgehold_consul::{ConsulAddress, ConsulProvider};
+/// use edgehold_consul::{ConsulAddress, ConsulProvider, ConsulSettings};
 /// use edgehold_core::ServiceKey;
 ///
 /// let address = ConsulAddress { protocol: "http".to_owned(), host: "localhost".to_owned(), port: 8500 };
-/// let provider = ConsulProvider::new(&address, ServiceKey::try_new("app-http-export")?, None)?;
+/// let provider = ConsulProvider::new(ConsulSettings::new(address), ServiceKey::try_new("app-http-export")?)?;
 /// provider.check_alive().await?;
 /// let private = provider.load().await?.private;
 /// # Ok(())
@@ -25,32 +25,25 @@ use crate::{ConsulAddress, agent::Agent, client::Client, edit, section::Sections
 /// ```
 pub struct ConsulProvider {
     client: Client,
-    agent: Agent,
     sections: Sections,
     description: String,
 }
 
 impl ConsulProvider {
-    /// The configuration of `service_key` in the Consul at `address`, with an access token in secure mode. Connects to
-    /// nothing yet. For `https` the process must have installed a TLS provider.
+    /// The configuration of `service_key` in the Consul these settings lead to. Connects to nothing yet. For `https` the
+    /// process must have installed a TLS provider.
     ///
     /// # Errors
-    /// [`ProviderError::Configuration`] when the address, the service key or the token cannot be used in a request.
-    pub fn new(
-        address: &ConsulAddress,
-        service_key: ServiceKey,
-        token: Option<SecretText>,
-    ) -> Result<Self, ProviderError> {
+    /// [`ProviderError::Configuration`] when the settings or the service key cannot be used in a request.
+    pub fn new(settings: ConsulSettings, service_key: ServiceKey) -> Result<Self, ProviderError> {
         if matches!(service_key.as_str(), "." | "..") {
             let why = format!("the service key '{service_key}' cannot be part of a key in Consul");
             return Err(ProviderError::Configuration(why));
         }
-        let client = Client::new(address, token.as_ref())?;
+        let client = Client::new(settings)?;
         let description = format!("{} {}/{service_key}", client.name(), crate::section::STEM);
-        let agent = Agent::new(address, token.as_ref())?;
         Ok(Self {
             client,
-            agent,
             sections: Sections::of(&service_key),
             description,
         })
@@ -63,12 +56,14 @@ impl ConfigurationProvider for ConsulProvider {
     }
 
     fn check_alive(&self) -> BoxFuture<'_, Result<(), ProviderError>> {
-        Box::pin(self.client.check_leader())
+        Box::pin(async { self.client.anonymous().check_leader().await })
     }
 
     fn common_config_ready(&self) -> BoxFuture<'_, Result<bool, ProviderError>> {
         Box::pin(async {
-            let value = self.agent.read_key(&Sections::common_ready_key()).await?;
+            let key = &Sections::common_ready_key();
+            let read = |session| async move { agent::read_key(&session, key).await };
+            let value = self.client.with_token(read).await?;
             let text = value.as_deref().and_then(|value| std::str::from_utf8(value).ok());
             Ok(text.and_then(parse_go_bool).unwrap_or(false))
         })
@@ -83,12 +78,9 @@ impl ConfigurationProvider for ConsulProvider {
     }
 
     fn seed<'a>(&'a self, leaves: &'a Layer, overwrite: bool) -> BoxFuture<'a, Result<usize, ProviderError>> {
-        Box::pin(seed::seed(
-            &self.client,
-            self.sections.private(),
-            leaves,
-            overwrite,
-        ))
+        let prefix = self.sections.private();
+        let seed = move |session| async move { seed::seed(&session, prefix, leaves, overwrite).await };
+        Box::pin(self.client.with_token(seed))
     }
 
     fn edit<'a>(&'a self, groups: &'a [Vec<Edit>]) -> BoxFuture<'a, Result<usize, EditError>> {

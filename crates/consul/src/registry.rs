@@ -1,50 +1,52 @@
-//! The registry over a Consul agent: services with an HTTP check on `/api/v3/ping`.
+//! The registry over a Consul agent: services with an HTTP check on `/api/v3/ping`, and a second one on `/readyz`.
+
+use std::time::Duration;
 
 use edgehold_config::{Endpoint, ProviderError, Registration, Registry};
-use edgehold_core::{BoxFuture, SecretText, ServiceKey};
+use edgehold_core::{BoxFuture, ServiceKey};
 use serde::Deserialize;
 
 use crate::{
-    ConsulAddress,
+    ConsulSettings,
     address::host_in_url,
-    agent::{Agent, HttpCheck, is_plain},
-    client::Client,
+    agent::{self, HttpCheck},
+    client::{Client, Session},
 };
 
-/// The services registered with a Consul agent, as EdgeX 3 registers them: id and name are the service key, the check
-/// has the same id.
+/// How long a service may fail its health check until Consul forgets it. Long enough for somebody to see that it fails,
+/// and one that comes back, or was only out of reach, registers again.
+const DEREGISTER_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The services registered with a Consul agent, as EdgeX 3 registers them: id and name are the service key, the check on
+/// `/api/v3/ping` has the same id. A second check, `<service key>:ready` on `/readyz`, tells whether data gets through.
 ///
-/// Consul is never told to remove a service whose check has failed for long: nobody would register it again while it
-/// runs, and one that has crashed replaces its entry when it comes back.
+/// A service that has failed the first one for a week is removed by Consul; one that only the second one fails stays.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use edgehold_config::Registry;
-/// use edgehold_consul::{ConsulAddress, ConsulRegistry};
+/// use edgehold_consul::{ConsulAddress, ConsulRegistry, ConsulSettings};
 /// use edgehold_core::ServiceKey;
 ///
 /// let address = ConsulAddress { protocol: "http".to_owned(), host: "localhost".to_owned(), port: 8500 };
-/// let registry = ConsulRegistry::new(&address, None)?;
+/// let registry = ConsulRegistry::new(ConsulSettings::new(address))?;
 /// let core_metadata = registry.lookup(&ServiceKey::try_new("core-metadata")?).await?;
 /// # Ok(())
 /// # }
 /// ```
 pub struct ConsulRegistry {
     client: Client,
-    agent: Agent,
 }
 
 impl ConsulRegistry {
-    /// The agent at `address`, with an access token in secure mode. Connects to nothing yet. For `https` the process
-    /// must have installed a TLS provider.
+    /// The agent these settings lead to. Connects to nothing yet. For `https` the process must have installed a TLS
+    /// provider.
     ///
     /// # Errors
-    /// [`ProviderError::Configuration`] when the address or the token cannot be used in a request.
-    pub fn new(address: &ConsulAddress, token: Option<SecretText>) -> Result<Self, ProviderError> {
-        let client = Client::new(address, token.as_ref())?;
+    /// [`ProviderError::Configuration`] when the settings cannot be used in a request.
+    pub fn new(settings: ConsulSettings) -> Result<Self, ProviderError> {
         Ok(Self {
-            client,
-            agent: Agent::new(address, token.as_ref())?,
+            client: Client::new(settings)?,
         })
     }
 }
@@ -67,27 +69,39 @@ impl Registry for ConsulRegistry {
                 return Err(ProviderError::Configuration(why.to_owned()));
             }
             let id = service_key.as_str();
-            self.agent.register_service(id, host, *port).await?;
-            let url = format!("http://{}:{port}/api/v3/ping", host_in_url(host));
-            self.agent
-                .register_check(&HttpCheck {
-                    service_id: id,
-                    url,
-                    interval: *health_check_interval,
-                })
-                .await
+            let url = |path: &str| format!("http://{}:{port}{path}", host_in_url(host));
+            let ping = &HttpCheck {
+                id,
+                name: format!("Health Check: {id}"),
+                notes: "Check the health of the API",
+                service_id: id,
+                url: url("/api/v3/ping"),
+                interval: *health_check_interval,
+                deregister_after: Some(DEREGISTER_AFTER),
+            };
+            let ready = &HttpCheck {
+                id: &format!("{id}:ready"),
+                name: format!("Readiness Check: {id}"),
+                notes: "Check whether data is taken in and kept safely",
+                service_id: id,
+                url: url("/readyz"),
+                interval: *health_check_interval,
+                deregister_after: None,
+            };
+            let register = |session| async move {
+                agent::register_service(&session, id, host, *port).await?;
+                agent::register_check(&session, ping).await?;
+                agent::register_check(&session, ready).await
+            };
+            self.client.with_token(register).await
         })
     }
 
     fn deregister<'a>(&'a self, service_key: &'a ServiceKey) -> BoxFuture<'a, Result<(), ProviderError>> {
         Box::pin(async move {
             let id = service_key.as_str();
-            let result = if is_plain(id) {
-                self.agent.deregister_service(id).await
-            } else {
-                self.client.deregister(id).await
-            };
-            match result {
+            let deregister = |session: Session<'a>| async move { session.deregister(id).await };
+            match self.client.with_token(deregister).await {
                 Ok(()) => Ok(()),
                 Err(error @ ProviderError::Denied { .. }) => Err(error),
                 // With access control on, an unknown service is a 500 in Consul 1.8; in later versions it is a 404.
@@ -104,12 +118,14 @@ impl Registry for ConsulRegistry {
         service_key: &'a ServiceKey,
     ) -> BoxFuture<'a, Result<Option<Endpoint>, ProviderError>> {
         Box::pin(async move {
-            let mut services = self.client.agent_services().await?;
+            let services = |session: Session<'a>| async move { session.agent_services().await };
+            let mut services = self.client.with_token(services).await?;
             let Some(service) = services.remove(service_key.as_str()) else {
                 return Ok(None);
             };
             let AgentService { address, port } = serde_json::from_value(service).map_err(|error| {
                 self.client
+                    .anonymous()
                     .unexpected(format!("the entry of {service_key}: {error}"))
             })?;
             Ok(Some(Endpoint { host: address, port }))

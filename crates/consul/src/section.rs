@@ -16,7 +16,7 @@ use edgehold_core::ServiceKey;
 use futures_util::future::try_join_all;
 
 use crate::{
-    client::Client,
+    client::{Client, Session},
     transaction::{KeyValue, Operation, Outcome},
 };
 
@@ -88,12 +88,12 @@ impl Sections {
 
     /// Reads the leaves of the three sections that begin with `below`, in one transaction.
     pub(crate) async fn read(&self, client: &Client, below: &str) -> Result<Reading, ProviderError> {
-        let prefixes: Vec<String> = self
+        let prefixes = &self
             .prefixes
-            .iter()
-            .map(|(_, prefix)| format!("{prefix}{below}"))
-            .collect();
-        Ok(self.sort(read_trees(client, &prefixes).await?))
+            .each_ref()
+            .map(|(_, prefix)| format!("{prefix}{below}"));
+        let read = |session| async move { read_trees(&session, prefixes).await };
+        Ok(self.sort(client.with_token(read).await?))
     }
 
     /// Puts each key into its section.
@@ -128,19 +128,22 @@ impl Sections {
 ///
 /// # Errors
 /// [`ProviderError::Denied`] when the token may not read one of them, and otherwise as the client's calls.
-pub(crate) async fn read_trees(client: &Client, prefixes: &[String]) -> Result<Vec<KeyValue>, ProviderError> {
+pub(crate) async fn read_trees(
+    session: &Session<'_>,
+    prefixes: &[String],
+) -> Result<Vec<KeyValue>, ProviderError> {
     let reads: Vec<Operation> = prefixes
         .iter()
         .map(|prefix| Operation::get_tree(prefix))
         .collect();
-    let entries = match client.transaction(&reads).await? {
+    let entries = match session.transaction(&reads).await? {
         Outcome::Done(entries) => entries,
-        Outcome::Refused(reason) => return Err(client.denied(format!("reading configuration: {reason}"))),
+        Outcome::Refused(reason) => return Err(session.denied(format!("reading configuration: {reason}"))),
     };
     let absent = prefixes
         .iter()
         .filter(|prefix| !entries.iter().any(|entry| entry.key.starts_with(*prefix)));
-    try_join_all(absent.map(|prefix| client.check_readable(format!("{prefix}{ACCESS_CHECK}")))).await?;
+    try_join_all(absent.map(|prefix| session.check_readable(format!("{prefix}{ACCESS_CHECK}")))).await?;
     Ok(entries)
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use edgehold_config::{Layer, ProviderError};
 
 use crate::{
-    client::Client,
+    client::Session,
     section::read_trees,
     transaction::{Operation, Outcome},
 };
@@ -21,7 +21,7 @@ const BATCH_BYTES: usize = 500_000;
 
 /// Writes the leaves below `prefix`, which ends in `/`, and answers how many were written.
 pub(crate) async fn seed(
-    client: &Client,
+    session: &Session<'_>,
     prefix: &str,
     leaves: &Layer,
     overwrite: bool,
@@ -31,7 +31,7 @@ pub(crate) async fn seed(
         .map(|(path, value)| Write::new(format!("{prefix}{path}"), value, overwrite))
         .collect();
     if !overwrite {
-        retain_missing(client, prefix, &mut pending).await?;
+        retain_missing(session, prefix, &mut pending).await?;
     }
 
     let (small, large): (Vec<_>, Vec<_>) = pending
@@ -39,10 +39,10 @@ pub(crate) async fn seed(
         .partition(|write| write.operation.len() <= BATCH_BYTES);
     let mut written = 0;
     for batch in batches(small) {
-        written += write_batch(client, prefix, batch, overwrite).await?;
+        written += write_batch(session, prefix, batch, overwrite).await?;
     }
     for write in large {
-        written += usize::from(client.put(&write.key, write.value, overwrite).await?);
+        written += usize::from(session.put(&write.key, write.value, overwrite).await?);
     }
     Ok(written)
 }
@@ -70,13 +70,13 @@ impl<'a> Write<'a> {
 }
 
 async fn write_batch(
-    client: &Client,
+    session: &Session<'_>,
     prefix: &str,
     mut batch: Vec<Write<'_>>,
     overwrite: bool,
 ) -> Result<usize, ProviderError> {
     while !batch.is_empty() {
-        let reason = match client
+        let reason = match session
             .transaction(batch.iter().map(|write| &write.operation))
             .await?
         {
@@ -85,22 +85,22 @@ async fn write_batch(
         };
         let before = batch.len();
         if !overwrite {
-            retain_missing(client, prefix, &mut batch).await?;
+            retain_missing(session, prefix, &mut batch).await?;
         }
         // Nobody has written one of them, so it was not for that; and so the loop ends.
         if batch.len() == before {
-            return Err(client.denied(format!("writing below {prefix}: {reason}")));
+            return Err(session.denied(format!("writing below {prefix}: {reason}")));
         }
     }
     Ok(0)
 }
 
 async fn retain_missing(
-    client: &Client,
+    session: &Session<'_>,
     prefix: &str,
     writes: &mut Vec<Write<'_>>,
 ) -> Result<(), ProviderError> {
-    let entries = read_trees(client, &[prefix.to_owned()]).await?;
+    let entries = read_trees(session, &[prefix.to_owned()]).await?;
     let existing: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
     writes.retain(|write| !existing.contains(write.key.as_str()));
     Ok(())

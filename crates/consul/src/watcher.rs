@@ -76,7 +76,7 @@ async fn follow_until_failure(
     outage: &mut Outage<'_>,
 ) -> Result<Infallible, ProviderError> {
     let prefixes: Vec<String> = sections.writable().collect();
-    let indexes = try_join_all(prefixes.iter().map(|prefix| client.wait_for_change(prefix, 0))).await?;
+    let indexes = try_join_all(prefixes.iter().map(|prefix| wait_for_change(client, prefix, 0))).await?;
     publisher.publish(sections.read(client, WRITABLE).await?);
     outage.ended();
 
@@ -114,9 +114,17 @@ fn ask<'a>(
     index: u64,
 ) -> BoxFuture<'a, Result<(&'a str, u64), ProviderError>> {
     Box::pin(async move {
-        let answered = client.wait_for_change(prefix, index).await?;
+        let answered = wait_for_change(client, prefix, index).await?;
         Ok((prefix, next_index(index, answered)))
     })
+}
+
+/// A token that is refused at the end of a query is replaced without starting afresh: the index is still that of the
+/// same data.
+async fn wait_for_change(client: &Client, prefix: &str, index: u64) -> Result<u64, ProviderError> {
+    client
+        .with_token(|session| async move { session.wait_for_change(prefix, index).await })
+        .await
 }
 
 /// An index is opaque. One that went backwards belongs to other data; then the next query must not wait.

@@ -11,7 +11,7 @@ use edgehold_config::{
     Configuration, ConfigurationProvider, Effective, EnvironmentError, FileError, Layer, Layers,
     ProviderError, ProviderKind, ProviderUrl, differing_overrides, environment, resolve,
 };
-use edgehold_consul::{ConsulAddress, ConsulProvider};
+use edgehold_consul::{ConsulAddress, ConsulProvider, ConsulSettings};
 use edgehold_contracts::Generation;
 use edgehold_core::{SecretError, ServiceKey};
 use tokio::time::Instant;
@@ -216,7 +216,8 @@ async fn from_provider(
                 protocol, host, port, ..
             } = address.clone();
             let address = ConsulAddress { protocol, host, port };
-            Arc::new(ConsulProvider::new(&address, service_key.clone(), None)?)
+            let settings = ConsulSettings::from_environment(address, &invocation.environment)?;
+            Arc::new(ConsulProvider::new(settings, service_key.clone())?)
         }
         ProviderKind::Keeper => {
             return Err(ConfigurationError::NotSupported(

@@ -7,7 +7,7 @@ use edgehold_clients::{Clients, VersionCheck, VersionMismatch};
 use edgehold_config::{
     Configuration, Registration, Rejection, configuration::LogLevel, secrets::InsecureSecretProvider, usage,
 };
-use edgehold_consul::{ConsulAddress, ConsulRegistry};
+use edgehold_consul::{ConsulAddress, ConsulRegistry, ConsulSettings};
 use edgehold_contracts::Generation;
 use edgehold_core::{
     ByteBudget, FunctionFactory, FunctionRegistry, InvalidId, MessagePublisher, Pipeline, PipelineId,
@@ -620,8 +620,9 @@ fn registration(
         host: settings.host.clone(),
         port: settings.port,
     };
-    let registry =
-        ConsulRegistry::new(&address, None).map_err(|error| StartError::Registry(error.to_string()))?;
+    let registry = ConsulSettings::from_environment(address, &invocation.environment)
+        .and_then(ConsulRegistry::new)
+        .map_err(|error| StartError::Registry(error.to_string()))?;
     let service = &configuration.service;
     let registration = Registration {
         service_key: service_key.clone(),

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::Result;
 use edgehold_config::{ConfigurationProvider, Layer, ProviderError, Snapshot};
-use edgehold_consul::ConsulProvider;
+use edgehold_consul::{ConsulProvider, ConsulSettings};
 use edgehold_test_support::Consul;
 
 use crate::{
@@ -267,7 +267,7 @@ async fn a_server_that_never_answers_is_not_waited_for_forever() -> Result<()> {
 fn https_needs_a_tls_provider() {
     let mut address = address(8501);
     address.protocol = "https".to_owned();
-    let new = || ConsulProvider::new(&address, service_key(), None);
+    let new = || ConsulProvider::new(ConsulSettings::new(address.clone()), service_key());
     assert!(matches!(new(), Err(ProviderError::Configuration(_))));
 
     rustls::crypto::ring::default_provider()

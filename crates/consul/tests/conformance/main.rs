@@ -8,8 +8,8 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
-use edgehold_config::{ConfigurationProvider, Layer, ProviderError, Section, Snapshot};
-use edgehold_consul::{ConsulAddress, ConsulProvider};
+use edgehold_config::{ConfigurationProvider, FixedToken, Layer, ProviderError, Section, Snapshot};
+use edgehold_consul::{ConsulAddress, ConsulProvider, ConsulSettings};
 use edgehold_core::{SecretText, ServiceKey, Shutdown};
 use tokio::{
     sync::watch::{Receiver, channel},
@@ -32,6 +32,13 @@ fn address(port: u16) -> ConsulAddress {
     }
 }
 
+fn settings(port: u16, token: Option<&str>) -> ConsulSettings {
+    ConsulSettings {
+        tokens: Arc::new(FixedToken(token.map(SecretText::new))),
+        ..ConsulSettings::new(address(port))
+    }
+}
+
 fn service_key() -> ServiceKey {
     ServiceKey::try_new("app-x").unwrap()
 }
@@ -42,7 +49,7 @@ fn provider(port: u16) -> Arc<ConsulProvider> {
 }
 
 fn provider_with(port: u16, token: Option<&str>) -> Arc<ConsulProvider> {
-    Arc::new(ConsulProvider::new(&address(port), service_key(), token.map(SecretText::new)).unwrap())
+    Arc::new(ConsulProvider::new(settings(port, token), service_key()).unwrap())
 }
 
 /// A layer of these leaves.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Result;
 use edgehold_config::{Endpoint, ProviderError, Registration, Registry};
 use edgehold_consul::ConsulRegistry;
-use edgehold_core::{SecretText, ServiceKey};
+use edgehold_core::ServiceKey;
 use edgehold_test_support::{Answer, Behaviour, Consul, HttpSink, wait};
 
-use crate::{LONG, address, assert_denied};
+use crate::{LONG, assert_denied, settings};
 
 fn key(text: &str) -> ServiceKey {
     ServiceKey::try_new(text).unwrap()
@@ -27,7 +27,7 @@ fn registration(service_key: &str, port: u16) -> Registration {
 async fn a_registered_service_is_checked_found_and_gone_again() -> Result<()> {
     let consul = Consul::start().await?;
     let service = HttpSink::start().await?;
-    let registry = ConsulRegistry::new(&address(consul.port()), None)?;
+    let registry = ConsulRegistry::new(settings(consul.port(), None))?;
     assert_eq!(
         registry.describe(),
         format!("consul http://127.0.0.1:{}", consul.port())
@@ -78,7 +78,7 @@ async fn a_registered_service_is_checked_found_and_gone_again() -> Result<()> {
 #[tokio::test]
 async fn registering_again_replaces_the_entry() -> Result<()> {
     let consul = Consul::start().await?;
-    let registry = ConsulRegistry::new(&address(consul.port()), None)?;
+    let registry = ConsulRegistry::new(settings(consul.port(), None))?;
 
     registry.register(&registration("app-x", 1111)).await?;
     registry.register(&registration("app-x", 2222)).await?;
@@ -104,7 +104,7 @@ async fn registering_again_replaces_the_entry() -> Result<()> {
 #[tokio::test]
 async fn odd_service_keys_can_be_registered_and_removed() -> Result<()> {
     let consul = Consul::start().await?;
-    let registry = ConsulRegistry::new(&address(consul.port()), None)?;
+    let registry = ConsulRegistry::new(settings(consul.port(), None))?;
     for odd in ["app x", "app-ü", "app%41", "app?x#y"] {
         registry.register(&registration(odd, 1111)).await?;
         assert!(registry.lookup(&key(odd)).await?.is_some(), "{odd}");
@@ -117,7 +117,7 @@ async fn odd_service_keys_can_be_registered_and_removed() -> Result<()> {
 #[tokio::test]
 async fn with_access_control_only_those_who_may_register() -> Result<()> {
     let consul = Consul::builder().master_token("root-token").start().await?;
-    let registry = |token| ConsulRegistry::new(&address(consul.port()), Some(SecretText::new(token)));
+    let registry = |token| ConsulRegistry::new(settings(consul.port(), Some(token)));
 
     let stranger = registry("unknown-token")?;
     assert_denied(stranger.register(&registration("app-x", 1111)).await);
@@ -135,7 +135,7 @@ async fn with_access_control_only_those_who_may_register() -> Result<()> {
 
 #[tokio::test]
 async fn an_incomplete_registration_is_refused() -> Result<()> {
-    let registry = ConsulRegistry::new(&address(1), None)?;
+    let registry = ConsulRegistry::new(settings(1, None))?;
     let complete = registration("app-x", 1111);
     for incomplete in [
         Registration {
@@ -161,7 +161,7 @@ async fn an_incomplete_registration_is_refused() -> Result<()> {
 async fn what_is_sent_is_what_edgex_sends() -> Result<()> {
     let agent = HttpSink::start().await?;
     agent.behave(Behaviour::status(200));
-    let registry = ConsulRegistry::new(&address(agent.port()), Some(SecretText::new("t0ken")))?;
+    let registry = ConsulRegistry::new(settings(agent.port(), Some("t0ken")))?;
     let registration = Registration {
         health_check_interval: Duration::from_secs(10),
         ..registration("app-x", 59704)
@@ -222,7 +222,7 @@ async fn a_service_that_later_versions_call_unknown_is_deregistered() -> Result<
         answer.into()
     });
 
-    ConsulRegistry::new(&address(agent.port()), None)?
+    ConsulRegistry::new(settings(agent.port(), None))?
         .deregister(&key("app-x"))
         .await?;
 
