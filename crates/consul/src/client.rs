@@ -96,7 +96,8 @@ impl Client {
             namespace,
         } = settings;
         let mut base = address.url()?;
-        let wrong = |why: String| ProviderError::Configuration(format!("no HTTP client for {address}: {why}"));
+        let wrong =
+            |why: String| ProviderError::Configuration(format!("no HTTP client for {address}: {why}"));
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(Policy::none());
@@ -122,9 +123,12 @@ impl Client {
             }
             http = with_certificates(http, &tls).map_err(wrong)?;
         }
-        let http = http
-            .build()
-            .map_err(|error| wrong(format!("{error}: {}", error.source().map_or_else(String::new, ToString::to_string))))?;
+        let http = http.build().map_err(|error| {
+            wrong(format!(
+                "{error}: {}",
+                error.source().map_or_else(String::new, ToString::to_string)
+            ))
+        })?;
         Ok(Self {
             http,
             base,
@@ -208,7 +212,11 @@ impl Session<'_> {
             .send(Method::PUT, &["v1", "txn"], "consistent", body.into())
             .await?;
         // 409 is the status of a transaction that was rolled back; the body tells why.
-        let body = if status == 409 { body } else { self.succeeded(status, body)? };
+        let body = if status == 409 {
+            body
+        } else {
+            self.succeeded(status, body)?
+        };
         transaction::parse(&body).map_err(|reason| self.unexpected(reason))
     }
 
@@ -418,8 +426,9 @@ impl Resolve for RealHost {
 fn with_certificates(http: ClientBuilder, tls: &ConsulTls) -> Result<ClientBuilder, String> {
     let mut http = http.tls_danger_accept_invalid_certs(tls.skip_verify);
     if let Some(pem) = &tls.client {
-        let identity = Identity::from_pem(pem.expose().as_bytes())
-            .map_err(|_| "CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY are not a certificate and its key in PEM")?;
+        let identity = Identity::from_pem(pem.expose().as_bytes()).map_err(
+            |_| "CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY are not a certificate and its key in PEM",
+        )?;
         http = http.identity(identity);
     }
     if let Some(pem) = &tls.authorities {
@@ -521,7 +530,9 @@ mod tests {
         let client = client();
         for segment in [".", ".."] {
             assert!(matches!(
-                client.anonymous().request(Method::GET, &["v1", "kv", segment], ""),
+                client
+                    .anonymous()
+                    .request(Method::GET, &["v1", "kv", segment], ""),
                 Err(ProviderError::Configuration(_))
             ));
         }
@@ -531,13 +542,50 @@ mod tests {
     fn the_token_goes_along_unseen() {
         let client = client();
         let session = client.session(Some(&SecretText::new("s3cret"))).unwrap();
-        let request = session.request(Method::GET, &["v1"], "").unwrap().build().unwrap();
+        let request = session
+            .request(Method::GET, &["v1"], "")
+            .unwrap()
+            .build()
+            .unwrap();
         assert_eq!(request.headers()["x-consul-token"], "s3cret");
         assert!(!format!("{request:?}").contains("s3cret"));
         assert!(matches!(
             client.session(Some(&SecretText::new("a\nb"))),
             Err(ProviderError::Configuration(_))
         ));
+    }
+
+    #[test]
+    fn tls_needs_a_provider_and_a_name_that_is_one() {
+        let settings = |server_name: &str| {
+            let address = ConsulAddress {
+                protocol: "https".to_owned(),
+                host: "localhost".to_owned(),
+                port: 8501,
+            };
+            let tls = ConsulTls {
+                server_name: Some(server_name.to_owned()),
+                ..ConsulTls::default()
+            };
+            ConsulSettings {
+                tls,
+                ..ConsulSettings::new(address)
+            }
+        };
+        // Nothing else in this binary installs one.
+        let none = Client::new(settings("consul")).err().unwrap().to_string();
+        assert!(none.contains("no TLS provider"), "{none}");
+
+        ring::default_provider().install_default().unwrap();
+
+        assert!(Client::new(settings("server.dc1.consul")).is_ok());
+        for wrong in ["127.0.0.1", "::1", "con sul", "consul/x", ""] {
+            let error = Client::new(settings(wrong)).err().unwrap();
+            assert!(
+                matches!(error, ProviderError::Configuration(_)),
+                "{wrong}: {error}"
+            );
+        }
     }
 
     #[test]

@@ -260,14 +260,7 @@ mod tests {
         assert_eq!(settings.address.protocol, "https");
         let token = settings.tokens.token().await.unwrap();
         assert_eq!(token, Some(SecretText::new("t0ken")));
-        assert!(
-            settings
-                .tokens
-                .renew(token.as_ref())
-                .await
-                .unwrap()
-                .is_none()
-        );
+        assert!(settings.tokens.renew(token.as_ref()).await.unwrap().is_none());
         let auth = ("user".to_owned(), SecretText::new("pass:word"));
         assert_eq!(settings.basic_auth, Some(auth));
         assert_eq!(settings.namespace.as_deref(), Some("plant"));

@@ -1,7 +1,10 @@
-//! Consul as a value: one server that is its own leader. Owns its ports, its data folder and its process, and offers the
-//! few calls of Consul's HTTP API that tests arrange and look with.
+//! Consul as a value: one server that is its own leader, or one of a [`ConsulCluster`]. Owns its ports, its data folder
+//! and its process, and offers the few calls of Consul's HTTP API that tests arrange and look with.
 //!
 //! A server with a data folder rather than `agent -dev`, whose data would not outlive a restart.
+
+mod acl;
+mod cluster;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -18,7 +21,11 @@ use tokio::time::{Instant, sleep};
 use crate::http::{self, Response};
 use crate::port::Port;
 use crate::process::{Process, installed_program};
+use crate::tls::{Authority, Certificate};
 use crate::wait::LONG;
+
+pub use acl::AclToken;
+pub use cluster::ConsulCluster;
 
 /// Consul refuses transactions of more operations.
 pub(crate) const TRANSACTION_OPERATIONS: usize = 64;
@@ -48,14 +55,34 @@ pub struct Consul {
 #[derive(Debug)]
 struct Ports {
     http: Port,
+    https: Port,
     server: Port,
     serf_lan: Port,
+}
+
+impl Ports {
+    fn hold() -> Result<Self> {
+        Ok(Self {
+            http: Port::hold()?,
+            https: Port::hold()?,
+            server: Port::hold()?,
+            serf_lan: Port::hold()?,
+        })
+    }
 }
 
 /// What a Consul server is to be like beyond the defaults.
 #[derive(Debug, Default)]
 pub struct ConsulBuilder {
     token: Option<String>,
+    tls: Option<Tls>,
+}
+
+#[derive(Debug)]
+struct Tls {
+    authority: String,
+    certificate: Certificate,
+    asks_clients: bool,
 }
 
 impl ConsulBuilder {
@@ -67,32 +94,69 @@ impl ConsulBuilder {
         self
     }
 
+    /// Listens for TLS too, at [`Consul::https_port`], with this certificate.
+    #[must_use]
+    pub fn tls(mut self, authority: &Authority, certificate: &Certificate) -> Self {
+        self.tls = Some(Tls {
+            authority: authority.pem().to_owned(),
+            certificate: certificate.clone(),
+            asks_clients: false,
+        });
+        self
+    }
+
+    /// As [`Self::tls`], and takes only clients with a certificate of this authority.
+    #[must_use]
+    pub fn mutual_tls(mut self, authority: &Authority, certificate: &Certificate) -> Self {
+        self = self.tls(authority, certificate);
+        self.tls.iter_mut().for_each(|tls| tls.asks_clients = true);
+        self
+    }
+
     /// Starts it and waits until it leads and has taken a write.
     ///
     /// # Errors
     /// When Consul is not installed, ends, or does not lead within a minute; with the end of its log.
     pub async fn start(self) -> Result<Consul> {
+        let ports = Ports::hold()?;
+        let config = configuration(&ports);
+        let mut consul = self.spawn(ports, config)?;
+        consul.wait_until_ready().await?;
+        Ok(consul)
+    }
+
+    /// Starts it and returns at once.
+    fn spawn(self, ports: Ports, mut config: Value) -> Result<Consul> {
         let program = installed_program("consul", "consul")?;
         let folder = TempDir::with_prefix("edgehold-consul-").context("making the folder of Consul")?;
-        let ports = Ports {
-            http: Port::hold()?,
-            server: Port::hold()?,
-            serf_lan: Port::hold()?,
-        };
-        let config = configuration(&ports, &folder, self.token.as_deref());
+        config["data_dir"] = folder.path().join("data").to_string_lossy().into();
+        if let Some(token) = &self.token {
+            let tokens = json!({"master": token, "agent": token});
+            config["acl"] = json!({"enabled": true, "default_policy": "deny", "tokens": tokens});
+        }
+        if let Some(tls) = &self.tls {
+            config["ports"]["https"] = ports.https.number().into();
+            config["verify_incoming_https"] = tls.asks_clients.into();
+            for (setting, name, text) in [
+                ("ca_file", "ca.pem", &tls.authority),
+                ("cert_file", "cert.pem", &tls.certificate.pem),
+                ("key_file", "key.pem", &tls.certificate.key),
+            ] {
+                let path = folder.path().join(name);
+                std::fs::write(&path, text).with_context(|| format!("writing {name}"))?;
+                config[setting] = path.to_string_lossy().into();
+            }
+        }
         std::fs::write(folder.path().join("consul.json"), config.to_string())
             .context("writing consul.json")?;
-
         let process = run(&program, &folder)?;
-        let mut consul = Consul {
+        Ok(Consul {
             process,
             program,
             ports,
             folder,
             token: self.token,
-        };
-        consul.wait_until_ready().await?;
-        Ok(consul)
+        })
     }
 }
 
@@ -113,6 +177,11 @@ impl Consul {
     /// The port of the HTTP API on 127.0.0.1, the same for the whole life of the value.
     pub fn port(&self) -> u16 {
         self.ports.http.number()
+    }
+
+    /// The port of the HTTP API over TLS, where a server with TLS listens.
+    pub fn https_port(&self) -> u16 {
+        self.ports.https.number()
     }
 
     /// `http://127.0.0.1:<port>`.
@@ -155,6 +224,16 @@ impl Consul {
         self.stop().await?;
         self.process = run(&self.program, &self.folder)?;
         self.wait_until_ready().await
+    }
+
+    /// As [`Self::restart`], and everything it knew is gone: keys, services and checks.
+    ///
+    /// # Errors
+    /// As [`Self::restart`], and when the data folder cannot be removed.
+    pub async fn restart_empty(&mut self) -> Result<()> {
+        self.kill()?;
+        std::fs::remove_dir_all(self.folder.path().join("data")).context("removing the data of Consul")?;
+        self.restart().await
     }
 
     /// Sets a key.
@@ -309,12 +388,12 @@ fn run(program: &PathBuf, folder: &TempDir) -> Result<Process> {
     )
 }
 
-fn configuration(ports: &Ports, folder: &TempDir, token: Option<&str>) -> Value {
-    let mut config = json!({
+/// Of a server that is alone.
+fn configuration(ports: &Ports) -> Value {
+    json!({
         "server": true,
         "bootstrap_expect": 1,
-        "node_name": "edgehold-test",
-        "data_dir": folder.path().join("data"),
+        "node_name": format!("edgehold-test-{}", ports.http.number()),
         "bind_addr": "127.0.0.1",
         "client_addr": "127.0.0.1",
         // -1 switches a listener off.
@@ -329,12 +408,7 @@ fn configuration(ports: &Ports, folder: &TempDir, token: Option<&str>) -> Value 
         // It would ask a host on the internet.
         "disable_update_check": true,
         "leave_on_terminate": false,
-    });
-    if let Some(token) = token {
-        let tokens = json!({"master": token, "agent": token});
-        config["acl"] = json!({"enabled": true, "default_policy": "deny", "tokens": tokens});
-    }
-    config
+    })
 }
 
 /// The target for a key, whose slashes separate path segments and whose other characters are percent-encoded.

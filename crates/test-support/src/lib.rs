@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`Mosquitto`], [`Redis`], [`Nats`], [`Consul`] | the real server: own port, own folder, ready when `start` returns, gone on drop |
 //! | [`NatsOperator`] | who lets users in by JWT, with their credentials files |
+//! | [`ConsulCluster`] | three of them that elect their leader |
 //! | [`HttpSink`] | an export destination that answers, fails, hangs or vanishes as told |
 //! | [`Authority`], [`TlsFront`] | certificates of the test's own, and TLS before a server that speaks none |
 //! | [`MqttPublisher`], [`MqttSubscriber`] | the devices before us and the cloud behind us |
@@ -42,7 +43,7 @@ mod tls;
 mod unique;
 pub mod wait;
 
-pub use consul::{Consul, ConsulBuilder};
+pub use consul::{AclToken, Consul, ConsulBuilder, ConsulCluster};
 pub use http_sink::{Answer, Behaviour, HttpSink, Received};
 pub use mosquitto::{Mosquitto, MosquittoBuilder};
 pub use mqtt::{Message, MqttPublisher, MqttSubscriber, Qos};

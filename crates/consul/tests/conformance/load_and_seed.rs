@@ -4,12 +4,9 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::Result;
 use edgehold_config::{ConfigurationProvider, Layer, ProviderError, Snapshot};
-use edgehold_consul::{ConsulProvider, ConsulSettings};
 use edgehold_test_support::Consul;
 
-use crate::{
-    ALL_SERVICES, APP_SERVICES, PRIVATE, address, assert_denied, layer, provider, provider_with, service_key,
-};
+use crate::{ALL_SERVICES, APP_SERVICES, PRIVATE, assert_denied, layer, provider, provider_with};
 
 #[tokio::test]
 async fn the_three_sections_are_loaded_and_nothing_else() -> Result<()> {
@@ -215,21 +212,8 @@ async fn access_denied_is_an_error_and_never_an_empty_section() -> Result<()> {
 
 /// A token with one policy of these rules. The policy is named `rules`.
 pub(crate) async fn token_with(consul: &Consul, rules: &str) -> Result<String> {
-    let policy = serde_json::json!({"Name": "rules", "Rules": rules}).to_string();
-    consul
-        .ask("PUT", "/v1/acl/policy", policy.as_bytes())
-        .await?
-        .succeeded()?;
-    let token = br#"{"Policies":[{"Name":"rules"}]}"#;
-    let token: serde_json::Value = consul
-        .ask("PUT", "/v1/acl/token", token)
-        .await?
-        .succeeded()?
-        .json()?;
-    Ok(token["SecretID"]
-        .as_str()
-        .expect("a token has a secret")
-        .to_owned())
+    consul.set_policy("rules", rules).await?;
+    Ok(consul.new_token("rules").await?.secret)
 }
 
 #[tokio::test]
@@ -261,18 +245,4 @@ async fn a_server_that_never_answers_is_not_waited_for_forever() -> Result<()> {
     let error = provider.common_config_ready().await.unwrap_err();
     assert!(matches!(error, ProviderError::Unavailable { .. }), "{error:?}");
     Ok(())
-}
-
-#[test]
-fn https_needs_a_tls_provider() {
-    let mut address = address(8501);
-    address.protocol = "https".to_owned();
-    let new = || ConsulProvider::new(ConsulSettings::new(address.clone()), service_key());
-    assert!(matches!(new(), Err(ProviderError::Configuration(_))));
-
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .expect("nothing else in this test installs one");
-
-    assert!(new().is_ok());
 }

@@ -1,9 +1,12 @@
 //! The provider and the registry against a real Consul.
 
+mod access;
+mod cluster;
 mod edit;
 mod load_and_seed;
 mod proxy;
 mod registry;
+mod tls;
 mod watch;
 
 use std::{sync::Arc, time::Duration};

@@ -1,4 +1,4 @@
-//! A TCP proxy in front of Consul that can be cut, and that counts the transactions going through.
+//! A TCP proxy in front of Consul that can be cut or slow, and that counts the transactions going through.
 
 use std::{
     net::Ipv4Addr,
@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -14,7 +15,8 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinSet,
+    task::{JoinSet, yield_now},
+    time::sleep,
 };
 
 use crate::LONG;
@@ -32,12 +34,23 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// In front of the server on this port.
     pub(crate) async fn start(server: u16) -> Result<Self> {
+        Self::slow(server, Duration::ZERO).await
+    }
+
+    /// As [`Self::start`]; answers come after this time, and unless it is zero in small parts.
+    pub(crate) async fn slow(server: u16, delay: Duration) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
         let (open, is_open) = watch::channel(true);
         let transactions = Arc::new(AtomicUsize::new(0));
         let mut task = JoinSet::new();
-        task.spawn(accept(listener, server, is_open, Arc::clone(&transactions)));
+        task.spawn(accept(
+            listener,
+            server,
+            delay,
+            is_open,
+            Arc::clone(&transactions),
+        ));
         Ok(Self {
             port,
             open,
@@ -74,6 +87,7 @@ impl Proxy {
 async fn accept(
     listener: TcpListener,
     server: u16,
+    delay: Duration,
     mut is_open: watch::Receiver<bool>,
     transactions: Arc<AtomicUsize>,
 ) {
@@ -82,7 +96,7 @@ async fn accept(
         tokio::select! {
             Ok((client, _)) = listener.accept() => {
                 if *is_open.borrow() {
-                    connections.spawn(forward(client, server, Arc::clone(&transactions)));
+                    connections.spawn(forward(client, server, delay, Arc::clone(&transactions)));
                 }
             }
             Ok(()) = is_open.changed() => {
@@ -95,7 +109,7 @@ async fn accept(
     }
 }
 
-async fn forward(mut client: TcpStream, server: u16, transactions: Arc<AtomicUsize>) {
+async fn forward(mut client: TcpStream, server: u16, delay: Duration, transactions: Arc<AtomicUsize>) {
     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await else {
         return;
     };
@@ -115,8 +129,21 @@ async fn forward(mut client: TcpStream, server: u16, transactions: Arc<AtomicUsi
             }
         }
     };
+    let downwards = async {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+            let part = if delay.is_zero() { length } else { 41 };
+            sleep(delay).await;
+            for part in buffer[..length].chunks(part) {
+                if to_client.write_all(part).await.is_err() {
+                    return;
+                }
+                yield_now().await;
+            }
+        }
+    };
     tokio::select! {
         () = upwards => {}
-        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+        () = downwards => {}
     }
 }

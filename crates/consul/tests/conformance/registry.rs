@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use edgehold_config::{Endpoint, ProviderError, Registration, Registry};
 use edgehold_consul::ConsulRegistry;
 use edgehold_core::ServiceKey;
@@ -14,7 +14,7 @@ fn key(text: &str) -> ServiceKey {
     ServiceKey::try_new(text).unwrap()
 }
 
-fn registration(service_key: &str, port: u16) -> Registration {
+pub(crate) fn registration(service_key: &str, port: u16) -> Registration {
     Registration {
         service_key: key(service_key),
         host: "127.0.0.1".to_owned(),
@@ -50,26 +50,49 @@ async fn a_registered_service_is_checked_found_and_gone_again() -> Result<()> {
     assert_eq!(check["Name"], "Health Check: app-x");
     assert_eq!(check["ServiceID"], "app-x");
     assert_eq!(check["Type"], "http");
-    let request = service.wait_for(1, LONG).await.remove(0);
-    assert_eq!(
-        (request.method.as_str(), request.target.as_str()),
-        ("GET", "/api/v3/ping")
-    );
-    wait::until("the check to pass", LONG, async || {
-        consul
-            .checks()
-            .await
-            .map(|checks| checks["app-x"]["Status"] == "passing")
-            .unwrap_or(false)
-    })
-    .await;
+    assert_eq!(consul.checks().await?["app-x:ready"]["ServiceID"], "app-x");
+    let status = async |check: &str, wanted: &str| {
+        wait::until("the status of a check", LONG, async || {
+            let checks = consul.checks().await?;
+            let status = &checks[check]["Status"];
+            ensure!(*status == wanted, "{check} is {status}, not {wanted}");
+            Ok(())
+        })
+        .await;
+    };
+    status("app-x", "passing").await;
+    status("app-x:ready", "passing").await;
+    let mut asked: Vec<_> = service
+        .requests()
+        .into_iter()
+        .map(|request| format!("{} {}", request.method, request.target))
+        .collect();
+    asked.sort_unstable();
+    asked.dedup();
+    assert_eq!(asked, ["GET /api/v3/ping", "GET /readyz"]);
+
+    // One that lives and is not ready.
+    service.script(|request| {
+        let answer = if request.target == "/readyz" {
+            Answer::new(503)
+        } else {
+            Answer::new(200)
+        };
+        answer.into()
+    });
+    status("app-x:ready", "critical").await;
+    status("app-x", "passing").await;
 
     registry.deregister(&key("app-x")).await?;
 
     assert_eq!(registry.lookup(&key("app-x")).await?, None);
     assert!(
-        consul.checks().await?.get("app-x").is_none(),
-        "its check goes with it"
+        consul
+            .checks()
+            .await?
+            .as_object()
+            .is_some_and(serde_json::Map::is_empty),
+        "its checks go with it"
     );
     registry.deregister(&key("app-x")).await?;
     Ok(())
@@ -96,7 +119,7 @@ async fn registering_again_replaces_the_entry() -> Result<()> {
     );
     assert_eq!(
         consul.checks().await?.as_object().map(serde_json::Map::len),
-        Some(1)
+        Some(2)
     );
     Ok(())
 }
@@ -180,6 +203,7 @@ async fn what_is_sent_is_what_edgex_sends() -> Result<()> {
         [
             "PUT /v1/agent/service/register",
             "PUT /v1/agent/check/register",
+            "PUT /v1/agent/check/register",
             "PUT /v1/agent/service/deregister/app-x"
         ]
     );
@@ -204,6 +228,19 @@ async fn what_is_sent_is_what_edgex_sends() -> Result<()> {
             "Notes": "Check the health of the API",
             "ServiceId": "app-x",
             "HTTP": "http://127.0.0.1:59704/api/v3/ping",
+            "Interval": "10s",
+            // What EdgeX lacks.
+            "DeregisterCriticalServiceAfter": "604800s",
+        })
+    );
+    assert_eq!(
+        given(requests[2].json()),
+        serde_json::json!({
+            "ID": "app-x:ready",
+            "Name": "Readiness Check: app-x",
+            "Notes": "Check whether data is taken in and kept safely",
+            "ServiceId": "app-x",
+            "HTTP": "http://127.0.0.1:59704/readyz",
             "Interval": "10s",
         })
     );

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use edgehold_config::{ConfigurationProvider, Layer, ProviderError, Snapshot};
+use edgehold_consul::ConsulProvider;
+use edgehold_core::ServiceKey;
 use edgehold_test_support::{Answer, Consul, HttpSink, wait};
 use tokio::time::{Instant, timeout};
 
 use crate::{
     ALL_SERVICES, APP_SERVICES, LONG, PRIVATE, Watch, layer, load_and_seed::token_with, private, provider,
-    provider_with, proxy::Proxy,
+    provider_with, proxy::Proxy, settings,
 };
 
 #[tokio::test]
@@ -245,7 +247,7 @@ async fn lost_rights_are_not_an_empty_configuration() -> Result<()> {
     watch.wait_for_private("Writable/LogLevel", "before").await;
 
     // The rights go, and then something changes, which wakes the watch.
-    set_rules(&consul, "").await?;
+    consul.set_policy("rules", "").await?;
     wait::until("the rights to go", LONG, async || {
         matches!(provider.load().await, Err(ProviderError::Denied { .. }))
     })
@@ -256,27 +258,8 @@ async fn lost_rights_are_not_an_empty_configuration() -> Result<()> {
     proxy.wait_for_transactions(2).await;
     assert!(!watch.snapshots.has_changed()?, "{:?}", *watch.snapshots.borrow());
 
-    set_rules(&consul, rules).await?;
+    consul.set_policy("rules", rules).await?;
     watch.wait_for_private("Writable/LogLevel", "unseen").await;
-    Ok(())
-}
-
-async fn set_rules(consul: &Consul, rules: &str) -> Result<()> {
-    let policies: Vec<serde_json::Value> = consul
-        .ask("GET", "/v1/acl/policies", b"")
-        .await?
-        .succeeded()?
-        .json()?;
-    let policy = policies
-        .iter()
-        .find(|policy| policy["Name"] == "rules")
-        .expect("the policy was made before");
-    let id = policy["ID"].as_str().expect("a policy has an id");
-    let body = serde_json::json!({"ID": id, "Name": "rules", "Rules": rules}).to_string();
-    consul
-        .ask("PUT", &format!("/v1/acl/policy/{id}"), body.as_bytes())
-        .await?
-        .succeeded()?;
     Ok(())
 }
 
@@ -346,6 +329,59 @@ async fn an_index_that_never_rests_is_read_slowly() -> Result<()> {
     let least = Duration::from_millis(50) * u32::try_from(READS - 6)?;
     assert!(took >= least, "{READS} reads in {took:?}");
     assert!(!watch.snapshots.has_changed()?);
+    Ok(())
+}
+
+/// §12, 23: EdgeX gives a read two seconds and then ends.
+#[tokio::test]
+async fn answers_that_come_late_and_in_parts_are_waited_for() -> Result<()> {
+    let consul = Consul::start().await?;
+    let proxy = Proxy::slow(consul.port(), Duration::from_secs(3)).await?;
+    let key = format!("{PRIVATE}/Writable/LogLevel");
+    for section in [ALL_SERVICES, APP_SERVICES, PRIVATE] {
+        consul
+            .put(&format!("{section}/Writable/LogLevel"), "INFO")
+            .await?;
+    }
+    let provider = provider(proxy.port());
+
+    let added = layer([("Writable/LogLevel", "WARN"), ("Writable/New", "1")]);
+    assert_eq!(provider.seed(&added, false).await?, 1);
+    let loaded = provider.load().await?.private;
+    assert_eq!(
+        loaded,
+        Some(layer([("Writable/LogLevel", "INFO"), ("Writable/New", "1")]))
+    );
+    let mut watch = Watch::start(&provider);
+    watch.wait_for_private("Writable/New", "1").await;
+    consul.put(&key, "DEBUG").await?;
+    watch.wait_for_private("Writable/LogLevel", "DEBUG").await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_key_may_be_any_text_too() -> Result<()> {
+    let consul = Consul::start().await?;
+    for odd in ["app x", "app-ü%41", "app?x#y&z", "app+.."] {
+        let service_key = ServiceKey::try_new(odd)?;
+        let provider = Arc::new(ConsulProvider::new(settings(consul.port(), None), service_key)?);
+        provider
+            .seed(
+                &layer([("Writable/a b/ü%20/", "1"), ("Writable/LogLevel", "INFO")]),
+                false,
+            )
+            .await?;
+        let mut watch = Watch::start(&provider);
+        watch.wait_for_private("Writable/LogLevel", "INFO").await;
+        let key = format!("edgex/v3/{odd}/Writable/LogLevel");
+        consul.txn(&[(key, "DEBUG")]).await?;
+        let snapshot = watch.wait_for_private("Writable/LogLevel", "DEBUG").await;
+        assert_eq!(
+            snapshot.private.map(|layer| layer.len()),
+            Some(1),
+            "a folder is no leaf"
+        );
+    }
     Ok(())
 }
 
