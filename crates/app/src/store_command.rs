@@ -16,7 +16,8 @@ use std::{
 
 use anyhow::Result;
 use edgehold::{
-    Invocation, ListRequest, LogControl, LogLevel, LogOutput, ObjectState, StoreView, StoredObject, Timestamp,
+    Invocation, ListRequest, LogControl, LogLevel, LogOutput, ObjectFilter, ObjectState, StoreView,
+    StoredObject, Timestamp,
 };
 
 use self::{record::Record, table::Table};
@@ -100,8 +101,11 @@ async fn list(view: &StoreView, options: ListOptions, out: &mut impl Write) -> R
         let page = view
             .list(ListRequest {
                 states: options.collection.states().to_vec(),
-                pipeline_id: options.pipeline.clone(),
-                reason: options.reason,
+                filter: ObjectFilter {
+                    pipeline_ids: options.pipeline.clone().into_iter().collect(),
+                    reasons: options.reason.into_iter().collect(),
+                    ..ObjectFilter::default()
+                },
                 after_seq,
                 limit: left.map_or(PAGE, |left| left.min(PAGE)),
             })

@@ -135,6 +135,7 @@ fn waiting(number: u64) -> StoredObject {
         last_attempt_at: None,
         not_before: None,
         last_error: None,
+        errors: Default::default(),
         reason: None,
         destination: None,
         ended_at: None,

@@ -8,6 +8,7 @@
 //! Invariants: nothing in here spawns, sleeps, reads a clock, draws a random number or opens anything. Time is a
 //! [`Timestamp`] argument; identifiers that need randomness are made by the caller. Of tokio only `sync` is used.
 
+mod attempt_error;
 mod batch;
 mod context;
 mod data;
@@ -34,6 +35,7 @@ mod stored_object;
 mod time;
 mod topic;
 
+pub use attempt_error::{AttemptError, AttemptErrors};
 pub use batch::{BatchItem, Batching};
 pub use context::{Context, RetryData, UnresolvedPlaceholder};
 pub use data::{Data, DataKind, RestoreError};

@@ -27,8 +27,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
-    CorrelationId, DataKind, Destination, PayloadForm, PipelineId, PipelineVersion, ServiceKey,
-    StoredObjectId, Timestamp,
+    AttemptErrors, CorrelationId, DataKind, Destination, PayloadForm, PipelineId, PipelineVersion,
+    ServiceKey, StoredObjectId, Timestamp,
 };
 
 /// A number or name in a stored row that stands for nothing.
@@ -156,6 +156,11 @@ impl StoredInput {
 }
 
 impl ErrorReason {
+    /// Every reason.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::NAMES.iter().map(|(reason, _)| *reason)
+    }
+
     const NAMES: [(Self, &'static str); 9] = [
         (Self::RetriesExceeded, "retries_exceeded"),
         (Self::PipelineChanged, "pipeline_changed"),
@@ -246,6 +251,8 @@ pub struct StoredObject {
     pub not_before: Option<Timestamp>,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// What went wrong at each counted attempt, and when; of many the first and the last ones.
+    pub errors: AttemptErrors,
     /// Why it is in the error collection; only with [`ObjectState::Error`].
     pub reason: Option<ErrorReason>,
     /// Where the function at the saved position sends to, when it said so.

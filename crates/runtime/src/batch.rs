@@ -386,6 +386,7 @@ async fn go_on(dispatch: Arc<Dispatch>, batch: Batch, mut hurry: ShutdownSignal)
         ended_at: None,
         not_before: None,
         last_error: None,
+        errors: Default::default(),
         reason: None,
         destination: None,
     };

@@ -80,6 +80,7 @@ impl Source {
             ended_at: None,
             not_before: None,
             last_error: None,
+            errors: Default::default(),
             reason: None,
             destination: None,
         }

@@ -15,7 +15,7 @@ use edgehold_config::configuration::{Ordering, StoreAndForward};
 use edgehold_core::{
     BoxFuture, Destination, ErrorReason, ShutdownSignal, StoredObject, Timestamp, retry::Verdict,
 };
-use edgehold_store::{Claim, LaneStatus, Redrive, RetryQueue, StoreError, Suspects};
+use edgehold_store::{Claim, ErrorPage, LaneStatus, ObjectFilter, RetryQueue, StoreError, Suspects};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::time::Instant;
 
@@ -277,16 +277,22 @@ impl<'a> Drive<'a> {
             let (queue, set) = (self.queue.clone(), self.dispatch.pipelines.borrow().clone());
             self.under_way.push(Box::pin(async move {
                 for pipeline in &set.pipelines {
-                    let redrive = Redrive {
-                        pipeline_id: Some(pipeline.id().clone()),
-                        version: Some(pipeline.version().clone()),
-                        reasons: vec![ErrorReason::PipelineChanged, ErrorReason::PipelineRemoved],
+                    let mut page = ErrorPage {
+                        filter: ObjectFilter {
+                            pipeline_ids: vec![pipeline.id().clone()],
+                            version: Some(pipeline.version().clone()),
+                            reasons: vec![ErrorReason::PipelineChanged, ErrorReason::PipelineRemoved],
+                            ..ObjectFilter::default()
+                        },
                         after_seq: 0,
+                        limit: REDRIVE_PAGE,
                     };
                     loop {
-                        match queue.redrive(redrive.clone(), REDRIVE_PAGE).await {
-                            Ok(brought) if brought < REDRIVE_PAGE as u64 => break,
-                            Ok(_) => {}
+                        match queue.redrive(page.clone()).await {
+                            Ok(moved) => match moved.last_seq {
+                                Some(last) => page.after_seq = last,
+                                None => break,
+                            },
                             Err(error) => return Done::Redriven(Err(error)),
                         }
                     }

@@ -389,8 +389,7 @@ impl Harness {
     async fn objects(&self, state: ObjectState) -> Vec<StoredObject> {
         let request = ListRequest {
             states: vec![state],
-            pipeline_id: None,
-            reason: None,
+            filter: Default::default(),
             after_seq: 0,
             limit: 1000,
         };

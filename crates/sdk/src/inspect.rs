@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use edgehold_core::{ObjectState, ServiceKey, StoredObject, StoredObjectId};
-use edgehold_store::{ListRequest, Page, RetryQueue, StoreError, StoreStats};
+use edgehold_store::{ListRequest, ObjectFilter, Page, RetryQueue, StoreError, StoreStats};
 use edgehold_store_sqlite::SqliteQueue;
 
 use crate::{
@@ -14,9 +14,6 @@ use crate::{
     invocation::Invocation,
     store::sqlite_path,
 };
-
-/// Objects that are read at once while one is looked for.
-const SEARCH_PAGE: usize = 256;
 
 /// Every state an object can be in.
 const ALL_STATES: [ObjectState; 5] = [
@@ -45,9 +42,9 @@ pub enum ViewError {
 /// Names one stored object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectName {
-    /// By its id. There is no index over ids from outside: the store is read page by page until it is found.
+    /// By its id.
     Id(StoredObjectId),
-    /// By its place in the order of appending, which is found at once.
+    /// By its place in the order of appending.
     Seq(i64),
 }
 
@@ -121,29 +118,22 @@ impl StoreView {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn find(&self, name: ObjectName) -> Result<Option<StoredObject>, StoreError> {
-        let (mut after_seq, limit) = match name {
-            ObjectName::Seq(seq) => (seq.saturating_sub(1), 1),
-            ObjectName::Id(_) => (0, SEARCH_PAGE),
+        let (after_seq, filter) = match name {
+            ObjectName::Seq(seq) => (seq.saturating_sub(1), ObjectFilter::default()),
+            ObjectName::Id(id) => (0, ObjectFilter::ids([id])),
         };
-        loop {
-            let page = self
-                .list(ListRequest {
-                    states: ALL_STATES.to_vec(),
-                    pipeline_id: None,
-                    reason: None,
-                    after_seq,
-                    limit,
-                })
-                .await?;
-            let found = page.objects.into_iter().find(|object| match name {
-                ObjectName::Id(id) => object.id == id,
-                ObjectName::Seq(seq) => object.seq == seq,
-            });
-            match (found, name, page.next_after_seq) {
-                (None, ObjectName::Id(_), Some(next)) => after_seq = next,
-                (found, _, _) => return Ok(found),
-            }
-        }
+        let page = self
+            .list(ListRequest {
+                states: ALL_STATES.to_vec(),
+                filter,
+                after_seq,
+                limit: 1,
+            })
+            .await?;
+        Ok(page.objects.into_iter().find(|object| match name {
+            ObjectName::Id(id) => object.id == id,
+            ObjectName::Seq(seq) => object.seq == seq,
+        }))
     }
 
     /// Lets go of the file.

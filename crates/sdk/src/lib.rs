@@ -109,20 +109,21 @@ pub use edgehold_contracts::{
     AddEventRequest, Event, Generation, MessageEnvelope, Metric, Payload, Reading, ReadingValue, Tags,
 };
 pub use edgehold_core::{
-    Ack, AppFunction, BoxFuture, BuiltFunction, ByteBudget, BytePermit, Context, CorrelationId, Data,
-    DataKind, Delivery, DeliveryReport, DeliverySender, Destination, ErrorClass, ErrorReason, Flow,
-    FunctionError, FunctionFactory, FunctionRegistry, Inlet, InletClosed, InletTrigger, InvalidFunction,
-    ObjectState, Parameters, PayloadForm, Pipeline, PipelineId, PipelineVersion, PublishError, Received,
-    ReportSender, Response, RunEnd, RunReport, Secret, SecretError, SecretProvider, SecretText, ServiceKey,
-    Shutdown, ShutdownSignal, StoredInput, StoredObject, StoredObjectId, TargetType, Timestamp, TopicFilter,
-    Transform, Trigger, TriggerError,
+    Ack, AppFunction, AttemptError, AttemptErrors, BoxFuture, BuiltFunction, ByteBudget, BytePermit, Context,
+    CorrelationId, Data, DataKind, Delivery, DeliveryReport, DeliverySender, Destination, ErrorClass,
+    ErrorReason, Flow, FunctionError, FunctionFactory, FunctionRegistry, Inlet, InletClosed, InletTrigger,
+    InvalidFunction, ObjectState, Parameters, PayloadForm, Pipeline, PipelineId, PipelineVersion,
+    PublishError, Received, ReportSender, Response, RunEnd, RunReport, Secret, SecretError, SecretProvider,
+    SecretText, ServiceKey, Shutdown, ShutdownSignal, StoredInput, StoredObject, StoredObjectId, TargetType,
+    Timestamp, TopicFilter, Transform, Trigger, TriggerError,
 };
 pub use edgehold_export::{Formatter, http::HttpExportFactory};
 pub use edgehold_functions::add_tags;
 pub use edgehold_runtime::{Books, BooksSnapshot, Rehearsed, StepEnd};
 pub use edgehold_store::{
-    Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, ListRequest, Page, RetryQueue, Room,
-    StoreClient, StoreError, StoreStats, client_conformance, conformance, record,
+    Credentials, CustomStoreFactory, DatabaseSettings, ErrorGroup, ErrorPage, InvalidStoreName, ListRequest,
+    Moved, ObjectFilter, Page, RetryQueue, Room, StateCount, StoreClient, StoreError, StoreStats,
+    client_conformance, conformance, record,
 };
 
 pub use draft::{InvalidDraft, PipelineDraft};

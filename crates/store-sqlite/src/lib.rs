@@ -7,8 +7,8 @@
 //! ```text
 //!   append, settle, marks of claims ──▶ bounded channel ──▶ Writer ──▶ one connection, one transaction for all that
 //!                                                                      has queued up
-//!   evict, sweep, redrive ───────────▶ the same channel, a transaction each
-//!   claim, lanes, list, stats ───────▶ a few connections that only read
+//!   evict, sweep, redrive, purge ────▶ the same channel, a transaction each
+//!   claim, lanes, list, survey, stats ▶ a few connections that only read
 //! ```
 //!
 //! *Durability.* Write-ahead log with `synchronous = FULL`: a call is answered after the log is on the disk. The writer
@@ -31,6 +31,7 @@
 
 mod error;
 mod files;
+mod filter;
 mod lease;
 mod order;
 mod queue;

@@ -11,8 +11,8 @@ use edgehold_core::{
     BoxFuture, ObjectState, PipelineId, ServiceKey, StoredObject, StoredObjectId, Timestamp, retry::Verdict,
 };
 use edgehold_store::{
-    Claim, Evicted, Eviction, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, StoreError,
-    StoreStats, Sweep, semantics,
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, LaneStatus, ListRequest, Moved, ObjectFilter, Page,
+    RetryQueue, Room, StoreError, StoreStats, Sweep, semantics,
 };
 use sqlx::{
     Sqlite, SqlitePool,
@@ -29,7 +29,7 @@ use crate::{
     reader,
     row::{NewRow, ReadRow},
     schema,
-    writer::{Answer, Damage, Done, QUEUED_REQUESTS, Request, Work, Writer, Writing},
+    writer::{Answer, Damage, Done, QUEUED_REQUESTS, Request, Work, Writer, Writing, maintain::Fate},
 };
 
 /// Connections that read at the same time: a claim, a list and the statistics.
@@ -390,6 +390,14 @@ impl SqliteQueue {
         }
     }
 
+    async fn leave_error(&self, page: ErrorPage, fate: Fate) -> Result<Moved, StoreError> {
+        self.writer()?;
+        match self.write(Work::LeaveError(page, fate)).await? {
+            Done::Moved(moved) => Ok(moved),
+            _ => Ok(Moved::default()),
+        }
+    }
+
     /// Moves the damaged ones of these rows to the error collection. What fails is met again with the next page.
     async fn set_aside(&self, rows: &[ReadRow]) {
         let noted: Vec<_> = rows
@@ -424,14 +432,8 @@ impl SqliteQueue {
         drop(connection);
         self.set_aside(&rows).await;
         // Between the two looks an object may have changed so that it no longer belongs here; a damaged one has.
-        let listed = |object: &StoredObject| {
-            request.states.contains(&object.state)
-                && request
-                    .pipeline_id
-                    .as_ref()
-                    .is_none_or(|id| *id == object.pipeline_id)
-                && request.reason.is_none_or(|reason| Some(reason) == object.reason)
-        };
+        let listed =
+            |object: &StoredObject| request.states.contains(&object.state) && request.filter.selects(object);
         Ok(Page {
             objects: rows.into_iter().map(|row| row.object).filter(listed).collect(),
             next_after_seq,
@@ -504,10 +506,20 @@ impl RetryQueue for SqliteQueue {
         Box::pin(self.sweep_page(sweep, limit))
     }
 
-    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+    fn redrive(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(self.leave_error(page, Fate::Redrive))
+    }
+
+    fn purge(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(self.leave_error(page, Fate::Purge))
+    }
+
+    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>> {
         Box::pin(async move {
-            self.writer()?;
-            self.count(Work::Redrive(redrive, limit)).await
+            let mut connection = self.reader().await?;
+            reader::survey(&mut connection, &self.service_key, &filter)
+                .await
+                .map_err(|error| self.failed(error))
         })
     }
 

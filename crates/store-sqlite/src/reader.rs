@@ -6,10 +6,10 @@
 pub(crate) mod claim;
 pub(crate) mod lanes;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use edgehold_core::{ObjectState, PipelineId, ServiceKey, StoredObjectId, Timestamp};
-use edgehold_store::{ListRequest, StateCount, StoreStats, semantics};
+use edgehold_core::{ErrorReason, ObjectState, PipelineId, ServiceKey, StoredObjectId, Timestamp};
+use edgehold_store::{ErrorGroup, ListRequest, ObjectFilter, StateCount, StoreStats, semantics};
 use futures_util::TryStreamExt;
 use sqlx::{
     Row, Sqlite, SqliteConnection,
@@ -18,6 +18,7 @@ use sqlx::{
 };
 
 use crate::{
+    filter::{self, filtered},
     lease::LeasedPage,
     row::{self, ReadRow, id_of},
 };
@@ -36,11 +37,32 @@ pub(crate) const IS_WAITING: &str = "
         SELECT 1 FROM object INDEXED BY object_device
         WHERE app_service_key = ?1 AND pipeline_id = ?2 AND device = ?3 AND state IN (0, 2))";
 
-pub(crate) const LIST: &str = "
-    SELECT seq, payload_bytes FROM object INDEXED BY object_queue
-    WHERE app_service_key = ?1 AND state = ?2 AND seq > ?3
-      AND (?4 IS NULL OR pipeline_id = ?4) AND (?5 IS NULL OR reason = ?5)
-    ORDER BY seq LIMIT ?6";
+pub(crate) const LIST: &str = concat!(
+    "SELECT seq, payload_bytes",
+    filtered!(queue),
+    " ORDER BY seq LIMIT ?11"
+);
+pub(crate) const LIST_IDS: &str = concat!(
+    "SELECT seq, payload_bytes",
+    filtered!(ids),
+    " ORDER BY seq LIMIT ?11"
+);
+
+/// Columns as bytes: what is damaged need not be a text, and is counted all the same.
+pub(crate) const SURVEY: &str = concat!(
+    "SELECT CAST(pipeline_id AS BLOB), CAST(reason AS BLOB), count(*),
+            sum(min(max(payload_bytes, 0), 1000000000)),
+            min(ifnull(ended_at, created_at)), max(ifnull(ended_at, created_at))",
+    filtered!(queue),
+    " GROUP BY pipeline_id, reason"
+);
+pub(crate) const SURVEY_IDS: &str = concat!(
+    "SELECT CAST(pipeline_id AS BLOB), CAST(reason AS BLOB), count(*),
+            sum(min(max(payload_bytes, 0), 1000000000)),
+            min(ifnull(ended_at, created_at)), max(ifnull(ended_at, created_at))",
+    filtered!(ids),
+    " GROUP BY pipeline_id, reason"
+);
 
 pub(crate) const STATS: &str = "
     SELECT object_state AS state, objects, payload_bytes,
@@ -134,16 +156,22 @@ pub(crate) async fn list(
     states.sort_unstable();
     states.dedup();
     for state in states {
-        let of_state: Vec<(i64, i64)> = sqlx::query_as(LIST)
+        let statement = if request.filter.ids.is_empty() {
+            LIST
+        } else {
+            LIST_IDS
+        };
+        let query = sqlx::query(statement)
             .bind(service_key.as_str())
             .bind(state.code())
-            .bind(request.after_seq)
-            .bind(request.pipeline_id.as_ref().map(|id| id.as_str()))
-            .bind(request.reason.map(edgehold_core::ErrorReason::as_str))
+            .bind(request.after_seq);
+        let rows = filter::bind(query, &request.filter)
             .bind(i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1)
             .fetch_all(&mut *connection)
             .await?;
-        found.extend(of_state);
+        for row in rows {
+            found.push((row.try_get(0)?, row.try_get(1)?));
+        }
     }
     found.sort_unstable();
     let mut bytes = 0_usize;
@@ -157,6 +185,49 @@ pub(crate) async fn list(
         page.push(seq);
     }
     Ok((page, None))
+}
+
+/// The error collection by pipeline and reason.
+pub(crate) async fn survey(
+    connection: &mut SqliteConnection,
+    service_key: &ServiceKey,
+    filter: &ObjectFilter,
+) -> Result<Vec<ErrorGroup>, sqlx::Error> {
+    let statement = if filter.ids.is_empty() { SURVEY } else { SURVEY_IDS };
+    let query = sqlx::query(statement)
+        .bind(service_key.as_str())
+        .bind(ObjectState::Error.code())
+        .bind(i64::MIN);
+    let mut groups: BTreeMap<_, ErrorGroup> = BTreeMap::new();
+    for row in filter::bind(query, filter).fetch_all(connection).await? {
+        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let pipeline_id = PipelineId::try_new(&text(row.try_get(0)?));
+        // As a damaged row is read.
+        let pipeline_id = pipeline_id.unwrap_or_else(|_| PipelineId::default_pipeline());
+        let reason = row
+            .try_get::<Option<Vec<u8>>, _>(1)?
+            .map(|name| ErrorReason::from_name(&text(name)).unwrap_or(ErrorReason::Corrupt));
+        let time = |column| row.try_get(column).map(Timestamp::from_unix_millis);
+        let found = ErrorGroup {
+            pipeline_id: pipeline_id.clone(),
+            reason,
+            count: StateCount {
+                objects: unsigned(row.try_get(2)?),
+                payload_bytes: unsigned(row.try_get(3)?),
+            },
+            ended: (time(4)?, time(5)?),
+        };
+        groups
+            .entry((pipeline_id, reason))
+            .and_modify(|group| {
+                group.count.objects += found.count.objects;
+                group.count.payload_bytes += found.count.payload_bytes;
+                group.ended = (group.ended.0.min(found.ended.0), group.ended.1.max(found.ended.1));
+            })
+            .or_insert(found);
+    }
+    Ok(groups.into_values().collect())
 }
 
 /// What the counters say.

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use edgehold_core::{
-    CorrelationId, DataKind, Destination, ErrorReason, ObjectState, PayloadForm, PipelineId, PipelineVersion,
-    ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
+    AttemptErrors, CorrelationId, DataKind, Destination, ErrorReason, ObjectState, PayloadForm, PipelineId,
+    PipelineVersion, ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
 };
 use edgehold_store::{StoreError, semantics};
 use sqlx::{Row as _, sqlite::SqliteRow};
@@ -52,6 +52,7 @@ pub(crate) struct NewRow {
     pub(crate) last_attempt_at: Option<i64>,
     pub(crate) not_before: Option<i64>,
     pub(crate) last_error: Option<String>,
+    pub(crate) errors: Option<String>,
     pub(crate) reason: Option<&'static str>,
     pub(crate) destination: Option<Destination>,
     pub(crate) ended_at: Option<i64>,
@@ -103,6 +104,7 @@ impl NewRow {
             last_attempt_at: object.last_attempt_at.map(Timestamp::as_unix_millis),
             not_before: object.not_before.map(Timestamp::as_unix_millis),
             last_error: object.last_error.clone(),
+            errors: (!object.errors.as_slice().is_empty()).then(|| object.errors.to_json()),
             reason: object.reason.map(ErrorReason::as_str),
             destination: object.destination.clone(),
             ended_at: object.ended_at.map(Timestamp::as_unix_millis),
@@ -162,7 +164,7 @@ pub(crate) struct ReadRow {
 pub(crate) const SELECT: &str = "
     SELECT object.seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
            input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
-           last_error, reason, destination, ended_at, payload_bytes, bytes, ifnull(crashes, 0) AS crashes
+           last_error, errors, reason, destination, ended_at, payload_bytes, bytes, ifnull(crashes, 0) AS crashes
     FROM object NOT INDEXED
     LEFT JOIN payload ON payload.seq = object.seq
     LEFT JOIN crash_mark ON crash_mark.seq = object.seq
@@ -264,6 +266,10 @@ pub(crate) fn read(row: &SqliteRow, service_key: &ServiceKey) -> Result<ReadRow,
         last_attempt_at: problems.time(row, "last_attempt_at"),
         not_before: problems.time(row, "not_before"),
         last_error: problems.column(row, "last_error", None),
+        errors: problems
+            .column(row, "errors", None::<&str>)
+            .map(AttemptErrors::from_json)
+            .unwrap_or_default(),
         reason,
         destination: problems
             .column(row, "destination", None::<&str>)

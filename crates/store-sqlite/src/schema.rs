@@ -12,11 +12,18 @@ use sqlx::{
 use crate::error::store_error;
 
 /// Every migration, oldest first. A released file is never edited: a change is a new one.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "stored objects",
-    include_str!("../../../migrations/sqlite/0001_stored_objects.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "stored objects",
+        include_str!("../../../migrations/sqlite/0001_stored_objects.sql"),
+    ),
+    (
+        2,
+        "attempt errors",
+        include_str!("../../../migrations/sqlite/0002_attempt_errors.sql"),
+    ),
+];
 
 /// The newest version this build knows.
 const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use edgehold_core::{
-    Destination, ObjectState, ServiceKey, StoredObjectId, Timestamp,
+    AttemptError, Destination, ObjectState, ServiceKey, StoredObjectId, Timestamp,
     retry::{Action, Verdict},
 };
 use edgehold_store::semantics;
@@ -32,6 +32,8 @@ pub(crate) const UNMARK: &str = "
     WHERE seq IN (SELECT seq FROM object INDEXED BY object_id
                   WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND app_service_key = ?2)";
 
+/// A counted failure joins the first four and the last twelve errors, once (`AttemptErrors::push`).
+///
 /// A failure replaces times and wait, a release adds to them; a destination stays unless there is another or another
 /// function comes next.
 pub(crate) const CHANGE: &str = "
@@ -40,6 +42,13 @@ pub(crate) const CHANGE: &str = "
         attempts = ifnull(change.attempts, object.attempts),
         last_attempt_at = ifnull(change.at, object.last_attempt_at),
         last_error = ifnull(change.error, object.last_error),
+        errors = CASE WHEN change.attempt_error IS NULL
+                        OR (ifnull(json_valid(object.errors), 0)
+                            AND object.errors -> '$[#-1]' IS json(change.attempt_error)) THEN object.errors
+            ELSE json_insert(CASE WHEN NOT ifnull(json_valid(object.errors), 0) THEN '[]'
+                 WHEN json_array_length(object.errors) < 16 THEN object.errors
+                 ELSE json_remove(object.errors, '$[4]') END,
+            '$[#]', json(change.attempt_error)) END,
         not_before = CASE WHEN change.counted THEN change.not_before
                           ELSE ifnull(change.not_before, object.not_before) END,
         destination = CASE WHEN change.moved THEN change.destination
@@ -56,7 +65,7 @@ pub(crate) const CHANGE: &str = "
         payload_bytes = ifnull(change.payload_bytes, object.payload_bytes)
     FROM (
         SELECT unhex(value ->> 'id') AS id, value ->> 'state' AS state, value ->> 'attempts' AS attempts,
-               value ->> 'at' AS at, value ->> 'error' AS error, value ->> 'not_before' AS not_before,
+               value ->> 'at' AS at, value ->> 'error' AS error, value ->> 'attempt_error' AS attempt_error, value ->> 'not_before' AS not_before,
                value ->> 'counted' AS counted, value ->> 'moved' AS moved,
                value ->> 'destination' AS destination, value ->> 'reason' AS reason,
                value ->> 'position' AS position, value ->> 'context_data' AS context_data,
@@ -178,6 +187,8 @@ impl Step {
             change["attempts"] = failure.attempts.into();
             change["at"] = failure.at.as_unix_millis().into();
             change["error"] = failure.error.as_str().into();
+            change["attempt_error"] =
+                AttemptError::new(failure.attempts, failure.at, &failure.error).to_value();
             change["not_before"] = millis(failure.not_before).into();
             change["counted"] = true.into();
             change["destination"] = text(failure.destination.as_ref()).into();

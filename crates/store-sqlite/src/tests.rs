@@ -5,7 +5,8 @@ use edgehold_core::{
     retry::{Action, Failure, Verdict},
 };
 use edgehold_store::{
-    Claim, Eviction, Lane, ListRequest, Redrive, RetryQueue, Room, Selection, StoreError, Suspects, Sweep,
+    Claim, ErrorPage, Eviction, Lane, ListRequest, ObjectFilter, RetryQueue, Room, Selection, StoreError,
+    Suspects, Sweep,
     conformance::{object, service_key},
 };
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -64,8 +65,7 @@ fn claim() -> Claim {
 fn list(state: ObjectState) -> ListRequest {
     ListRequest {
         states: vec![state],
-        pipeline_id: None,
-        reason: None,
+        filter: ObjectFilter::default(),
         after_seq: 0,
         limit: 100,
     }
@@ -122,6 +122,31 @@ async fn a_second_process_is_refused_by_name_until_the_first_has_closed() {
 }
 
 #[tokio::test]
+async fn a_file_of_the_first_version_is_brought_up_to_date() {
+    // given a file that was written before attempts were on record
+    let folder = folder();
+    let queue = open(&folder).await;
+    append(&queue, &[object(1)]).await;
+    queue.close().await;
+    let mut connection = raw(&folder).await;
+    sqlx::raw_sql("ALTER TABLE object DROP COLUMN errors; DELETE FROM _sqlx_migrations WHERE version = 2")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    // when an attempt fails
+    let queue = open(&folder).await;
+    queue
+        .settle(&verdicts(&[object(1)], &failed_again()))
+        .await
+        .unwrap();
+    // then it is on record
+    let kept = queue.list(list(ObjectState::Failed)).await.unwrap().objects;
+    assert_eq!(kept[0].payload, object(1).payload);
+    assert_eq!(kept[0].errors.as_slice()[0].attempt, 2);
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_refused_and_untouched() {
     // given a file some later version has written
     let folder = folder();
@@ -144,7 +169,7 @@ async fn a_newer_schema_is_refused_and_untouched() {
             .err(),
     ] {
         assert!(
-            matches!(error, Some(StoreError::NewerSchema { found: 99, known: 1 })),
+            matches!(error, Some(StoreError::NewerSchema { found: 99, known: 2 })),
             "{error:?}"
         );
     }
@@ -689,7 +714,16 @@ async fn no_damage_keeps_anything_from_being_handed_out() {
             assert!(error.starts_with(problem), "{damage}: {error}");
         }
         // and a re-drive leaves what cannot be read where it is
-        assert_eq!(queue.redrive(Redrive::default(), 100).await.unwrap(), 0);
+        let page = ErrorPage {
+            filter: ObjectFilter::default(),
+            after_seq: 0,
+            limit: 100,
+        };
+        assert_eq!(queue.redrive(page).await.unwrap().objects, 0);
+        // while it is counted, and may be removed
+        let groups = queue.survey(ObjectFilter::default()).await.unwrap();
+        let counted: u64 = groups.iter().map(|group| group.count.objects).sum();
+        assert_eq!(counted, u64::try_from(DAMAGES.len()).unwrap());
     }
 }
 
@@ -828,9 +862,18 @@ async fn no_statement_goes_through_the_whole_table() {
             "object_ended (app_service_key=? AND state=? AND <expr><?)",
         ),
         (maintain::REDRIVE, by_place),
+        (maintain::PURGE, by_place),
         (
-            maintain::REDRIVE,
+            maintain::ERROR_PAGE,
             "object_queue (app_service_key=? AND state=? AND seq>?)",
+        ),
+        (
+            reader::SURVEY,
+            "object_queue (app_service_key=? AND state=? AND seq>?)",
+        ),
+        (
+            reader::SURVEY_IDS,
+            "SEARCH object USING INDEX object_id (id=? AND rowid>?)",
         ),
         (recover::COUNT_NEW, "object_queue (app_service_key=? AND state=?)"),
         (recover::NEW, "object_queue (app_service_key=? AND state=?)"),

@@ -11,7 +11,7 @@ pub(crate) mod recover;
 use std::path::Path;
 
 use edgehold_core::{ErrorReason, ObjectState, ServiceKey, StoredObjectId, Timestamp, retry::Verdict};
-use edgehold_store::{Evicted, Redrive, Room, StateCount, StoreError, Sweep};
+use edgehold_store::{ErrorPage, Evicted, Moved, Room, StateCount, StoreError, Sweep};
 use sqlx::{
     Connection, SqliteConnection,
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
@@ -24,6 +24,7 @@ use crate::{
     lease::Leases,
     row::{NewRow, id_column},
     settlement::Settlement,
+    writer::maintain::Fate,
 };
 
 /// Requests that may wait for the writer; more wait with their callers.
@@ -47,6 +48,8 @@ pub(crate) enum Done {
     Evicted(Vec<Evicted>),
     /// So many objects.
     Objects(u64),
+    /// A page of the error collection.
+    Moved(Moved),
 }
 
 /// What the writer is asked for.
@@ -70,7 +73,8 @@ pub(crate) enum Work {
     TooOld(Vec<i64>, Timestamp),
     /// Any other sweep, and how many objects at most.
     Sweep(Sweep, usize),
-    Redrive(Redrive, usize),
+    /// Takes a page out of the error collection.
+    LeaveError(ErrorPage, Fate),
     /// Makes the index by pipeline and device, or drops it.
     IndexDevices(bool),
 }
@@ -86,7 +90,7 @@ impl Work {
 
     /// Whether it is worth the reserve when the disk is full: it makes room, or has to come before what does.
     fn makes_room(&self) -> bool {
-        !matches!(self, Self::Append(..) | Self::Redrive(..))
+        !matches!(self, Self::Append(..) | Self::LeaveError(_, Fate::Redrive))
     }
 }
 
@@ -414,9 +418,10 @@ impl Writing {
                     sqlx::query(statement).execute(connection).await?;
                     (Done::Written, 0)
                 }
-                Work::Redrive(redrive, limit) => {
-                    let redriven = maintain::redrive(connection, service_key, redrive, *limit).await?;
-                    (Done::Objects(redriven), 0)
+                Work::LeaveError(page, fate) => {
+                    let moved = maintain::leave_error(connection, service_key, page, *fate).await?;
+                    let removed = if *fate == Fate::Purge { moved.objects } else { 0 };
+                    (Done::Moved(moved), removed)
                 }
             };
             file.removed += removed;

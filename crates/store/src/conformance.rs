@@ -26,6 +26,7 @@
 pub(crate) mod append;
 mod batched;
 mod client;
+mod error_collection;
 mod look;
 mod maintain;
 mod model;
@@ -45,7 +46,8 @@ use edgehold_core::{
 use uuid::Uuid;
 
 use crate::{
-    Claim, Lane, LaneStatus, ListRequest, RetryQueue, Room, Selection, StoreClient, StoreError, Suspects,
+    Claim, ErrorPage, Lane, LaneStatus, ListRequest, Moved, ObjectFilter, RetryQueue, Room, Selection,
+    StoreClient, StoreError, Suspects,
 };
 
 pub use model::model;
@@ -203,8 +205,15 @@ queue_cases! { $
     maintain::the_too_old_go_to_the_error_collection,
     maintain::history_and_dead_letters_are_removed_when_their_time_has_come,
     maintain::the_first_dead_letters_leave_when_there_are_too_many,
-    maintain::a_redriven_object_begins_anew,
-    maintain::a_redrive_takes_what_was_asked_for,
+    error_collection::a_redriven_object_begins_anew,
+    error_collection::every_attempt_is_on_record,
+    error_collection::a_filter_selects_what_fits_all_of_it,
+    error_collection::what_cannot_be_read_is_redriven_only_by_name,
+    error_collection::a_page_ends_at_its_limit_and_the_next_one_goes_on,
+    error_collection::a_run_takes_each_object_once_though_it_comes_back,
+    error_collection::runs_side_by_side_take_no_object_twice,
+    error_collection::what_waits_or_was_delivered_is_no_part_of_the_collection,
+    error_collection::a_survey_counts_by_pipeline_and_reason,
     look::a_closed_store_says_so,
 }
 
@@ -393,6 +402,7 @@ pub fn object(number: u64) -> StoredObject {
         last_attempt_at: None,
         not_before: None,
         last_error: None,
+        errors: Default::default(),
         reason: None,
         destination: None,
         ended_at: None,
@@ -463,8 +473,7 @@ const ALL_STATES: [ObjectState; 5] = [
 fn list_all() -> ListRequest {
     ListRequest {
         states: ALL_STATES.to_vec(),
-        pipeline_id: None,
-        reason: None,
+        filter: ObjectFilter::default(),
         after_seq: 0,
         limit: 100,
     }
@@ -483,6 +492,29 @@ async fn append(queue: &dyn RetryQueue, objects: &[StoredObject]) -> Result<Vec<
         Err(error) => Err(format!("object {place} was not kept: {error}")),
     };
     answers.into_iter().enumerate().map(kept).collect()
+}
+
+/// The first page of all of the error collection.
+fn error_page() -> ErrorPage {
+    ErrorPage {
+        filter: ObjectFilter::default(),
+        after_seq: 0,
+        limit: 100,
+    }
+}
+
+async fn redrive(queue: &dyn RetryQueue, page: ErrorPage) -> Result<Moved, String> {
+    queue
+        .redrive(page.clone())
+        .await
+        .map_err(|error| format!("re-driving {page:?} failed: {error}"))
+}
+
+async fn purge(queue: &dyn RetryQueue, page: ErrorPage) -> Result<Moved, String> {
+    queue
+        .purge(page.clone())
+        .await
+        .map_err(|error| format!("purging {page:?} failed: {error}"))
 }
 
 async fn claim(queue: &dyn RetryQueue, claim: Claim) -> Result<Vec<StoredObject>, String> {

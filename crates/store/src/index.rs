@@ -16,8 +16,8 @@ use edgehold_core::{
 };
 
 use crate::{
-    Claim, Evicted, Eviction, LaneStatus, ListRequest, Redrive, Selection, StateCount, StoreStats, Suspects,
-    Sweep, semantics,
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, Filtered, LaneStatus, ListRequest, Moved, ObjectFilter,
+    Selection, StateCount, StoreStats, Suspects, Sweep, semantics,
 };
 
 /// What is remembered of one object.
@@ -80,12 +80,7 @@ impl Header {
     }
 
     fn is_listed(&self, request: &ListRequest) -> bool {
-        request.states.contains(&self.state)
-            && request
-                .pipeline_id
-                .as_ref()
-                .is_none_or(|id| *id == self.pipeline_id)
-            && request.reason.is_none_or(|reason| Some(reason) == self.reason)
+        request.states.contains(&self.state) && request.filter.selects(self)
     }
 
     /// What its order is kept by; none for an object without a device.
@@ -95,6 +90,20 @@ impl Header {
 
     fn bytes(&self) -> u64 {
         u64::try_from(self.payload_bytes).unwrap_or(u64::MAX)
+    }
+}
+
+impl<'a> From<&'a Header> for Filtered<'a> {
+    fn from(header: &'a Header) -> Self {
+        Self {
+            id: header.id,
+            pipeline_id: &header.pipeline_id,
+            version: &header.version,
+            is_delivery: header.is_delivery,
+            device: header.device.as_deref(),
+            reason: header.reason,
+            ended_at: header.ended_at,
+        }
     }
 }
 
@@ -282,21 +291,51 @@ impl Index {
         ids
     }
 
-    pub(crate) fn redrive(&self, redrive: &Redrive, limit: usize) -> Vec<StoredObjectId> {
-        after(&self.headers, redrive.after_seq)
+    /// Chooses a page of the error collection and claims it; `readable` leaves out what cannot be read, unless it is
+    /// named.
+    pub(crate) fn error_page(&mut self, page: &ErrorPage, readable: bool) -> Vec<StoredObjectId> {
+        let any = !readable || !page.filter.reasons.is_empty();
+        let ids: Vec<_> = after(&self.headers, page.after_seq)
             .map(|(_, header)| header)
-            .filter(|header| {
-                header.state == ObjectState::Error
-                    && redrive.selects(
-                        &header.pipeline_id,
-                        &header.version,
-                        header.is_delivery,
-                        header.reason,
-                    )
-            })
-            .take(limit.max(1))
+            .filter(|header| header.state == ObjectState::Error && !self.claimed.contains(&header.id))
+            .filter(|header| any || header.reason != Some(ErrorReason::Corrupt))
+            .filter(|header| page.filter.selects(*header))
+            .take(page.limit.max(1))
             .map(|header| header.id)
-            .collect()
+            .collect();
+        self.claimed.extend(&ids);
+        ids
+    }
+
+    /// What these objects are together.
+    pub(crate) fn moved(&self, ids: &[StoredObjectId]) -> Moved {
+        let mut moved = Moved::default();
+        for seq in ids.iter().filter_map(|id| self.seq_of(*id)) {
+            moved.objects += 1;
+            moved.payload_bytes += self.headers.get(&seq).map_or(0, Header::bytes);
+            moved.last_seq = moved.last_seq.max(Some(seq));
+        }
+        moved
+    }
+
+    pub(crate) fn survey(&self, filter: &ObjectFilter) -> Vec<ErrorGroup> {
+        let mut groups: BTreeMap<(&PipelineId, Option<ErrorReason>), ErrorGroup> = BTreeMap::new();
+        let given_up = |header: &&Header| header.state == ObjectState::Error && filter.selects(*header);
+        for header in self.headers.values().filter(given_up) {
+            let group = groups
+                .entry((&header.pipeline_id, header.reason))
+                .or_insert_with(|| ErrorGroup {
+                    pipeline_id: header.pipeline_id.clone(),
+                    reason: header.reason,
+                    count: StateCount::default(),
+                    ended: (header.ended_at, header.ended_at),
+                });
+            group.count.objects += 1;
+            group.count.payload_bytes += header.bytes();
+            group.ended.0 = group.ended.0.min(header.ended_at);
+            group.ended.1 = group.ended.1.max(header.ended_at);
+        }
+        groups.into_values().collect()
     }
 
     /// The same ids in pages whose payloads are not too much to be read at once.

@@ -24,7 +24,7 @@ pub use error::StoreError;
 pub use factory::{Credentials, CustomStoreFactory, DatabaseSettings, InvalidStoreName, StoreFactories};
 pub use memory::{MemoryClient, MemoryQueue};
 pub use queue::{
-    Claim, Evicted, Eviction, Lane, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, Selection,
-    StateCount, StoreStats, Suspects, Sweep,
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, Filtered, Lane, LaneStatus, ListRequest, Moved,
+    ObjectFilter, Page, RetryQueue, Room, Selection, StateCount, StoreStats, Suspects, Sweep,
 };
 pub use spool::{Mover, SpooledQueue, StoreHandle};

@@ -14,8 +14,8 @@ use edgehold_core::{
 };
 
 use crate::{
-    Claim, Evicted, Eviction, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, StoreClient,
-    StoreError, StoreStats, Sweep,
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, LaneStatus, ListRequest, Moved, ObjectFilter, Page,
+    RetryQueue, Room, StoreClient, StoreError, StoreStats, Sweep,
     index::{Header, Index},
     semantics::{self, Applied},
 };
@@ -194,13 +194,30 @@ impl RetryQueue for MemoryQueue {
         Box::pin(async move { self.with(|contents| contents.sweep(sweep, limit)) })
     }
 
-    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+    fn redrive(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
         Box::pin(async move {
             self.with(|contents| {
-                let ids = contents.index.redrive(&redrive, limit);
-                contents.change(&ids, semantics::redrive)
+                let ids = contents.index.error_page(&page, true);
+                let moved = contents.index.moved(&ids);
+                contents.change(&ids, semantics::redrive);
+                moved
             })
         })
+    }
+
+    fn purge(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(async move {
+            self.with(|contents| {
+                let ids = contents.index.error_page(&page, false);
+                let moved = contents.index.moved(&ids);
+                ids.iter().for_each(|id| contents.remove(*id));
+                moved
+            })
+        })
+    }
+
+    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>> {
+        Box::pin(async move { self.with(|contents| contents.index.survey(&filter)) })
     }
 
     fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {

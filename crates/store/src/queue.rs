@@ -173,42 +173,116 @@ pub enum Sweep {
     },
 }
 
-/// Which objects of the error collection are to be tried again.
+/// Which objects are meant, by what they are. A field that is empty or none says nothing; all the others must fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Redrive {
-    /// Only those of this pipeline.
-    pub pipeline_id: Option<PipelineId>,
-    /// Only those stored under this version, and whole deliveries, which any version can begin with.
+pub struct ObjectFilter {
+    /// Those with one of these ids.
+    pub ids: Vec<StoredObjectId>,
+    /// Those of one of these pipelines.
+    pub pipeline_ids: Vec<PipelineId>,
+    /// Those stored under this version, and whole deliveries, which any version can begin with.
     pub version: Option<PipelineVersion>,
-    /// Only those given up for one of these reasons. Empty: for any but [`ErrorReason::Corrupt`], as what cannot be
-    /// read cannot be tried.
+    /// Those about one of these devices (the context value `devicename`).
+    pub devices: Vec<String>,
+    /// Those given up for one of these reasons.
     pub reasons: Vec<ErrorReason>,
-    /// Only objects whose `seq` is greater.
-    pub after_seq: i64,
+    /// Those that ended at this moment or later. One without `ended_at` counts as ended when it was created.
+    pub ended_from: Option<Timestamp>,
+    /// Those that ended before this moment.
+    pub ended_before: Option<Timestamp>,
 }
 
-impl Redrive {
-    /// Whether an object of the error collection is meant, `seq` not considered.
-    pub fn selects(
-        &self,
-        pipeline_id: &PipelineId,
-        version: &PipelineVersion,
-        is_delivery: bool,
-        reason: Option<ErrorReason>,
-    ) -> bool {
-        self.pipeline_id
-            .as_ref()
-            .is_none_or(|wanted| wanted == pipeline_id)
+/// What an [`ObjectFilter`] looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Filtered<'a> {
+    /// Its identity.
+    pub id: StoredObjectId,
+    /// Its pipeline.
+    pub pipeline_id: &'a PipelineId,
+    /// The version its pipeline had.
+    pub version: &'a PipelineVersion,
+    /// Whether its payload is a whole delivery.
+    pub is_delivery: bool,
+    /// The device it is about.
+    pub device: Option<&'a str>,
+    /// Why it was given up.
+    pub reason: Option<ErrorReason>,
+    /// When it ended ([`ended_at`](crate::semantics::ended_at)).
+    pub ended_at: Timestamp,
+}
+
+impl<'a> From<&'a StoredObject> for Filtered<'a> {
+    fn from(object: &'a StoredObject) -> Self {
+        Self {
+            id: object.id,
+            pipeline_id: &object.pipeline_id,
+            version: &object.version,
+            is_delivery: object.input.is_delivery(),
+            device: crate::semantics::device(object),
+            reason: object.reason,
+            ended_at: crate::semantics::ended_at(object),
+        }
+    }
+}
+
+impl ObjectFilter {
+    /// Those with these ids; all for none.
+    pub fn ids(ids: impl IntoIterator<Item = StoredObjectId>) -> Self {
+        Self {
+            ids: ids.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether an object is meant.
+    pub fn selects<'a>(&self, object: impl Into<Filtered<'a>>) -> bool {
+        let object = object.into();
+        (self.ids.is_empty() || self.ids.contains(&object.id))
+            && (self.pipeline_ids.is_empty() || self.pipeline_ids.contains(object.pipeline_id))
+            && (self.devices.is_empty() || self.devices.iter().any(|device| object.device == Some(device)))
+            && (self.reasons.is_empty() || object.reason.is_some_and(|reason| self.reasons.contains(&reason)))
             && self
                 .version
                 .as_ref()
-                .is_none_or(|wanted| is_delivery || wanted == version)
-            && if self.reasons.is_empty() {
-                reason != Some(ErrorReason::Corrupt)
-            } else {
-                reason.is_some_and(|reason| self.reasons.contains(&reason))
-            }
+                .is_none_or(|version| object.is_delivery || version == object.version)
+            && self.ended_from.is_none_or(|from| from <= object.ended_at)
+            && self.ended_before.is_none_or(|before| object.ended_at < before)
     }
+}
+
+/// Asks for a page of the error collection to be re-driven or purged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorPage {
+    /// Which ones.
+    pub filter: ObjectFilter,
+    /// Only objects whose `seq` is greater: a run goes through the collection once, whatever comes back to it. 0 begins.
+    pub after_seq: i64,
+    /// At most this many, at least 1.
+    pub limit: usize,
+}
+
+/// What was done to a page of the error collection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// How many objects; fewer than were asked for mean that there are no more behind them.
+    pub objects: u64,
+    /// Bytes of their payloads.
+    pub payload_bytes: u64,
+    /// The `seq` of the last one: the next page is behind it. None when there was none.
+    pub last_seq: Option<i64>,
+}
+
+/// The objects of the error collection of one pipeline and one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorGroup {
+    /// The pipeline.
+    pub pipeline_id: PipelineId,
+    /// The reason; none for objects that do not say.
+    pub reason: Option<ErrorReason>,
+    /// How many, and what they weigh.
+    pub count: StateCount,
+    /// When the first and the last of them were given up ([`ended_at`](crate::semantics::ended_at)).
+    pub ended: (Timestamp, Timestamp),
 }
 
 /// Asks for a page of objects to look at.
@@ -216,10 +290,8 @@ impl Redrive {
 pub struct ListRequest {
     /// Only objects in one of these states; none of them means no object.
     pub states: Vec<ObjectState>,
-    /// Only objects of this pipeline.
-    pub pipeline_id: Option<PipelineId>,
-    /// Only objects given up for this reason.
-    pub reason: Option<ErrorReason>,
+    /// Of these only the ones that are meant.
+    pub filter: ObjectFilter,
     /// Only objects whose `seq` is greater; 0 begins.
     pub after_seq: i64,
     /// At most this many, at least 1. Fewer when their payloads are large: a page ends with the object that brings it
@@ -370,13 +442,26 @@ pub trait RetryQueue: Send + Sync {
     /// [`StoreError::Unavailable`], [`StoreError::Full`], [`StoreError::Closed`].
     fn sweep(&self, sweep: Sweep, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>>;
 
-    /// Takes objects out of the error collection, oldest first, at most `limit` (at least 1); answers how many. Each
-    /// becomes failed with a fresh count, due at once ([`redrive`](crate::semantics::redrive)), in its old place in
-    /// the queue.
+    /// Takes a page of objects out of the error collection, oldest (`seq`) first. Each becomes failed with a fresh count,
+    /// due at once ([`redrive`](crate::semantics::redrive)), in its old place in the queue. What is
+    /// [`ErrorReason::Corrupt`] cannot be read, and so is taken only when the filter names that reason.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Full`], [`StoreError::Closed`].
-    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>>;
+    fn redrive(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>>;
+
+    /// Removes a page of objects from the error collection, oldest (`seq`) first, for good.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Full`], [`StoreError::Closed`].
+    fn purge(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>>;
+
+    /// Counts the objects of the error collection that are meant, for each pipeline and reason, in this order. Looks at
+    /// each of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Closed`].
+    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>>;
 
     /// Objects to look at, claimed or not.
     ///

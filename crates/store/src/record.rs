@@ -13,6 +13,7 @@
 //! | `input` | `{"kind":"delivery","contentType","topic","form"}` with a form of `bytes`, `base64`, `text`, `json`; else `{"kind"}` alone, the form the next function gets the payload in |
 //! | `state` | `new`, `success`, `failed`, `error`, `batched` |
 //! | `reason`, `lastError`, `destination` | text or `null` |
+//! | `errors` | array of `{"attempt","at","error"}`: what went wrong at each counted attempt; nothing when it is missing |
 //! | `createdAt`, `lastAttemptAt`, `notBefore`, `endedAt` | milliseconds since 1970, or `null` |
 //! | `payload` | base64 |
 
@@ -20,8 +21,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use base64_simd::STANDARD;
 use edgehold_core::{
-    CorrelationId, DataKind, Destination, ErrorReason, ObjectState, PayloadForm, PipelineId, PipelineVersion,
-    ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
+    AttemptError, CorrelationId, DataKind, Destination, ErrorReason, ObjectState, PayloadForm, PipelineId,
+    PipelineVersion, ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +65,37 @@ pub struct Record<'a> {
     ended_at: Option<i64>,
     crashes: u32,
     last_error: Option<Cow<'a, str>>,
+    #[serde(default)]
+    errors: Vec<Attempt<'a>>,
     destination: Option<Cow<'a, str>>,
     payload: Cow<'a, str>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Attempt<'a> {
+    attempt: u32,
+    at: i64,
+    error: Cow<'a, str>,
+}
+
+impl<'a> From<&'a AttemptError> for Attempt<'a> {
+    fn from(error: &'a AttemptError) -> Self {
+        Self {
+            attempt: error.attempt,
+            at: error.at.as_unix_millis(),
+            error: error.error.as_str().into(),
+        }
+    }
+}
+
+impl From<Attempt<'_>> for AttemptError {
+    fn from(attempt: Attempt<'_>) -> Self {
+        Self::new(
+            attempt.attempt,
+            Timestamp::from_unix_millis(attempt.at),
+            &attempt.error,
+        )
+    }
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -119,6 +149,7 @@ impl<'a> From<&'a StoredObject> for Record<'a> {
             ended_at: object.ended_at.map(Timestamp::as_unix_millis),
             crashes: object.crashes,
             last_error: object.last_error.as_deref().map(Cow::from),
+            errors: object.errors.as_slice().iter().map(Attempt::from).collect(),
             destination: object.destination.as_ref().map(|to| to.as_str().into()),
             payload: STANDARD.encode_to_string(&object.payload).into(),
         }
@@ -146,6 +177,7 @@ impl TryFrom<Record<'_>> for StoredObject {
             last_attempt_at: record.last_attempt_at.map(Timestamp::from_unix_millis),
             not_before: record.not_before.map(Timestamp::from_unix_millis),
             last_error: record.last_error.map(Cow::into_owned),
+            errors: record.errors.into_iter().map(AttemptError::from).collect(),
             reason: valid(
                 "reason",
                 record.reason.as_deref().map(ErrorReason::from_name).transpose(),
@@ -228,6 +260,7 @@ pub fn read(json: &[u8], id: StoredObjectId, service_key: &ServiceKey) -> Stored
         last_attempt_at: None,
         not_before: None,
         last_error: Some(problem),
+        errors: Default::default(),
         reason: Some(ErrorReason::Corrupt),
         destination: None,
         ended_at: None,

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use edgehold_core::{
-    Context, Destination, ErrorReason, ObjectState, StoredInput, StoredObject, Timestamp,
+    AttemptError, Context, Destination, ErrorReason, ObjectState, StoredInput, StoredObject, Timestamp,
     retry::{Action, Failure, Progress},
 };
 
@@ -29,7 +29,8 @@ pub const MAX_CRASHES: u32 = 3;
 ///
 /// Only an object that still waits (new, failed or batched) is changed: a late verdict never takes one out of the error
 /// collection. [`Action::Remove`] removes it whatever its state. A failure or release without a destination leaves the
-/// one the object had, unless another function is now the next to call. Any verdict ends a row of crashes.
+/// one the object had, unless another function is now the next to call. A counted failure joins the
+/// [errors](StoredObject::errors) of the object. Any verdict ends a row of crashes.
 pub fn apply(object: &mut StoredObject, action: &Action) -> Applied {
     match action {
         Action::Remove => return Applied::Removed,
@@ -82,6 +83,9 @@ fn fail(object: &mut StoredObject, failure: &Failure) {
     object.attempts = failure.attempts;
     object.last_attempt_at = Some(failure.at);
     object.last_error = Some(failure.error.clone());
+    object
+        .errors
+        .push(AttemptError::new(failure.attempts, failure.at, &failure.error));
     object.not_before = failure.not_before;
     move_on(object, failure.destination.as_ref(), failure.progress.as_ref());
 }
@@ -107,7 +111,8 @@ pub fn give_up_as_too_old(object: &mut StoredObject, at: Timestamp) {
     object.crashes = 0;
 }
 
-/// What [`redrive`](crate::RetryQueue::redrive) makes of an object of the error collection.
+/// What [`redrive`](crate::RetryQueue::redrive) makes of an object of the error collection. What went wrong before stays
+/// on record.
 pub fn redrive(object: &mut StoredObject) {
     object.state = ObjectState::Failed;
     object.attempts = 0;
@@ -174,7 +179,7 @@ pub fn recover(object: &mut StoredObject) -> bool {
 }
 
 /// Whether two objects with the same id are the same object, perhaps at different moments of its life: everything is
-/// compared but `seq` and what attempts change (state, attempts, times, last error, reason, destination, crashes).
+/// compared but `seq` and what attempts change (state, attempts, times, errors, reason, destination, crashes).
 pub fn same_content(one: &StoredObject, other: &StoredObject) -> bool {
     let StoredObject {
         id,
@@ -193,6 +198,7 @@ pub fn same_content(one: &StoredObject, other: &StoredObject) -> bool {
         last_attempt_at: _,
         not_before: _,
         last_error: _,
+        errors: _,
         reason: _,
         destination: _,
         ended_at: _,

@@ -26,8 +26,8 @@
 //!
 //! *What one sees.* Counts are the sum of both, with the last known ones of a store that is away (the log says when it
 //! is); limits of what waits are held to that sum. Lists show the spool's objects behind the store's, with a `seq` above
-//! 2^62, which they lose when they move; one that moves while pages are read may be passed over. Claims, sweeps and
-//! re-drives see the store alone: what is in the spool is attempted once it has moved.
+//! 2^62, which they lose when they move; one that moves while pages are read may be passed over. Claims, sweeps, surveys,
+//! re-drives and purges see the store alone: what is in the spool is attempted once it has moved.
 
 mod ledger;
 mod mover;
@@ -50,8 +50,8 @@ use tokio::{
 };
 
 use crate::{
-    Claim, Evicted, Eviction, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, StateCount,
-    StoreError, StoreStats, Sweep,
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, LaneStatus, ListRequest, Moved, ObjectFilter, Page,
+    RetryQueue, Room, StateCount, StoreError, StoreStats, Sweep,
 };
 use ledger::Ledger;
 pub use mover::Mover;
@@ -201,8 +201,7 @@ impl Shared {
                     ObjectState::Error,
                     ObjectState::Batched,
                 ],
-                pipeline_id: None,
-                reason: None,
+                filter: ObjectFilter::default(),
                 after_seq,
                 limit: 256,
             };
@@ -580,10 +579,24 @@ impl RetryQueue for SpooledQueue {
         })
     }
 
-    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+    fn redrive(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
         Box::pin(async move {
             let store = self.shared.store()?;
-            self.shared.ask(store.redrive(redrive, limit)).await
+            self.shared.ask(store.redrive(page)).await
+        })
+    }
+
+    fn purge(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(async move {
+            let store = self.shared.store()?;
+            self.shared.ask(store.purge(page)).await
+        })
+    }
+
+    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>> {
+        Box::pin(async move {
+            let store = self.shared.store()?;
+            self.shared.ask(store.survey(filter)).await
         })
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use edgehold::{
-    CorrelationId, DataKind, Destination, ErrorReason, PipelineId, PipelineVersion, ServiceKey, StoredInput,
+    AttemptErrors, CorrelationId, DataKind, Destination, ErrorReason, PipelineId, PipelineVersion,
+    ServiceKey, StoredInput,
 };
 
 use super::*;
@@ -32,6 +33,7 @@ fn dead(seq: i64, payload: &'static [u8]) -> StoredObject {
         last_attempt_at: Some(Timestamp::from_unix_millis(NOW.as_unix_millis() - 5_000)),
         not_before: None,
         last_error: Some("status 500\nfrom the far side".to_owned()),
+        errors: AttemptErrors::default(),
         reason: Some(ErrorReason::RetriesExceeded),
         destination: Some(Destination::new("http://cloud:8080")),
         ended_at: Some(Timestamp::from_unix_millis(NOW.as_unix_millis() - 4_000)),

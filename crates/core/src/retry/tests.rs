@@ -64,6 +64,7 @@ fn object(names: &[&str], attempts: u32) -> StoredObject {
         last_attempt_at: Some(at(0)),
         not_before: None,
         last_error: None,
+        errors: Default::default(),
         reason: None,
         destination: None,
         ended_at: None,

@@ -28,6 +28,7 @@ fn object(seq: i64) -> StoredObject {
         last_attempt_at: None,
         not_before: None,
         last_error: None,
+        errors: Default::default(),
         reason: None,
         destination: Some(there()),
         ended_at: None,

@@ -315,8 +315,7 @@ async fn the_end_of_the_service_stores_a_batch_that_is_being_sent() {
     assert_eq!(late, Vec::<&str>::new());
     let request = ListRequest {
         states: vec![ObjectState::Failed],
-        pipeline_id: None,
-        reason: None,
+        filter: Default::default(),
         after_seq: 0,
         limit: 9,
     };

@@ -16,8 +16,8 @@ static INSERT_OBJECTS: LazyLock<[String; 3]> = LazyLock::new(|| {
         let columns =
             "(seq, id, app_service_key, state, pipeline_id, pipeline_position, version, correlation_id,
             context_data, input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at,
-            not_before, last_error, reason, destination, ended_at, device, payload_bytes)";
-        let row = ["?"; 22].join(", ");
+            not_before, last_error, errors, reason, destination, ended_at, device, payload_bytes)";
+        let row = ["?"; 23].join(", ");
         let rows = vec![format!("({row})"); rows].join(", ");
         format!("INSERT INTO object {columns} VALUES {rows}")
     })
@@ -91,6 +91,7 @@ fn bind<'q>(
         .bind(row.last_attempt_at)
         .bind(row.not_before)
         .bind(row.last_error.as_deref())
+        .bind(row.errors.as_deref())
         .bind(row.reason)
         .bind(row.destination.as_ref().map(|destination| destination.as_str()))
         .bind(row.ended_at)

@@ -1,10 +1,13 @@
-//! What makes room and what brings objects back: eviction, sweeps, re-drive.
+//! What makes room and what brings objects back: eviction, sweeps, re-drive, purge.
 
-use edgehold_core::{CorrelationId, ErrorReason, PipelineId, ServiceKey, Timestamp};
-use edgehold_store::{Evicted, Redrive, Sweep};
-use sqlx::SqliteConnection;
+use edgehold_core::{CorrelationId, ObjectState, PipelineId, ServiceKey, Timestamp};
+use edgehold_store::{ErrorPage, Evicted, Moved, Sweep};
+use sqlx::{Row, SqliteConnection};
 
-use crate::row::id_of;
+use crate::{
+    filter::{self, filtered},
+    row::id_of,
+};
 
 pub(crate) const EVICT: &str = "
     DELETE FROM object NOT INDEXED
@@ -26,18 +29,25 @@ pub(crate) const ENDED: &str = "
 
 pub(crate) const DEAD_LETTERS: &str = "SELECT objects FROM counter WHERE owner = ?1 AND object_state = 3";
 
+/// The places of a page of the error collection. With `?11` what cannot be read is left out.
+pub(crate) const ERROR_PAGE: &str = concat!(
+    "SELECT seq, payload_bytes",
+    filtered!(queue),
+    " AND NOT (?11 AND reason IS 'corrupt') ORDER BY seq LIMIT ?12"
+);
+pub(crate) const ERROR_PAGE_IDS: &str = concat!(
+    "SELECT seq, payload_bytes",
+    filtered!(ids),
+    " AND NOT (?11 AND reason IS 'corrupt') ORDER BY seq LIMIT ?12"
+);
+
 pub(crate) const REDRIVE: &str = "
     UPDATE object NOT INDEXED SET
         state = 2, attempts = 0, last_attempt_at = NULL, not_before = NULL, reason = NULL, ended_at = NULL
-    WHERE seq IN (
-        SELECT seq FROM object INDEXED BY object_queue
-        WHERE app_service_key = ?1 AND state = 3 AND seq > ?2
-          AND (?3 IS NULL OR pipeline_id = ?3)
-          AND (?4 IS NULL OR version = ?4
-               OR input_kind IN ('delivery', 'delivery-base64', 'delivery-text', 'delivery-json'))
-          AND CASE WHEN ?5 = '[]' THEN reason IS NOT 'corrupt'
-                   ELSE reason IN (SELECT value FROM json_each(?5)) END
-        ORDER BY seq LIMIT ?6)";
+    WHERE seq IN (SELECT value FROM json_each(?1))";
+
+pub(crate) const PURGE: &str = "
+    DELETE FROM object NOT INDEXED WHERE seq IN (SELECT value FROM json_each(?1))";
 
 fn places_json(places: &[i64]) -> String {
     serde_json::to_string(places).expect("numbers are always JSON")
@@ -124,20 +134,51 @@ pub(super) async fn sweep(
     Ok(removed.execute(connection).await?.rows_affected())
 }
 
-/// Takes objects out of the error collection; answers how many.
-pub(super) async fn redrive(
+/// What becomes of a page of the error collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is tried again.
+    Redrive,
+    /// It is removed.
+    Purge,
+}
+
+/// Takes objects out of the error collection; answers which.
+pub(super) async fn leave_error(
     connection: &mut SqliteConnection,
     service_key: &ServiceKey,
-    redrive: &Redrive,
-    limit: usize,
-) -> Result<u64, sqlx::Error> {
-    let reasons: Vec<_> = redrive.reasons.iter().copied().map(ErrorReason::as_str).collect();
-    let redriven = sqlx::query(REDRIVE)
+    page: &ErrorPage,
+    fate: Fate,
+) -> Result<Moved, sqlx::Error> {
+    let statement = match page.filter.ids.is_empty() {
+        true => ERROR_PAGE,
+        false => ERROR_PAGE_IDS,
+    };
+    let query = sqlx::query(statement)
         .bind(service_key.as_str())
-        .bind(redrive.after_seq)
-        .bind(redrive.pipeline_id.as_ref().map(PipelineId::as_str))
-        .bind(redrive.version.as_ref().map(|version| version.as_str()))
-        .bind(serde_json::to_string(&reasons).expect("names are always JSON"))
-        .bind(i64::try_from(limit.max(1)).unwrap_or(i64::MAX));
-    Ok(redriven.execute(connection).await?.rows_affected())
+        .bind(ObjectState::Error.code())
+        .bind(page.after_seq);
+    let rows = filter::bind(query, &page.filter)
+        .bind(fate == Fate::Redrive && page.filter.reasons.is_empty())
+        .bind(i64::try_from(page.limit.max(1)).unwrap_or(i64::MAX))
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut moved = Moved::default();
+    let mut places = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (seq, bytes): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        places.push(seq);
+        moved.objects += 1;
+        moved.payload_bytes += u64::try_from(bytes).unwrap_or(0);
+        moved.last_seq = Some(seq);
+    }
+    if !places.is_empty() {
+        let statement = match fate {
+            Fate::Redrive => REDRIVE,
+            Fate::Purge => PURGE,
+        };
+        let change = sqlx::query(statement).bind(places_json(&places));
+        change.execute(connection).await?;
+    }
+    Ok(moved)
 }

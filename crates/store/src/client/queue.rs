@@ -17,8 +17,8 @@ use edgehold_core::{
 use uuid::Uuid;
 
 use crate::{
-    Claim, Evicted, Eviction, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, StateCount,
-    StoreClient, StoreError, StoreStats, Sweep,
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, LaneStatus, ListRequest, Moved, ObjectFilter, Page,
+    RetryQueue, Room, StateCount, StoreClient, StoreError, StoreStats, Sweep,
     index::{Header, Index},
     semantics::{self, Applied},
 };
@@ -426,6 +426,19 @@ impl StoreClientQueue {
         Ok(u64::try_from(ids.len()).unwrap_or(u64::MAX))
     }
 
+    /// Claims a page of the error collection; answers what its objects are together, too.
+    async fn error_page(
+        &self,
+        page: &ErrorPage,
+        readable: bool,
+    ) -> Result<(Vec<StoredObjectId>, Moved), StoreError> {
+        self.reconcile().await?;
+        let mut state = self.open_state()?;
+        let ids = state.index.error_page(page, readable);
+        let moved = state.index.moved(&ids);
+        Ok((ids, moved))
+    }
+
     async fn claim_page(&self, claim: Claim) -> Result<Vec<StoredObject>, StoreError> {
         self.reconcile().await?;
         let mut claiming = {
@@ -592,11 +605,30 @@ impl RetryQueue for StoreClientQueue {
         Box::pin(self.sweep_page(sweep, limit))
     }
 
-    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+    fn redrive(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(async move {
+            let (ids, moved) = self.error_page(&page, true).await?;
+            let _claimed = Claiming {
+                queue: self,
+                ids: ids.clone(),
+            };
+            let objects = self.change(ids, semantics::redrive).await?;
+            Ok(Moved { objects, ..moved })
+        })
+    }
+
+    fn purge(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(async move {
+            let (ids, moved) = self.error_page(&page, false).await?;
+            self.remove_claimed(&ids).await?;
+            Ok(moved)
+        })
+    }
+
+    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>> {
         Box::pin(async move {
             self.reconcile().await?;
-            let ids = self.open_state()?.index.redrive(&redrive, limit);
-            self.change(ids, semantics::redrive).await
+            Ok(self.open_state()?.index.survey(&filter))
         })
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, num::NonZeroU64};
 
 use bytes::Bytes;
-use edgehold_core::{ErrorReason, PayloadForm, StoredObjectId};
+use edgehold_core::{AttemptError, ErrorReason, PayloadForm, StoredObjectId};
 use futures_util::future::join_all;
 
 use super::*;
@@ -72,6 +72,12 @@ pub(crate) fn unusual_objects() -> Vec<StoredObject> {
         last_attempt_at: Some(Timestamp::from_unix_millis(253_402_300_799_999)),
         not_before: Some(Timestamp::from_unix_millis(0)),
         last_error: Some("connection refused: 'localhost' \"\\\" \r\n\t ü 🦀".to_owned()),
+        errors: [
+            AttemptError::new(1, at(-1), ""),
+            AttemptError::new(u32::MAX >> 1, at(7), "'quoted' \"\\\" \r\n\t ü 🦀"),
+        ]
+        .into_iter()
+        .collect(),
         destination: Some(Destination::new("http://[::1]:8080/ü?x=%20")),
         ended_at: None,
         ..object(100)

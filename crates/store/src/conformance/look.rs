@@ -3,7 +3,7 @@
 use edgehold_core::{ErrorReason, retry::Progress};
 
 use super::*;
-use crate::{Eviction, Redrive, StateCount, StoreError, StoreStats, Sweep};
+use crate::{Eviction, StateCount, StoreError, StoreStats, Sweep};
 
 fn in_error(number: u64, pipeline: &str, reason: ErrorReason) -> StoredObject {
     StoredObject {
@@ -38,45 +38,22 @@ pub(super) async fn a_list_shows_what_was_asked_for(queue: &dyn RetryQueue) -> O
         ..list_all()
     };
     let in_error = || of_states(&[ObjectState::Error]);
-    let pipeline = |name: &str| PipelineId::try_new(name).ok();
+    let of_pipeline = |name: &str, mut request: ListRequest| {
+        request.filter.pipeline_ids.extend(PipelineId::try_new(name));
+        request
+    };
+    let too_old = |mut request: ListRequest| {
+        request.filter.reasons.push(ErrorReason::TooOld);
+        request
+    };
     let requests = [
         (in_error(), vec![1, 2, 4]),
-        (
-            ListRequest {
-                pipeline_id: pipeline("a"),
-                ..in_error()
-            },
-            vec![1, 4],
-        ),
-        (
-            ListRequest {
-                reason: Some(ErrorReason::TooOld),
-                ..in_error()
-            },
-            vec![1, 2],
-        ),
-        (
-            ListRequest {
-                pipeline_id: pipeline("a"),
-                reason: Some(ErrorReason::TooOld),
-                ..in_error()
-            },
-            vec![1],
-        ),
-        (
-            ListRequest {
-                pipeline_id: pipeline("c"),
-                ..in_error()
-            },
-            vec![],
-        ),
-        (
-            ListRequest {
-                reason: Some(ErrorReason::TooOld),
-                ..of_states(&[ObjectState::Failed])
-            },
-            vec![],
-        ),
+        (of_pipeline("a", in_error()), vec![1, 4]),
+        (too_old(in_error()), vec![1, 2]),
+        (too_old(of_pipeline("a", in_error())), vec![1]),
+        (of_pipeline("c", in_error()), vec![]),
+        (too_old(of_states(&[ObjectState::Failed])), vec![]),
+        (of_pipeline("default-pipeline", list_all()), vec![3, 5, 6]),
         (
             of_states(&[ObjectState::Success, ObjectState::Failed]),
             vec![3, 6],
@@ -548,7 +525,9 @@ pub(super) async fn a_closed_store_says_so(queue: &dyn RetryQueue) -> Outcome {
             .await
             .err(),
         queue.sweep(Sweep::History { before: at(0) }, 1).await.err(),
-        queue.redrive(Redrive::default(), 1).await.err(),
+        queue.redrive(error_page()).await.err(),
+        queue.purge(error_page()).await.err(),
+        queue.survey(ObjectFilter::default()).await.err(),
         queue.list(list_all()).await.err(),
         queue.stats().await.err(),
     ];

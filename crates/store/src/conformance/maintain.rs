@@ -1,12 +1,12 @@
-//! Making room, sweeping, re-driving.
+//! Making room, sweeping.
 
 use std::collections::HashSet;
 
-use edgehold_core::{ErrorReason, PayloadForm};
+use edgehold_core::ErrorReason;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::{Evicted, Eviction, Redrive, Sweep};
+use crate::{Evicted, Eviction, Sweep};
 
 async fn evict(queue: &dyn RetryQueue, objects: u64, bytes: u64) -> Result<Vec<Evicted>, String> {
     queue
@@ -20,13 +20,6 @@ async fn sweep(queue: &dyn RetryQueue, sweep: Sweep, limit: usize) -> Result<u64
         .sweep(sweep, limit)
         .await
         .map_err(|error| format!("{sweep:?} failed: {error}"))
-}
-
-async fn redrive(queue: &dyn RetryQueue, redrive: Redrive, limit: usize) -> Result<u64, String> {
-    queue
-        .redrive(redrive.clone(), limit)
-        .await
-        .map_err(|error| format!("{redrive:?} failed: {error}"))
 }
 
 fn evicted_ids(evicted: &[Evicted]) -> Vec<StoredObjectId> {
@@ -336,189 +329,5 @@ pub(super) async fn the_first_dead_letters_leave_when_there_are_too_many(queue: 
     );
     ensure_eq!(sweep(queue, over(0), 10).await?, 2, "or none");
     ensure_eq!(ids(&list(queue, list_all()).await?), [id(4)], "but nothing else");
-    Ok(())
-}
-
-pub(super) async fn a_redriven_object_begins_anew(queue: &dyn RetryQueue) -> Outcome {
-    let given_up = StoredObject {
-        attempts: 11,
-        last_attempt_at: Some(at(90)),
-        not_before: Some(at(1_000_000)),
-        last_error: Some("refused".to_owned()),
-        destination: Some(Destination::new("http://there")),
-        ended_at: Some(at(91)),
-        ..in_state(1, ObjectState::Error)
-    };
-    let seqs = append(queue, &[given_up.clone(), object(2)]).await?;
-    ensure_eq!(
-        redrive(queue, Redrive::default(), 10).await?,
-        1,
-        "one was in the error collection"
-    );
-    let wanted = StoredObject {
-        seq: seqs[0],
-        attempts: 0,
-        last_attempt_at: None,
-        not_before: None,
-        state: ObjectState::Failed,
-        reason: None,
-        ended_at: None,
-        ..given_up
-    };
-    let due = Claim {
-        now: at(92),
-        ..claim_due()
-    };
-    let claimed = claim(queue, due).await?;
-    ensure_eq!(
-        claimed.first(),
-        Some(&wanted),
-        "due at once, in its old place, with a fresh count"
-    );
-    ensure_eq!(
-        redrive(queue, Redrive::default(), 10).await?,
-        0,
-        "no more are left"
-    );
-    let stats = stats(queue).await?;
-    ensure_eq!((stats.failed.objects, stats.error.objects), (2, 0), "and counted");
-    settle(queue, &[verdict(id(1), Action::RetryLater(failure(1, at(95))))]).await?;
-    ensure_eq!(find(queue, id(1)).await?.attempts, 1, "it fails like any other");
-    Ok(())
-}
-
-pub(super) async fn a_redrive_takes_what_was_asked_for(queue: &dyn RetryQueue) -> Outcome {
-    let letter = |number, pipeline: &str, version: &str, reason| StoredObject {
-        pipeline_id: PipelineId::try_new(pipeline).expect("not blank"),
-        version: PipelineVersion::from_stored(version),
-        reason: Some(reason),
-        ..in_state(number, ObjectState::Error)
-    };
-    let (changed, retries) = (ErrorReason::PipelineChanged, ErrorReason::RetriesExceeded);
-    let whole = StoredObject {
-        input: StoredInput::Delivery {
-            content_type: "application/json".to_owned(),
-            topic: "t".to_owned(),
-            form: PayloadForm::Json,
-        },
-        ..letter(4, "a", "v1", changed)
-    };
-    let letters = [
-        letter(1, "a", "v1", changed),
-        letter(2, "a", "v2", retries),
-        letter(3, "b", "v2", changed),
-        whole,
-        letter(5, "a", "v2", ErrorReason::Corrupt),
-        letter(6, "a", "v2", changed),
-    ];
-    append(queue, &letters).await?;
-    append(
-        queue,
-        &[
-            object(7),
-            in_state(8, ObjectState::Success),
-            in_state(9, ObjectState::New),
-        ],
-    )
-    .await?;
-    let pipeline = |name: &str| PipelineId::try_new(name).ok();
-    let version = |name: &str| Some(PipelineVersion::from_stored(name));
-    let second = find(queue, id(2)).await?.seq;
-    let all = || Redrive::default();
-    let requests = [
-        (all(), 10, vec![1, 2, 3, 4, 6]),
-        (all(), 2, vec![1, 2]),
-        (
-            Redrive {
-                after_seq: second,
-                ..all()
-            },
-            2,
-            vec![3, 4],
-        ),
-        (
-            Redrive {
-                pipeline_id: pipeline("a"),
-                ..all()
-            },
-            10,
-            vec![1, 2, 4, 6],
-        ),
-        (
-            Redrive {
-                pipeline_id: pipeline("c"),
-                ..all()
-            },
-            10,
-            vec![],
-        ),
-        (
-            Redrive {
-                version: version("v2"),
-                ..all()
-            },
-            10,
-            vec![2, 3, 4, 6],
-        ),
-        (
-            Redrive {
-                reasons: vec![retries, ErrorReason::TooOld],
-                ..all()
-            },
-            10,
-            vec![2],
-        ),
-        (
-            Redrive {
-                reasons: vec![ErrorReason::Corrupt],
-                ..all()
-            },
-            10,
-            vec![5],
-        ),
-        (
-            Redrive {
-                pipeline_id: pipeline("a"),
-                version: version("v2"),
-                reasons: vec![changed],
-                after_seq: 0,
-            },
-            10,
-            vec![4, 6],
-        ),
-    ];
-    for (request, limit, numbers) in requests {
-        let wanted: Vec<_> = numbers.into_iter().map(id).collect();
-        let redriven = redrive(queue, request.clone(), limit).await?;
-        let failed = ListRequest {
-            states: vec![ObjectState::Failed],
-            ..list_all()
-        };
-        let mut found = ids(&list(queue, failed).await?);
-        found.retain(|found| *found != id(7));
-        ensure_eq!(found, wanted, "{request:?}, at most {limit}");
-        ensure_eq!(
-            redriven,
-            u64::try_from(wanted.len()).unwrap_or(0),
-            "{request:?} says how many"
-        );
-        // and back, with the reasons they had
-        let back: Vec<_> = letters
-            .iter()
-            .filter_map(|letter| {
-                let reason = letter.reason?;
-                let failure = None;
-                Some(verdict(
-                    letter.id,
-                    Action::GiveUp {
-                        reason,
-                        at: at(1),
-                        failure,
-                    },
-                ))
-            })
-            .collect();
-        settle(queue, &back).await?;
-    }
     Ok(())
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use edgehold_core::{ErrorReason, PayloadForm, retry::Progress};
 
 use super::*;
-use crate::{Eviction, MemoryQueue, Redrive, StoreError, Sweep};
+use crate::{Eviction, MemoryQueue, StoreError, Sweep};
 
 /// Random numbers from a seed (splitmix64): the same run for the same seed, everywhere.
 struct Random(u64);
@@ -125,16 +125,34 @@ impl Random {
         }
     }
 
-    fn redrive(&mut self) -> Redrive {
-        let version = self.once_in(3).then(|| PipelineVersion::from_stored("v1"));
-        Redrive {
-            pipeline_id: self.once_in(3).then(|| self.pipeline_id()),
-            version,
-            reasons: match self.once_in(2) {
-                true => vec![ErrorReason::TooOld, ErrorReason::RetriesExceeded],
-                false => Vec::new(),
+    fn filter(&mut self) -> ObjectFilter {
+        let one_in = |random: &mut Self, of| random.once_in(of).then_some(());
+        ObjectFilter {
+            ids: match one_in(self, 6) {
+                Some(()) => (0..6).map(|_| id(self.below(40))).collect(),
+                None => Vec::new(),
             },
+            pipeline_ids: one_in(self, 3).map(|()| self.pipeline_id()).into_iter().collect(),
+            version: one_in(self, 3).map(|()| PipelineVersion::from_stored("v1")),
+            devices: one_in(self, 3)
+                .and_then(|()| self.device())
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
+            reasons: match one_in(self, 2) {
+                Some(()) => vec![ErrorReason::TooOld, ErrorReason::RetriesExceeded],
+                None => Vec::new(),
+            },
+            ended_from: one_in(self, 4).map(|()| self.moment()),
+            ended_before: one_in(self, 4).map(|()| self.moment()),
+        }
+    }
+
+    fn error_page(&mut self) -> ErrorPage {
+        ErrorPage {
+            filter: self.filter(),
             after_seq: 0,
+            limit: 1 + self.size(4),
         }
     }
 
@@ -254,7 +272,8 @@ impl Pair<'_> {
 
     async fn maintain(&self, random: &mut Random) -> Outcome {
         let text = |error: StoreError| error.to_string();
-        match random.below(3) {
+        let anywhere = |moved: Moved| (moved.objects, moved.payload_bytes, moved.last_seq.is_some());
+        match random.below(5) {
             0 => {
                 let eviction = Eviction {
                     objects: random.below(3),
@@ -270,15 +289,17 @@ impl Pair<'_> {
                 let reference = self.reference.sweep(sweep, limit).await.map_err(text)?;
                 ensure_eq!(tested, reference, "{sweep:?}, at most {limit}");
             }
+            2 => {
+                let page = random.error_page();
+                let tested = purge(self.tested, page.clone()).await?;
+                let reference = purge(&self.reference, page.clone()).await?;
+                ensure_eq!(anywhere(tested), anywhere(reference), "purge {page:?}");
+            }
             _ => {
-                let (redrive, limit) = (random.redrive(), 1 + random.size(4));
-                let tested = self.tested.redrive(redrive.clone(), limit).await.map_err(text)?;
-                let reference = self
-                    .reference
-                    .redrive(redrive.clone(), limit)
-                    .await
-                    .map_err(text)?;
-                ensure_eq!(tested, reference, "{redrive:?}, at most {limit}");
+                let page = random.error_page();
+                let tested = redrive(self.tested, page.clone()).await?;
+                let reference = redrive(&self.reference, page.clone()).await?;
+                ensure_eq!(anywhere(tested), anywhere(reference), "redrive {page:?}");
             }
         }
         Ok(())
@@ -296,6 +317,16 @@ impl Pair<'_> {
             lanes(self.tested, interval, now).await?,
             lanes(&self.reference, interval, now).await?,
             "lanes {interval:?} {now:?}"
+        );
+        let filter = random.filter();
+        let survey = async |queue: &dyn RetryQueue| {
+            let groups = queue.survey(filter.clone()).await;
+            groups.map_err(|error| error.to_string())
+        };
+        ensure_eq!(
+            survey(self.tested).await?,
+            survey(&self.reference).await?,
+            "survey {filter:?}"
         );
         let (pipeline_id, device) = (random.pipeline_id(), random.device().unwrap_or("none"));
         let waits = async |queue: &dyn RetryQueue| {
@@ -362,6 +393,11 @@ pub async fn model(queue: &dyn RetryQueue, seed: u64, steps: usize) -> Outcome {
                     let request = ListRequest {
                         states,
                         limit: 1 + random.size(5),
+                        filter: if random.once_in(3) {
+                            random.filter()
+                        } else {
+                            ObjectFilter::default()
+                        },
                         ..list_all()
                     };
                     pair.compare(&request, &mut random).await

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::Redrive;
 
 fn of(number: u64, pipeline: &str, device: Option<&str>) -> StoredObject {
     let value = |device: &str| ("devicename".to_owned(), device.to_owned());
@@ -196,10 +195,7 @@ pub(super) async fn what_is_redriven_comes_before_what_came_later(queue: &dyn Re
         [id(2)],
         "the next one goes on"
     );
-    queue
-        .redrive(Redrive::default(), 10)
-        .await
-        .map_err(|error| error.to_string())?;
+    redrive(queue, error_page()).await?;
     ensure_eq!(ids(&claim(queue, in_order()).await?), [], "one is being tried");
     settle(queue, &[verdict(id(2), Action::RELEASE)]).await?;
     ensure_eq!(

@@ -8,7 +8,7 @@ use edgehold_core::{
 };
 
 use super::Shared;
-use crate::{ListRequest, RetryQueue, Room, StoreError};
+use crate::{ListRequest, ObjectFilter, RetryQueue, Room, StoreError};
 
 /// Objects that move together.
 const PAGE: usize = 256;
@@ -97,8 +97,7 @@ impl Mover {
         loop {
             let request = ListRequest {
                 states: vec![ObjectState::Success, ObjectState::Failed, ObjectState::Error],
-                pipeline_id: None,
-                reason: None,
+                filter: ObjectFilter::default(),
                 after_seq,
                 limit: PAGE,
             };

@@ -11,8 +11,8 @@ use edgehold_core::{
     retry::{Action, Failure, Progress, Verdict},
 };
 use edgehold_store::{
-    Claim, Evicted, Eviction, Lane, LaneStatus, ListRequest, MemoryQueue, Page, Redrive, RetryQueue, Room,
-    StoreError, StoreStats, Sweep,
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, Lane, LaneStatus, ListRequest, MemoryQueue, Moved,
+    ObjectFilter, Page, RetryQueue, Room, StoreError, StoreStats, Sweep,
     conformance::{self, QUEUE_CASES, service_key},
     semantics,
 };
@@ -98,7 +98,15 @@ faults! {
     /// A sweep knows no limit.
     EndlessSweep, an_endless_sweep_is_noticed => "history_and_dead_letters_are_removed_when_their_time_has_come",
     /// A re-drive takes other pipelines' objects along.
-    RedrivesTooMuch, redriving_too_much_is_noticed => "a_redrive_takes_what_was_asked_for",
+    RedrivesTooMuch, redriving_too_much_is_noticed => "a_filter_selects_what_fits_all_of_it",
+    /// A purge takes other devices' objects along.
+    PurgesTooMuch, purging_too_much_is_noticed => "a_filter_selects_what_fits_all_of_it",
+    /// A re-drive begins at the beginning with each page, whenever objects were given up.
+    RunsInCircles, running_in_circles_is_noticed => "a_run_takes_each_object_once_though_it_comes_back",
+    /// A survey knows no reasons.
+    SurveyLumps, a_survey_without_reasons_is_noticed => "a_survey_counts_by_pipeline_and_reason",
+    /// Of many attempts only the last ones are on record.
+    ForgottenErrors, forgotten_errors_are_noticed => "every_attempt_is_on_record",
     /// A re-driven object keeps its wait.
     RedriveKeepsWaiting, a_redrive_that_keeps_waiting_is_noticed => "a_redriven_object_begins_anew",
 }
@@ -108,14 +116,6 @@ struct Faulty {
     inner: MemoryQueue,
     claimed: Mutex<Vec<StoredObjectId>>,
 }
-
-const EVERYTHING: ListRequest = ListRequest {
-    states: Vec::new(),
-    pipeline_id: None,
-    reason: None,
-    after_seq: 0,
-    limit: 100_000,
-};
 
 impl Faulty {
     fn new(fault: Fault) -> Self {
@@ -134,7 +134,9 @@ impl Faulty {
     async fn all(&self, states: &[ObjectState]) -> Result<Vec<StoredObject>, StoreError> {
         let request = ListRequest {
             states: states.to_vec(),
-            ..EVERYTHING
+            filter: ObjectFilter::default(),
+            after_seq: 0,
+            limit: 100_000,
         };
         Ok(self.inner.list(request).await?.objects)
     }
@@ -439,12 +441,17 @@ impl RetryQueue for Faulty {
         })
     }
 
-    fn redrive(&self, mut redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+    fn redrive(&self, mut page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
         Box::pin(async move {
-            if self.is(Fault::RedrivesTooMuch) {
-                redrive.pipeline_id = None;
+            match self.fault {
+                Fault::RedrivesTooMuch => page.filter.pipeline_ids.clear(),
+                Fault::RunsInCircles => {
+                    page.after_seq = 0;
+                    page.filter.ended_before = None;
+                }
+                _ => {}
             }
-            let redriven = self.inner.redrive(redrive, limit).await?;
+            let redriven = self.inner.redrive(page).await?;
             if self.is(Fault::RedriveKeepsWaiting) {
                 let later = Timestamp::from_unix_millis(i64::MAX);
                 let wait = |object: StoredObject| Verdict {
@@ -468,14 +475,47 @@ impl RetryQueue for Faulty {
         })
     }
 
+    fn purge(&self, mut page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        if self.is(Fault::PurgesTooMuch) {
+            page.filter.devices.clear();
+        }
+        self.inner.purge(page)
+    }
+
+    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>> {
+        Box::pin(async move {
+            let mut groups = self.inner.survey(filter).await?;
+            if self.is(Fault::SurveyLumps) {
+                groups.dedup_by(|next, group| {
+                    let same = next.pipeline_id == group.pipeline_id;
+                    group.count.objects += if same { next.count.objects } else { 0 };
+                    same
+                });
+            }
+            Ok(groups)
+        })
+    }
+
     fn list(&self, mut request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(async move {
             if self.is(Fault::PageGap) && request.after_seq > 0 {
                 request.after_seq += 1;
             }
             let mut page = self.inner.list(request).await?;
-            if self.is(Fault::ForgottenRest) {
-                page.next_after_seq = None;
+            match self.fault {
+                Fault::ForgottenRest => page.next_after_seq = None,
+                Fault::ForgottenErrors => page.objects.iter_mut().for_each(|object| {
+                    object.errors = object
+                        .errors
+                        .as_slice()
+                        .iter()
+                        .rev()
+                        .take(12)
+                        .rev()
+                        .cloned()
+                        .collect();
+                }),
+                _ => {}
             }
             Ok(page)
         })
@@ -553,6 +593,8 @@ async fn the_model_test_notices_faults_on_its_own() {
         Fault::EndlessSweep,
         Fault::RedrivesTooMuch,
         Fault::RedriveKeepsWaiting,
+        Fault::PurgesTooMuch,
+        Fault::SurveyLumps,
     ] {
         let mut noticed = false;
         for seed in 0..20 {

@@ -11,8 +11,9 @@ use edgehold_core::{
     retry::{Action, Verdict},
 };
 use edgehold_store::{
-    Claim, Evicted, Eviction, Lane, LaneStatus, ListRequest, MemoryQueue, Mover, Page, Redrive, RetryQueue,
-    Room, Selection, SpooledQueue, StoreError, StoreHandle, StoreStats, Suspects, Sweep,
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, Lane, LaneStatus, ListRequest, MemoryQueue, Moved,
+    Mover, ObjectFilter, Page, RetryQueue, Room, Selection, SpooledQueue, StoreError, StoreHandle,
+    StoreStats, Suspects, Sweep,
     conformance::{self, TestStore, object},
 };
 use tokio::{sync::watch, time::sleep};
@@ -169,8 +170,16 @@ impl RetryQueue for Switched {
         Box::pin(self.guard(self.inner.sweep(sweep, limit)))
     }
 
-    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
-        Box::pin(self.guard(self.inner.redrive(redrive, limit)))
+    fn redrive(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(self.guard(self.inner.redrive(page)))
+    }
+
+    fn purge(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(self.guard(self.inner.purge(page)))
+    }
+
+    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>> {
+        Box::pin(self.guard(self.inner.survey(filter)))
     }
 
     fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {
@@ -281,8 +290,7 @@ async fn held(queue: &dyn RetryQueue) -> Vec<StoredObject> {
             ObjectState::Failed,
             ObjectState::Error,
         ],
-        pipeline_id: None,
-        reason: None,
+        filter: ObjectFilter::default(),
         after_seq: 0,
         limit: 10_000,
     };
@@ -595,8 +603,7 @@ async fn what_is_about_to_move_is_seen() {
     for number in 0..2 {
         let request = ListRequest {
             states: vec![ObjectState::Failed],
-            pipeline_id: None,
-            reason: None,
+            filter: ObjectFilter::default(),
             after_seq,
             limit: 1,
         };
@@ -649,7 +656,12 @@ async fn an_append_that_was_dropped_alone_is_found_all_the_same() {
 async fn every_call_that_is_not_answered_ends_in_time() {
     let pipeline_id = object(0).pipeline_id;
     let settled = [verdict(object(0).id, Action::Remove)];
-    for call in 0..6 {
+    let page = ErrorPage {
+        filter: ObjectFilter::default(),
+        after_seq: 0,
+        limit: 1,
+    };
+    for call in 0..8 {
         let bench = Bench::new(Mode::There).await;
         bench.append(0).await.unwrap();
         bench.store.set(Mode::Hung);
@@ -661,7 +673,9 @@ async fn every_call_that_is_not_answered_ends_in_time() {
             2 => is_unavailable(&queue.lanes(INTERVAL, Timestamp::default()).await),
             3 => is_unavailable(&queue.is_waiting(&pipeline_id, "pump").await),
             4 => is_unavailable(&queue.sweep(Sweep::DeadLettersOver { max: 0 }, 1).await),
-            _ => is_unavailable(&queue.redrive(Redrive::default(), 1).await),
+            5 => is_unavailable(&queue.redrive(page.clone()).await),
+            6 => is_unavailable(&queue.purge(page.clone()).await),
+            _ => is_unavailable(&queue.survey(ObjectFilter::default()).await),
         };
         assert!(unavailable, "call {call}");
         assert_eq!(began.elapsed(), TIMEOUT, "call {call}");
