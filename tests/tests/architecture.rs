@@ -75,6 +75,7 @@ const ONLY_NAMED_BY: &[(&str, &[&str])] = &[
     ("consulrs", &["consul"]),
     ("reqwest", &["export", "consul", "clients"]),
     ("axum", &["api"]),
+    ("hyper", &["api"]),
     ("rumqttd", &["app"]),
 ];
 

@@ -1,6 +1,6 @@
 //! Request bodies: how much of one is read, out of which budget, and what a request hears that may not go on.
 //!
-//! Owns the limits of a request (contract: configuration §6.3). A body never grows past `Service.MaxRequestSize`, chunked
+//! A body never grows past `Service.MaxRequestSize`, chunked
 //! or not, and never past what the byte budget has free.
 
 use std::time::Duration;
@@ -11,22 +11,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
-use edgehold_core::{ByteBudget, BytePermit};
+use edgehold_core::BytePermit;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use crate::route::failure;
-
-/// What every request with a body is held to.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// `Service.MaxRequestSize` in bytes; none = no limit but the budget's.
-    pub max_request_bytes: Option<u64>,
-    /// `Service.RequestTimeout`: after it a request is answered with 503.
-    pub request_timeout: Duration,
-    /// The bytes of everything in hand (`MaxInFlightBytes`).
-    pub budget: ByteBudget,
-}
+use crate::{Limits, route::failure};
 
 /// How long a request waits for its part of the budget.
 const LONGEST_WAIT_FOR_ROOM: Duration = Duration::from_secs(1);
@@ -61,7 +50,7 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Re
         Ok(received) => Ok(received),
         Err(Refusal::TooLarge) => {
             discard(stream).await;
-            let kib = limits.max_request_bytes.unwrap_or_default() / 1024;
+            let kib = limits.max_request_bytes / 1024;
             let message = format!("request size exceed {kib} KB");
             Err(failure(StatusCode::PAYLOAD_TOO_LARGE, &message))
         }
@@ -158,7 +147,7 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn over(limits: &Limits, length: u64) -> bool {
-    limits.max_request_bytes.is_some_and(|max| length > max)
+    length > limits.max_request_bytes
 }
 
 /// Reads on without keeping anything: closing a connection with unread bytes resets it, and the answer is lost.

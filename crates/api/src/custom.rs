@@ -3,27 +3,20 @@
 //! Owns what such a route may be called, what its handler is handed and what it may answer. The limits of a request apply
 //! to it as to every other.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    future::Future,
-    panic::AssertUnwindSafe,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
 
 use axum::{
     Router,
-    extract::{RawPathParams, Request, State},
+    body::to_bytes,
+    extract::{RawPathParams, Request},
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{MethodFilter, on},
 };
 use bytes::Bytes;
 use edgehold_core::BoxFuture;
-use futures_util::FutureExt;
-use tokio::time::timeout;
 
-use crate::{Api, body, body::text, trigger::TIMED_OUT};
+use crate::{Api, body::text};
 
 /// The paths that belong to the service itself.
 const RESERVED: [&str; 7] = [
@@ -234,15 +227,6 @@ fn level(text: &str) -> Option<String> {
     }
 }
 
-/// The methods of the routes at this path, in the order of their names.
-pub(crate) fn methods(routes: &[CustomRoute], path: &str) -> Vec<&'static str> {
-    let at_path = routes.iter().filter(|route| route.path == path);
-    let names: BTreeSet<_> = at_path
-        .flat_map(|route| route.methods.iter().map(|method| method.name()))
-        .collect();
-    names.into_iter().collect()
-}
-
 /// The routes, ready to be merged. Of two for the same path and method the later one counts.
 pub(crate) fn router(routes: &[CustomRoute]) -> Router<Api> {
     let mut handlers = BTreeMap::new();
@@ -255,55 +239,34 @@ pub(crate) fn router(routes: &[CustomRoute]) -> Router<Api> {
     handlers
         .into_iter()
         .fold(Router::new(), |router, ((path, _), (filter, handler))| {
-            let answer = move |state, parameters, request| call(handler.clone(), state, parameters, request);
+            let answer = move |parameters, request| call(handler.clone(), parameters, request);
             router.route(path, on(filter, answer))
         })
 }
 
-async fn call(
-    handler: RouteHandler,
-    State(api): State<Api>,
-    parameters: RawPathParams,
-    request: Request,
-) -> Response {
+async fn call(handler: RouteHandler, parameters: RawPathParams, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let answer = async {
-        let received = match body::read(&parts.headers, body, &api.limits).await {
-            Ok(received) => received,
-            Err(refused) => return refused,
-        };
-        let headers = parts.headers.iter().filter_map(|(name, value)| {
-            let value = value.to_str().ok()?;
-            Some((name.as_str().to_owned(), value.to_owned()))
-        });
-        let request = RouteRequest {
-            method: parts.method.as_str().to_owned(),
-            path: parts.uri.path().to_owned(),
-            query: parts.uri.query().unwrap_or_default().to_owned(),
-            parameters: parameters
-                .iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect(),
-            headers: headers.collect(),
-            body: received.bytes,
-        };
-        let answered = AssertUnwindSafe(async { handler(request).await })
-            .catch_unwind()
-            .await;
-        // Until here the body is in hand.
-        drop(received.permit);
-        match answered {
-            Ok(response) => response_of(response),
-            Err(_) => text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("the handler of {} panicked", parts.uri.path()),
-            ),
-        }
+    // Without a limit here: it has been read already, within those of every request.
+    let body = match to_bytes(body, usize::MAX).await {
+        Ok(body) => body,
+        Err(error) => return text(StatusCode::BAD_REQUEST, error.to_string()),
     };
-    match timeout(api.limits.request_timeout, answer).await {
-        Ok(response) => response,
-        Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, TIMED_OUT.to_owned()),
-    }
+    let headers = parts.headers.iter().filter_map(|(name, value)| {
+        let value = value.to_str().ok()?;
+        Some((name.as_str().to_owned(), value.to_owned()))
+    });
+    let request = RouteRequest {
+        method: parts.method.as_str().to_owned(),
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        parameters: parameters
+            .iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect(),
+        headers: headers.collect(),
+        body,
+    };
+    response_of(handler(request).await)
 }
 
 fn response_of(answer: RouteResponse) -> Response {

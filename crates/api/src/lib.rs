@@ -8,24 +8,36 @@
 //! | `GET /api/v3/ping` | 200 `{"apiVersion","timestamp","serviceName"}` |
 //! | `GET /api/v3/version` | 200 `{"apiVersion","version","serviceName","sdk_version"}` |
 //! | `GET /api/v3/config` | 200 `{"apiVersion","config","serviceName"}`, secrets redacted |
+//! | `POST /api/v3/secret` | 201 when the secret is stored: see `secret` |
 //! | `GET /api/v3/store/stats` | 200 the books and what the store holds |
 //! | `POST /api/v3/trigger` | with the HTTP trigger: see [`Api::trigger`] |
 //! | `GET /readyz` | 200 `{"ready":true,"problems":{}}`, or 503 with the problems by name |
+//!
+//! Every route, whoever wrote it, has the same limits around it (`limits`): 413, 503, a correlation id. A new one is a line
+//! in `route::routes`; a group of them is a router of its own that is merged there.
 
 mod body;
+mod cors;
 mod custom;
+mod https;
+mod limits;
 mod route;
+mod secret;
+mod server;
 mod sniff;
 mod trigger;
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
-use edgehold_core::{Inlet, ServiceKey, ShutdownSignal};
+use edgehold_config::configuration::Cors;
+use edgehold_contracts::Generation;
+use edgehold_core::{Inlet, SecretStorer, ServiceKey, ShutdownSignal};
 use edgehold_runtime::{Books, Drain, Health, QueueHandle};
 use tokio::net::TcpListener;
 
-pub use body::Limits;
 pub use custom::{CustomRoute, InvalidRoute, RouteHandler, RouteMethod, RouteRequest, RouteResponse};
+pub use https::{Https, HttpsError};
+pub use limits::Limits;
 
 /// Answers with the configuration as it is now.
 pub type ConfigView = Arc<dyn Fn() -> ConfigShown + Send + Sync>;
@@ -45,6 +57,8 @@ pub struct ConfigShown {
 pub struct Api {
     /// The service that answers.
     pub service_key: ServiceKey,
+    /// The generation whose forms it answers in.
+    pub generation: Generation,
     /// The version of the service, for example `3.1.1`.
     pub version: String,
     /// The version of the SDK, for example `v3.1.1`.
@@ -59,8 +73,14 @@ pub struct Api {
     pub health: Arc<Health>,
     /// How fast what waits becomes less.
     pub drain: Arc<Drain>,
-    /// What a request with a body is held to.
+    /// What every request is held to.
     pub limits: Limits,
+    /// `Service.CORSConfiguration`.
+    pub cors: Cors,
+    /// Certificate and key; none = plain HTTP.
+    pub https: Option<Arc<Https>>,
+    /// Where `POST /api/v3/secret` puts secrets.
+    pub secrets: Arc<dyn SecretStorer>,
     /// Where `POST /api/v3/trigger` puts its deliveries; none with any other trigger, where the route does not exist.
     pub trigger: Option<Inlet>,
     /// The developer's own routes.
@@ -69,13 +89,8 @@ pub struct Api {
 
 impl Api {
     /// Answers requests until told to end; requests in hand are finished first.
-    ///
-    /// # Errors
-    /// When the listener fails.
-    pub async fn serve(self, listener: TcpListener, mut shutdown: ShutdownSignal) -> io::Result<()> {
-        let router = route::router(self);
-        axum::serve(listener, router)
-            .with_graceful_shutdown(async move { shutdown.recv().await })
-            .await
+    pub async fn serve(self, listener: TcpListener, shutdown: ShutdownSignal) {
+        let (https, limit) = (self.https.clone(), self.limits.request_timeout);
+        server::serve(listener, route::router(self), https, limit, shutdown).await;
     }
 }

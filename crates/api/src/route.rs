@@ -4,21 +4,23 @@ use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    body::Body,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderValue, Method, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use edgehold_contracts::{API_VERSION, ErrorResponse, PingResponse, VersionResponse};
+use edgehold_contracts::{API_VERSION, ErrorResponse, Generation, PingResponse, VersionResponse};
 use edgehold_core::Timestamp;
 use edgehold_runtime::BooksSnapshot;
+use hyper::ext::ReasonPhrase;
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
-use crate::{Api, ConfigShown, custom, trigger::trigger};
-
-pub(crate) const CORRELATION_HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
+use crate::{
+    Api, ConfigShown, body::text, cors::Crossing, custom, limits, secret::add_secret, trigger::trigger,
+};
 
 /// The layout of the Unix `date` command, day of month padded with a space.
 const DATE: &[BorrowedFormatItem<'_>] = format_description!(
@@ -76,25 +78,37 @@ struct Readiness {
     problems: BTreeMap<&'static str, String>,
 }
 
+/// All of it, ready to be served.
 pub(crate) fn router(api: Api) -> Router {
+    let limited = middleware::from_fn_with_state(api.clone(), limits::limited);
+    let as_edgex = middleware::from_fn_with_state(api.clone(), as_edgex_answers);
+    let served = routes(&api)
+        .merge(custom::router(&api.routes))
+        // What has no limit of its own in a route has one around it.
+        .layer(DefaultBodyLimit::disable())
+        .layer(limited)
+        .layer(middleware::from_fn(limits::correlated))
+        // Behind the layers, which are for requests that a route answers.
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .with_state(api);
+    // Around all of it, so that it sees which methods a route has.
+    Router::new().fallback_service(served).layer(as_edgex)
+}
+
+/// The service's own routes.
+fn routes(api: &Api) -> Router<Api> {
     let router = Router::new()
         .route("/api/v3/ping", get(ping))
         .route("/api/v3/version", get(version))
         .route("/api/v3/config", get(config))
-        .layer(middleware::from_fn(echo_correlation_id))
+        .route("/api/v3/secret", post(add_secret))
         .route("/api/v3/store/stats", get(store_stats))
         .route("/readyz", get(readyz));
-    let router = match api.trigger {
+    match api.trigger {
         Some(_) => router.route("/api/v3/trigger", post(trigger)),
         None => router,
-    };
-    router
-        .merge(custom::router(&api.routes))
-        .method_not_allowed_fallback(method_not_allowed)
-        .fallback(not_found)
-        // Outside the routes: GET handlers would answer HEAD as well, which EdgeX refuses.
-        .layer(middleware::from_fn_with_state(api.clone(), only_known_methods))
-        .with_state(api)
+    }
 }
 
 async fn ping(State(api): State<Api>) -> Response {
@@ -163,7 +177,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn json_body(body: Vec<u8>) -> Response {
+pub(crate) fn json_body(body: Vec<u8>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
@@ -175,60 +189,82 @@ pub(crate) fn failure(status: StatusCode, message: &str) -> Response {
         .into_response()
 }
 
-fn plain(status: StatusCode, message: &str) -> Response {
-    let content_type = [(header::CONTENT_TYPE, "application/json; charset=UTF-8")];
+/// What the router itself answers.
+fn of_the_router(api: &Api, status: StatusCode, message: &str) -> Response {
+    let content_type = match api.generation {
+        Generation::V3 => "application/json; charset=UTF-8",
+        Generation::V4 => "application/json",
+    };
+    let content_type = [(header::CONTENT_TYPE, content_type)];
     // The newline is EdgeX's.
     (status, content_type, format!("{{\"message\":\"{message}\"}}\n")).into_response()
 }
 
-async fn not_found() -> Response {
-    plain(StatusCode::NOT_FOUND, "Not Found")
+async fn not_found(State(api): State<Api>) -> Response {
+    of_the_router(&api, StatusCode::NOT_FOUND, "Not Found")
 }
 
-async fn method_not_allowed() -> Response {
-    plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+async fn method_not_allowed(State(api): State<Api>) -> Response {
+    of_the_router(&api, StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
 }
 
-/// HEAD is refused and OPTIONS answered with the list of methods, as EdgeX does, on routes that exist.
-async fn only_known_methods(State(api): State<Api>, request: Request, next: Next) -> Response {
+/// What EdgeX's server does to every request: HEAD is refused, OPTIONS lists the methods of a route, pages of other
+/// origins are told what they may do, HTTP/1.1 has to name the host.
+async fn as_edgex_answers(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    if request.version() == Version::HTTP_11 && !request.headers().contains_key(header::HOST) {
+        return no_host();
+    }
+    let crossing = Crossing::of(&request);
     let method = request.method().clone();
-    let path = request.extensions().get::<MatchedPath>().cloned();
+    if matches!(method, Method::HEAD | Method::OPTIONS) {
+        // A method that no route has, so that none is run; the router itself would give HEAD to GET.
+        *request.method_mut() = Method::TRACE;
+    }
     let mut response = next.run(request).await;
+    if let Some(methods) = response.headers().get(header::ALLOW).map(listed) {
+        response.headers_mut().insert(header::ALLOW, methods);
+    }
+    let has_route = response.status() == StatusCode::METHOD_NOT_ALLOWED;
     match method {
-        Method::HEAD if response.status() == StatusCode::OK => {
-            response = method_not_allowed().await;
+        Method::HEAD => {
+            *response.body_mut() = Body::empty();
+            response.headers_mut().remove(header::CONTENT_TYPE);
+            response.headers_mut().remove(header::CONTENT_LENGTH);
         }
-        Method::OPTIONS if response.status() == StatusCode::METHOD_NOT_ALLOWED => {
-            response = StatusCode::OK.into_response();
+        Method::OPTIONS if has_route => {
+            let allow = response.headers_mut().remove(header::ALLOW);
+            response = StatusCode::NO_CONTENT.into_response();
+            response
+                .headers_mut()
+                .extend(allow.map(|allow| (header::ALLOW, allow)));
         }
         _ => {}
     }
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED || method == Method::OPTIONS {
-        let methods = match path.as_ref().map(MatchedPath::as_str) {
-            Some("/api/v3/trigger") => vec!["POST"],
-            Some(path) => custom::methods(&api.routes, path),
-            None => Vec::new(),
-        };
-        let methods = if methods.is_empty() { vec!["GET"] } else { methods };
-        let list = format!("OPTIONS, {}", methods.join(", "));
-        if let Ok(list) = HeaderValue::from_str(&list) {
-            response.headers_mut().insert(header::ALLOW, list);
-        }
-    }
-    response
+    crossing.answer(&api.cors, response)
 }
 
-/// Standard routes answer with the correlation id they were asked with, or an invented one.
-async fn echo_correlation_id(request: Request, next: Next) -> Response {
-    let given = request
-        .headers()
-        .get(&CORRELATION_HEADER)
-        .filter(|value| !value.is_empty())
-        .cloned();
-    let mut response = next.run(request).await;
-    let id = given.or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).ok());
-    if let Some(id) = id {
-        response.headers_mut().insert(CORRELATION_HEADER, id);
-    }
+/// The methods of a route as EdgeX lists them: `OPTIONS` first, then by name, without HEAD.
+fn listed(of_the_router: &HeaderValue) -> HeaderValue {
+    let methods = of_the_router
+        .to_str()
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim);
+    let mut methods: Vec<_> = methods
+        .filter(|method| !method.is_empty() && *method != "HEAD")
+        .collect();
+    methods.sort_unstable();
+    methods.insert(0, "OPTIONS");
+    HeaderValue::from_str(&methods.join(", ")).unwrap_or_else(|_| of_the_router.clone())
+}
+
+fn no_host() -> Response {
+    const TEXT: &str = "400 Bad Request: missing required Host header";
+    let mut response = text(StatusCode::BAD_REQUEST, TEXT.to_owned());
+    let reason = ReasonPhrase::from_static(b"Bad Request: missing required Host header");
+    response.extensions_mut().insert(reason);
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

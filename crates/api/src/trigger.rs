@@ -18,79 +18,53 @@
 //! so too); kept failures answer 202, because 422 makes a client send again what is safe already.
 
 use axum::{
-    extract::{Request, State},
+    Extension,
+    extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use edgehold_core::{
-    Ack, CorrelationId, Delivery, DeliveryReport, Inlet, InletClosed, PayloadForm, PipelineId, Received,
-    RunEnd, RunReport,
+    Ack, CorrelationId, Delivery, DeliveryReport, InletClosed, PayloadForm, PipelineId, Received, RunEnd,
+    RunReport,
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::oneshot;
 
 use crate::{
-    Api, body,
+    Api,
     body::{not_now, text},
-    route::CORRELATION_HEADER,
+    limits::{CORRELATION_HEADER, InHand},
     sniff::content_type_of,
 };
 
 /// Takes one request through the pipelines and answers it.
-pub(crate) async fn trigger(State(api): State<Api>, request: Request) -> Response {
+pub(crate) async fn trigger(
+    State(api): State<Api>,
+    Extension(in_hand): Extension<InHand>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let Some(inlet) = &api.trigger else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let correlation_id = header_text(request.headers(), &CORRELATION_HEADER)
-        .filter(|id| !id.is_empty())
-        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    let mut taken = false;
-    let answer = timeout(
-        api.limits.request_timeout,
-        answer(&api, inlet, request, &correlation_id, &mut taken),
-    );
-    let mut response = match answer.await {
-        Ok(response) => response,
-        Err(_) if taken => text(StatusCode::SERVICE_UNAVAILABLE, TIMED_OUT.to_owned()),
-        Err(_) => not_now(TIMED_OUT),
-    };
-    if let Ok(id) = HeaderValue::from_str(&correlation_id) {
-        response.headers_mut().insert(CORRELATION_HEADER, id);
-    }
-    response
-}
-
-/// EdgeX's words.
-pub(crate) const TIMED_OUT: &str = "Request timed out";
-
-async fn answer(
-    api: &Api,
-    inlet: &Inlet,
-    request: Request,
-    correlation_id: &str,
-    taken: &mut bool,
-) -> Response {
-    let (parts, body) = request.into_parts();
-    let body = match body::read(&parts.headers, body, &api.limits).await {
-        Ok(body) => body,
-        Err(refused) => return refused,
-    };
+    let text_of = |name| header_text(&headers, name).unwrap_or_default();
     let (report, told) = oneshot::channel();
     let delivery = Delivery {
         topic: String::new(),
         received: Received::Message {
-            payload: body.bytes,
+            payload: body,
             form: PayloadForm::Bytes,
-            content_type: header_text(&parts.headers, &header::CONTENT_TYPE).unwrap_or_default(),
-            correlation_id: CorrelationId::new(correlation_id),
+            content_type: text_of(header::CONTENT_TYPE),
+            correlation_id: CorrelationId::new(&text_of(CORRELATION_HEADER)),
         },
         ack: Ack::none().with_report(report),
-        permit: body.permit,
+        permit: in_hand.take_permit(),
     };
+    in_hand.set_untouched(true);
     if let Err(closed) = inlet.deliver(delivery).await {
         return not_now(&closed.to_string());
     }
-    *taken = true;
+    in_hand.set_untouched(false);
     match told.await {
         Ok(DeliveryReport::Undecodable(reason)) => text(
             StatusCode::BAD_REQUEST,

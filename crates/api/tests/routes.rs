@@ -1,11 +1,17 @@
 //! The routes over a real connection, with the answers recorded from EdgeX where they are EdgeX's.
 
+#[path = "routes/connections.rs"]
+mod connections;
 #[path = "routes/requests.rs"]
 mod requests;
 
 use std::{sync::Arc, time::Duration};
 
-use edgehold_api::{Api, ConfigShown, CustomRoute, Limits};
+use edgehold_api::{Api, ConfigShown, CustomRoute, Https, Limits};
+use edgehold_config::{
+    Configuration, configuration::Cors, memory::MemoryProvider, secrets::InsecureSecretStorer,
+};
+use edgehold_contracts::Generation;
 use edgehold_core::{ByteBudget, Deliveries, Inlet, ServiceKey, Shutdown, Trigger};
 use edgehold_runtime::{Books, Health, StoreState};
 use edgehold_store::MemoryQueue;
@@ -19,8 +25,8 @@ use tokio::{
 
 struct Server {
     port: u16,
-    _running: JoinSet<()>,
-    _shutdown: Shutdown,
+    running: JoinSet<()>,
+    shutdown: Shutdown,
     health: Arc<Health>,
     _state: watch::Sender<StoreState>,
     /// What has come in by the trigger's route.
@@ -30,18 +36,37 @@ struct Server {
 /// Limits nobody runs into.
 fn generous() -> Limits {
     Limits {
-        max_request_bytes: None,
+        max_request_bytes: 1024 * 1024,
         request_timeout: Duration::from_secs(60),
         budget: ByteBudget::new(1024 * 1024),
     }
 }
 
-impl Server {
-    async fn start() -> Self {
-        Self::with(generous(), Vec::new()).await
-    }
+/// What a test may want otherwise.
+struct Build {
+    generation: Generation,
+    limits: Limits,
+    routes: Vec<CustomRoute>,
+    cors: Cors,
+    https: Option<Https>,
+    secrets: Option<MemoryProvider>,
+}
 
-    async fn with(limits: Limits, routes: Vec<CustomRoute>) -> Self {
+impl Default for Build {
+    fn default() -> Self {
+        Self {
+            generation: Generation::V3,
+            limits: generous(),
+            routes: Vec::new(),
+            cors: Configuration::default().service.cors,
+            https: None,
+            secrets: None,
+        }
+    }
+}
+
+impl Build {
+    async fn start(self) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let service_key = ServiceKey::try_new("app-rest").unwrap();
@@ -49,8 +74,11 @@ impl Server {
         let (state, queue) =
             watch::channel(StoreState::Open(Arc::new(MemoryQueue::new(service_key.clone()))));
         let (inlet, trigger) = Inlet::new();
+        let provider = self.secrets.map(|provider| Arc::new(provider) as _);
+        let (_, writable) = watch::channel(Configuration::default().writable);
         let api = Api {
             service_key,
+            generation: self.generation,
             version: "3.1.1".to_owned(),
             sdk_version: "v3.1.1".to_owned(),
             config: Arc::new(|| ConfigShown {
@@ -61,13 +89,16 @@ impl Server {
             queue,
             health: health.clone(),
             drain: Arc::default(),
-            limits,
+            limits: self.limits,
+            cors: self.cors,
+            https: self.https.map(Arc::new),
+            secrets: Arc::new(InsecureSecretStorer::new(provider, writable)),
             trigger: Some(inlet),
-            routes,
+            routes: self.routes,
         };
         let (shutdown, signal) = Shutdown::new();
         let mut running = JoinSet::new();
-        running.spawn(async move { api.serve(listener, signal).await.unwrap() });
+        running.spawn(api.serve(listener, signal));
         let (sender, deliveries) = mpsc::channel(1);
         // Until then its route answers that nothing is taken yet.
         running.spawn(
@@ -76,14 +107,29 @@ impl Server {
                 .map(|end| end.unwrap()),
         );
         tokio::task::yield_now().await;
-        Self {
+        Server {
             port,
             health,
-            _running: running,
-            _shutdown: shutdown,
+            running,
+            shutdown,
             _state: state,
             deliveries,
         }
+    }
+}
+
+impl Server {
+    async fn start() -> Self {
+        Build::default().start().await
+    }
+
+    async fn with(limits: Limits, routes: Vec<CustomRoute>) -> Self {
+        let build = Build {
+            limits,
+            routes,
+            ..Build::default()
+        };
+        build.start().await
     }
 
     async fn ask(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Response {
@@ -172,9 +218,63 @@ async fn what_is_not_there_is_refused_as_edgex_refuses_it() {
         (405, "{\"message\":\"Method Not Allowed\"}\n")
     );
     assert_eq!(post.header("allow"), Some("OPTIONS, GET"));
+    assert_eq!(post.header("x-correlation-id"), None);
     let options = server.ask("OPTIONS", "/api/v3/ping", &[]).await;
-    assert_eq!((options.status, options.text().as_str()), (200, ""));
+    assert_eq!((options.status, options.text().as_str()), (204, ""));
     assert_eq!(options.header("allow"), Some("OPTIONS, GET"));
+    for (target, status, allow) in [("/api/v3/ping", 405, Some("OPTIONS, GET")), ("/", 404, None)] {
+        let head = server.ask("HEAD", target, &[]).await;
+        assert_eq!(
+            (head.status, head.header("allow"), head.header("content-type")),
+            (status, allow, None)
+        );
+    }
+}
+
+/// A preflight is 200 whatever it is for. A request that only looks like one keeps its own status, which EdgeX makes 200.
+#[tokio::test]
+async fn a_page_of_another_origin_is_told_what_it_may_do() {
+    let server = Build {
+        cors: Cors {
+            enabled: true,
+            allow_credentials: true,
+            allowed_origin: "https://a".to_owned(),
+            max_age: Duration::ZERO,
+            ..Configuration::default().service.cors
+        },
+        ..Build::default()
+    };
+    let server = server.start().await;
+    let asks = [("Origin", "https://b"), ("Access-Control-Request-Method", "PUT")];
+    for (method, target, status, exposes, allow) in [
+        ("OPTIONS", "/api/v3/ping", 200, false, Some("OPTIONS, GET")),
+        ("OPTIONS", "/none", 200, false, None),
+        ("GET", "/api/v3/ping", 200, true, None),
+        ("GET", "/none", 404, true, None),
+    ] {
+        let answer = server.ask(method, target, &asks).await;
+        assert_eq!(
+            (answer.status, answer.header("allow")),
+            (status, allow),
+            "{method} {target}"
+        );
+        for (name, is_there) in [
+            ("access-control-allow-origin", true),
+            ("access-control-allow-credentials", true),
+            ("access-control-allow-methods", true),
+            ("access-control-allow-headers", true),
+            ("access-control-max-age", false),
+            ("access-control-expose-headers", exposes),
+        ] {
+            assert_eq!(
+                answer.header(name).is_some(),
+                is_there,
+                "{method} {target}: {name}"
+            );
+        }
+    }
+    let same = server.ask("GET", "/api/v3/ping", &[]).await;
+    assert_eq!(same.header("vary"), None);
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ mod value_type;
 pub use decode::decode_event;
 pub use encode::{AddEventRequestForm, EventForm};
 pub use error::{EventError, EventErrorKind, Rule, Violation};
+pub(crate) use validate::is_uuid;
 pub use value_type::{UnknownValueType, ValueType};
 
 /// Names and values attached to an event or a reading; values are any JSON.

@@ -16,6 +16,7 @@ pub mod generation;
 pub mod json;
 pub mod metric;
 pub mod number;
+pub mod request;
 pub mod response;
 pub mod system_event;
 mod value;
@@ -28,5 +29,6 @@ pub use event::{
 };
 pub use generation::{API_VERSION, Generation};
 pub use metric::{Metric, MetricField, MetricTag, MetricValue};
+pub use request::{InvalidRequest, SecretRequest};
 pub use response::{BaseResponse, ErrorResponse, PingResponse, VersionResponse};
 pub use system_event::SystemEvent;

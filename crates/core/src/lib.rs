@@ -58,7 +58,7 @@ pub use parameter::{
 pub use pipeline::{Pipeline, PipelineSet, PipelineStep, PipelineVersion, TargetType};
 pub use publish::{MessagePublisher, OutgoingMessage, PublishError};
 pub use renewable::{Fixed, RenewError, Renewable};
-pub use secret::{Secret, SecretError, SecretProvider, SecretText};
+pub use secret::{Secret, SecretError, SecretProvider, SecretStorer, SecretText, StoreSecretError};
 pub use shutdown::{Shutdown, ShutdownSignal};
 pub use stored_object::{ErrorReason, ObjectState, StoredInput, StoredObject, UnknownName};
 pub use time::Timestamp;

@@ -72,6 +72,37 @@ pub trait SecretProvider: Send + Sync {
     fn secret<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Secret, SecretError>>;
 }
 
+/// Why a secret was not stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreSecretError {
+    /// There is nothing to store secrets in.
+    #[error("{0}")]
+    NotPossible(&'static str),
+    /// It cannot be stored under this name or with these keys.
+    #[error("{reason}")]
+    Invalid {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Where it should go to does not take it now.
+    #[error("{reason}")]
+    Unavailable {
+        /// What it said, without anything secret.
+        reason: String,
+    },
+}
+
+/// Stores secrets for [`SecretProvider`] to give. Implementations: as that one's.
+pub trait SecretStorer: Send + Sync {
+    /// Stores these keys of the secret with this name. When it returns they are stored; the provider gives them a moment
+    /// later. Repeating it changes nothing. Dropping the future may leave it stored or not.
+    ///
+    /// # Errors
+    /// [`StoreSecretError`]; some keys may have been stored when it is [`StoreSecretError::Unavailable`].
+    fn store<'a>(&'a self, name: &'a str, data: &'a Secret) -> BoxFuture<'a, Result<(), StoreSecretError>>;
+}
+
 impl dyn SecretProvider + '_ {
     /// One value of one secret.
     ///

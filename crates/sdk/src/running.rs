@@ -5,8 +5,9 @@
 //!
 //! 1. deregister; the trigger stops receiving, the retry loop stops claiming;
 //! 2. deliveries in hand are exported or stored; what is still being sent when most of the time is gone is stored as it is;
-//! 3. the store is closed, then support ends;
-//! 4. what is still running after the grace time is named and aborted.
+//! 3. REST, which has answered until now, finishes the requests in hand;
+//! 4. the store is closed, then support ends;
+//! 5. what is still running after the grace time is named and aborted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -72,9 +73,11 @@ pub(crate) struct Parts {
 /// A running service. Dropping it aborts its tasks; [`Running::drain`] ends it well.
 pub struct Running {
     work: Tasks,
+    rest: Tasks,
     support: Tasks,
     stop_work: Shutdown,
     hurry: Shutdown,
+    stop_rest: Shutdown,
     stop_support: Shutdown,
     stop_registration: Shutdown,
     ending: Shutdown,
@@ -99,10 +102,12 @@ impl Running {
     pub(crate) fn start(parts: Parts) -> Self {
         let (stop_work, work_signal) = Shutdown::new();
         let (hurry, hurry_signal) = Shutdown::new();
+        let (stop_rest, rest_signal) = Shutdown::new();
         let (stop_support, support_signal) = Shutdown::new();
         let (stop_registration, registration_signal) = Shutdown::new();
         let (fatal_sender, fatal) = oneshot::channel();
         let mut support = Tasks::default();
+        let mut rest = Tasks::default();
         let mut work = Tasks::default();
 
         support.spawn("log", parts.log.0.clone().write_counts(support_signal.clone()));
@@ -142,12 +147,7 @@ impl Running {
         if let Some(check) = parts.version_check {
             support.spawn("version check", check.run(support_signal.clone()));
         }
-        let rest = parts.api.serve(parts.listener, support_signal.clone());
-        support.spawn("REST interface", async move {
-            if let Err(error) = rest.await {
-                tracing::error!("the REST interface ended: {error}");
-            }
-        });
+        rest.spawn("REST interface", parts.api.serve(parts.listener, rest_signal));
         let secrets = parts.dispatch.identity.secrets.clone();
         support.spawn(
             "export connections",
@@ -187,9 +187,11 @@ impl Running {
         }
         Self {
             work,
+            rest,
             support,
             stop_work,
             hurry,
+            stop_rest,
             stop_support,
             stop_registration,
             ending: parts.ending,
@@ -206,6 +208,7 @@ impl Running {
     pub async fn ended_early(&mut self) -> String {
         tokio::select! {
             early = self.work.early_end() => early.to_string(),
+            early = self.rest.early_end() => early.to_string(),
             early = self.support.early_end() => early.to_string(),
             Ok(reason) = &mut self.fatal => reason,
         }
@@ -265,12 +268,14 @@ impl Running {
                 work.await
             }
         };
+        self.stop_rest.trigger();
+        let mut late = self.rest.drain(grace / 8).await;
         let queue = self.queue.borrow().queue().cloned();
         if let Some(queue) = queue {
             queue.close().await;
         }
         self.stop_support.trigger();
-        let mut late = self.support.drain(grace / 8).await;
+        late.extend(self.support.drain(grace / 8).await);
         late.extend(aborted);
         // Before the line that everybody looks for as the last one.
         self.log.0.write_all_counts();

@@ -2,16 +2,19 @@
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use edgehold_api::{Api, ConfigShown, CustomRoute};
+use edgehold_api::{Api, ConfigShown, CustomRoute, Https, HttpsError};
 use edgehold_clients::{Clients, VersionCheck, VersionMismatch};
 use edgehold_config::{
-    Configuration, Registration, Rejection, configuration::LogLevel, secrets::InsecureSecretProvider, usage,
+    Configuration, Registration, Rejection,
+    configuration::LogLevel,
+    secrets::{InsecureSecretProvider, InsecureSecretStorer},
+    usage,
 };
 use edgehold_consul::{ConsulAddress, ConsulRegistry, ConsulSettings};
 use edgehold_contracts::Generation;
 use edgehold_core::{
     ByteBudget, FunctionFactory, FunctionRegistry, InvalidId, MessagePublisher, Pipeline, PipelineId,
-    SecretProvider, ServiceKey, Shutdown, TargetType, Trigger, TriggerError,
+    SecretProvider, SecretStorer, ServiceKey, Shutdown, TargetType, Trigger, TriggerError,
 };
 use edgehold_export::mqtt::{ConnectionRunner, Connections};
 use edgehold_runtime::{
@@ -82,6 +85,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The REST interface cannot be served over TLS.
+    #[error(transparent)]
+    Https(#[from] HttpsError),
     /// A task that should run as long as the service ended before it.
     #[error("the service cannot go on: {0}")]
     Ended(String),
@@ -303,10 +309,17 @@ impl AppService {
         log.set_level(configuration.writable.log_level);
 
         let (writable_out, writable) = watch::channel(configuration.writable.clone());
+        let storer: Arc<dyn SecretStorer> =
+            Arc::new(InsecureSecretStorer::new(provider.clone(), writable.clone()));
         let secrets: Arc<dyn SecretProvider> = Arc::new(InsecureSecretProvider::new(writable));
+        let https = Https::from_settings(&configuration.http_server, secrets.clone()).await?;
         let budget = ByteBudget::new(configuration.limits.max_in_flight_bytes);
+        let longest_message = configuration.limits.max_message_bytes as u64;
         let limits = edgehold_api::Limits {
-            max_request_bytes: configuration.service.max_request_bytes,
+            max_request_bytes: match configuration.service.max_request_bytes {
+                Some(configured) => configured.min(longest_message),
+                None => longest_message,
+            },
             request_timeout: configuration.service.request_timeout,
             budget: budget.clone(),
         };
@@ -439,6 +452,8 @@ impl AppService {
             provider,
             ingress,
             limits,
+            storer,
+            https: https.map(Arc::new),
             routes: added.routes,
             companions,
             ending,
@@ -465,6 +480,8 @@ pub struct Built {
     provider: Option<Arc<dyn edgehold_config::ConfigurationProvider>>,
     ingress: Ingress,
     limits: edgehold_api::Limits,
+    storer: Arc<dyn SecretStorer>,
+    https: Option<Arc<Https>>,
     routes: Vec<CustomRoute>,
     companions: Vec<Companion>,
     ending: Shutdown,
@@ -522,8 +539,9 @@ impl Built {
         let effective = self.view.effective.clone();
         let api = Api {
             service_key: self.identity.service_key.clone(),
-            version: version(self.identity.generation),
-            sdk_version: format!("v{}", version(self.identity.generation)),
+            generation: self.identity.generation,
+            version: release(self.identity.generation).to_owned(),
+            sdk_version: sdk_version(self.identity.generation),
             config: Arc::new(move || {
                 let effective = effective.borrow().clone();
                 ConfigShown {
@@ -536,6 +554,9 @@ impl Built {
             health,
             drain: drain.clone(),
             limits: self.limits,
+            cors: self.configuration.service.cors.clone(),
+            https: self.https,
+            secrets: self.storer,
             trigger: self.ingress.inlet,
             routes: self.routes,
         };
@@ -578,13 +599,25 @@ impl Built {
     }
 }
 
-/// The version this service reports: the EdgeX release it takes the place of, and ours behind it.
-fn version(generation: Generation) -> String {
-    let release = match generation {
+/// The version this service reports: that of the EdgeX release it takes the place of, which others compare with theirs.
+fn release(generation: Generation) -> &'static str {
+    match generation {
         Generation::V3 => "3.1.1",
         Generation::V4 => "4.0.1",
-    };
-    format!("{release}+edgehold.{}", env!("CARGO_PKG_VERSION"))
+    }
+}
+
+/// The version of the SDK, as each generation writes it.
+fn sdk_version(generation: Generation) -> String {
+    match generation {
+        Generation::V3 => format!("v{}", release(generation)),
+        Generation::V4 => release(generation).to_owned(),
+    }
+}
+
+/// The version the log names: the release, and ours behind it.
+fn version(generation: Generation) -> String {
+    format!("{}+edgehold.{}", release(generation), env!("CARGO_PKG_VERSION"))
 }
 
 fn list(rejections: &[PipelineRejection]) -> String {
@@ -645,7 +678,11 @@ async fn listen(configuration: &Configuration) -> Result<TcpListener, StartError
             address: address.clone(),
             source,
         })?;
-    tracing::info!("Starting HTTP Web Server on address {address}");
+    let protocol = match configuration.http_server.protocol.as_str() {
+        "https" => "HTTPS",
+        _ => "HTTP",
+    };
+    tracing::info!("Starting {protocol} Web Server on address {address}");
     Ok(listener)
 }
 

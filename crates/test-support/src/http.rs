@@ -1,7 +1,6 @@
 //! A small HTTP/1.1 client, and the message reading it shares with [`HttpSink`](crate::HttpSink).
 //!
-//! For Consul's API and for asking a service under test. One connection for each request, no TLS, no redirects, no
-//! compression. Not for measuring: the connection is never reused.
+//! For Consul's API and for asking a service under test. One connection for each request, no redirects, no compression. Not for measuring: the connection is never reused.
 
 use std::io;
 use std::time::Duration;
@@ -9,9 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
+};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::tls::{self, Authority};
 
 /// Names and values of header fields in the order in which they came.
 pub type Headers = Vec<(String, String)>;
@@ -93,7 +96,41 @@ pub async fn send(
         .with_context(what)
 }
 
+/// [`send`] over TLS to a server whose certificate for 127.0.0.1 this authority has issued.
+///
+/// # Errors
+/// As [`send`], and when no TLS connection comes about.
+pub async fn send_tls(
+    port: u16,
+    authority: &Authority,
+    method: &str,
+    target: &str,
+    body: &[u8],
+) -> Result<Response> {
+    let talk = async {
+        let stream = tls::connect(port, authority).await?;
+        exchange_over(stream, port, method, target, &[], body).await
+    };
+    timeout(REQUEST_TIMEOUT, talk)
+        .await
+        .with_context(|| format!("{method} {target} on port {port} took too long"))?
+}
+
 async fn exchange(
+    port: u16,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Result<Response> {
+    let stream = TcpStream::connect(("127.0.0.1", port))
+        .await
+        .context("connecting")?;
+    exchange_over(stream, port, method, target, headers, body).await
+}
+
+async fn exchange_over(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     port: u16,
     method: &str,
     target: &str,
@@ -108,11 +145,7 @@ async fn exchange(
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
-    let mut stream = BufReader::new(
-        TcpStream::connect(("127.0.0.1", port))
-            .await
-            .context("connecting")?,
-    );
+    let mut stream = BufReader::new(stream);
     stream
         .write_all(&[head.as_bytes(), body].concat())
         .await

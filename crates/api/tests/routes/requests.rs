@@ -4,6 +4,7 @@
 use std::{future::Future, time::Duration};
 
 use edgehold_api::{CustomRoute, Limits, RouteMethod, RouteRequest, RouteResponse};
+use edgehold_config::{ConfigurationProvider, memory::MemoryProvider};
 use edgehold_core::{ByteBudget, Delivery, DeliveryReport, PipelineId, Received, RunEnd, RunReport};
 use edgehold_test_support::http::{self, Response};
 use tokio::{
@@ -11,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{Server, generous};
+use crate::{Build, Server, generous};
 
 const PATH: &str = "/api/v3/trigger";
 
@@ -187,27 +188,113 @@ async fn a_response_keeps_the_content_type_the_pipeline_set() {
 }
 
 #[tokio::test]
-async fn a_body_past_the_limit_is_413_chunked_or_not() {
+async fn weakness_28_a_body_past_the_limit_is_413_chunked_or_not() {
     let limits = Limits {
-        max_request_bytes: Some(1024),
+        max_request_bytes: 1024,
         ..generous()
     };
-    let server = Server::with(limits, Vec::new()).await;
+    let own = CustomRoute::try_new("/own", &[RouteMethod::Post], |_| async {
+        RouteResponse::status(204)
+    });
+    let server = Server::with(limits, vec![own.unwrap()]).await;
     let body = vec![b'x'; 1025];
     let announced = post(&server, &[], &body).await;
-    assert_eq!(announced.status, 413);
-    assert_eq!(
-        announced.text(),
-        r#"{"apiVersion":"v3","message":"request size exceed 1 KB","statusCode":413}"#
-    );
+    let refusal = r#"{"apiVersion":"v3","message":"request size exceed 1 KB","statusCode":413}"#;
+    assert_eq!((announced.status, announced.text()), (413, refusal.to_owned()));
     assert_eq!(announced.header("content-type"), Some("application/json"));
-    let mut chunked = b"POST /api/v3/trigger HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n".to_vec();
-    for _ in 0..2 {
-        chunked.extend(format!("{:x}\r\n{}\r\n", 1000, "x".repeat(1000)).into_bytes());
+    assert_eq!(announced.header("x-correlation-id").map(str::len), Some(36));
+    // Weakness 28. On every route, with and without an announced length.
+    for target in [PATH, "/api/v3/secret", "/own"] {
+        let announced = http::send(server.port, "POST", target, &[], &body).await.unwrap();
+        assert_eq!(
+            (announced.status, announced.text()),
+            (413, refusal.to_owned()),
+            "{target}"
+        );
+        let mut chunked = format!(
+            "POST {target} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        )
+        .into_bytes();
+        for _ in 0..2 {
+            chunked.extend(format!("{:x}\r\n{}\r\n", 1000, "x".repeat(1000)).into_bytes());
+        }
+        chunked.extend(b"0\r\n\r\n");
+        let answer = raw(server.port, &chunked).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 413 ") && answer.ends_with(refusal),
+            "{target}: {answer}"
+        );
     }
-    chunked.extend(b"0\r\n\r\n");
-    let answer = raw(server.port, &chunked).await;
-    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
+async fn every_route_has_the_request_timeout() {
+    let never = CustomRoute::try_new("/own", &[RouteMethod::Get], |_| std::future::pending()).unwrap();
+    let limits = Limits {
+        request_timeout: Duration::from_millis(50),
+        ..generous()
+    };
+    let server = Server::with(limits, vec![never]).await;
+    let answer = server.ask("GET", "/own", &[]).await;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (503, "Request timed out")
+    );
+    // What it has done nobody knows.
+    assert_eq!(answer.header("retry-after"), None);
+    // A body that does not come: nothing was taken.
+    let waits = "POST /api/v3/secret HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{";
+    let answer = raw(server.port, waits.as_bytes()).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1\r\n"),
+        "{answer}"
+    );
+}
+
+const SECRET: &str = r#"{"apiVersion":"v3","requestId":"e6e8a2f4-eb14-4649-9e2b-175247911369","secretName":"mqtt","secretData":[{"key":"username","value":"u"}]}"#;
+
+async fn post_secret(server: &Server, body: &str) -> Response {
+    http::send(server.port, "POST", "/api/v3/secret", &[], body.as_bytes())
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_secret_is_created_only_when_it_is_written() {
+    let provider = MemoryProvider::default();
+    let build = Build {
+        secrets: Some(provider.clone()),
+        ..Build::default()
+    };
+    let server = build.start().await;
+    let created = post_secret(&server, SECRET).await;
+    assert_eq!(
+        (created.status, created.text().as_str()),
+        (
+            201,
+            r#"{"apiVersion":"v3","requestId":"e6e8a2f4-eb14-4649-9e2b-175247911369","statusCode":201}"#
+        )
+    );
+    assert_eq!(created.header("content-type"), Some("application/json"));
+    let private = provider.load().await.unwrap().private.unwrap();
+    assert_eq!(
+        private.iter().collect::<Vec<_>>(),
+        [
+            ("Writable/InsecureSecrets/mqtt/SecretData/username", "u"),
+            ("Writable/InsecureSecrets/mqtt/SecretName", "mqtt"),
+        ]
+    );
+    let slash = post_secret(&server, &SECRET.replace("username", "user/name")).await;
+    assert_eq!(slash.status, 400, "{}", slash.text());
+    provider.set_available(false);
+    let failed = post_secret(&server, SECRET).await;
+    assert_eq!(failed.status, 502);
+    let told = failed.text();
+    let beginning = r#"{"apiVersion":"v3","requestId":"e6e8a2f4-eb14-4649-9e2b-175247911369","message":"adding secret failed -\u003e error setting secretName value in the config provider -\u003e "#;
+    assert!(
+        told.starts_with(beginning) && told.ends_with(r#","statusCode":502}"#),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -279,7 +366,7 @@ async fn the_trigger_is_asked_by_post_alone() {
     let server = Server::start().await;
     for method in ["GET", "PUT", "OPTIONS"] {
         let response = server.ask(method, PATH, &[]).await;
-        let status = if method == "OPTIONS" { 200 } else { 405 };
+        let status = if method == "OPTIONS" { 204 } else { 405 };
         assert_eq!(
             (response.status, response.header("allow")),
             (status, Some("OPTIONS, POST")),

@@ -227,7 +227,7 @@ fn hexadecimal_float(text: &str) -> Option<f64> {
 }
 
 /// A UUID as the original's validator knows it: lower case only.
-fn is_uuid(text: &str) -> bool {
+pub(crate) fn is_uuid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(at, byte)| match at {
             8 | 13 | 18 | 23 => byte == b'-',
