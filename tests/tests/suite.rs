@@ -17,6 +17,7 @@ mod main_job;
 mod messages;
 mod pairs;
 mod profiles;
+mod rest;
 mod sessions;
 mod settings;
 mod shell;

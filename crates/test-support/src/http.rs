@@ -116,6 +116,33 @@ pub async fn send_tls(
         .with_context(|| format!("{method} {target} on port {port} took too long"))?
 }
 
+/// The status line and the answer in these bytes, which hold nothing else. To `HEAD` there is no body.
+///
+/// # Errors
+/// When they are not an answer of HTTP/1.x, or not a whole one.
+pub async fn parse(mut bytes: &[u8], to_head: bool) -> Result<(String, Response)> {
+    let head = read_head(&mut bytes).await?.context("there is no answer")?;
+    let status = status_of(&head)?;
+    let body = match to_head {
+        true => Bytes::new(),
+        false => read_body(&mut bytes, &head.headers, true).await?,
+    };
+    ensure!(bytes.is_empty(), "{} bytes follow the answer", bytes.len());
+    let response = Response {
+        status,
+        headers: head.headers,
+        body,
+    };
+    Ok((head.start_line, response))
+}
+
+fn status_of(head: &Head) -> Result<u16> {
+    let status = head.start_line.split(' ').nth(1);
+    status
+        .and_then(|status| status.parse().ok())
+        .with_context(|| format!("not a status line: {:?}", head.start_line))
+}
+
 async fn exchange(
     port: u16,
     method: &str,
@@ -155,12 +182,7 @@ async fn exchange_over(
         let head = read_head(&mut stream)
             .await?
             .context("the server closed without an answer")?;
-        let status = head
-            .start_line
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok());
-        let status: u16 = status.with_context(|| format!("not a status line: {:?}", head.start_line))?;
+        let status = status_of(&head)?;
         // Interim answers such as 100 come before the real one and have no body.
         if status >= 200 {
             let bodyless = method == "HEAD" || status == 204 || status == 304;
