@@ -10,13 +10,14 @@
 mod rounds;
 mod unsynced;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use edgehold_test_support::edgehold_binary;
 
 use self::{
     rounds::{Outcome, Rounds},
     unsynced::UnsyncedWrites,
 };
+use crate::random;
 
 const SEED: u64 = 20_261_122;
 /// Kills of one run.
@@ -45,7 +46,7 @@ async fn a_build_that_acknowledges_before_the_commit_is_found() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "some twenty minutes: make soak"]
 async fn soak_no_acknowledged_event_is_lost_by_a_thousand_kills() -> Result<()> {
-    let mut left = number("EDGEHOLD_SOAK_KILLS")?.unwrap_or(1_000);
+    let mut left = random::number("EDGEHOLD_SOAK_KILLS")?.unwrap_or(1_000);
     let mut seed = seed()?;
     while left > 0 {
         let kills = left.min(KILLS);
@@ -59,7 +60,8 @@ async fn soak_no_acknowledged_event_is_lost_by_a_thousand_kills() -> Result<()> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "some minutes, and needs a C compiler: make soak"]
 async fn soak_no_acknowledged_event_is_lost_with_the_writes_that_were_not_synced() -> Result<()> {
-    let mut left = number("EDGEHOLD_SOAK_KILLS")?.map_or(SOAKED_CRASHES, |kills| kills.min(SOAKED_CRASHES));
+    let mut left =
+        random::number("EDGEHOLD_SOAK_KILLS")?.map_or(SOAKED_CRASHES, |kills| kills.min(SOAKED_CRASHES));
     let mut seed = seed()?;
     while left > 0 {
         let kills = left.min(KILLS);
@@ -108,14 +110,5 @@ fn fail_points_binary() -> Result<std::path::PathBuf> {
 }
 
 fn seed() -> Result<u64> {
-    Ok(number("EDGEHOLD_TEST_SEED")?.unwrap_or(SEED))
-}
-
-fn number(variable: &str) -> Result<Option<u64>> {
-    let Ok(text) = std::env::var(variable) else {
-        return Ok(None);
-    };
-    text.parse()
-        .map(Some)
-        .with_context(|| format!("{variable} is no number"))
+    random::seed(SEED)
 }

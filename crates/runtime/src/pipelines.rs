@@ -133,7 +133,7 @@ impl Pipelines {
 
     /// Whether the settings have a pipeline with this id.
     pub fn is_configured(&self, id: &PipelineId) -> bool {
-        has_id(&self.built, id)
+        self.built.values().any(|built| built.pipeline.id() == id)
     }
 
     /// The pipelines as they are now.
@@ -143,57 +143,86 @@ impl Pipelines {
 
     /// Brings the pipelines to what the settings ask for, as far as it can be built, and says what cannot.
     ///
-    /// Of two with the same id the one that has it already keeps it, else the first by entry gets it.
+    /// A pipeline that goes on as it was keeps its id, whoever asks for that. Else, of two with the same id the one that has
+    /// it already keeps it, and then the first by entry gets it.
     pub fn apply(&mut self, settings: &PipelineSettings, now: Timestamp) -> Applied {
         let wanted = wanted(settings);
         if wanted.is_empty() && self.fixed.is_empty() {
             return self.keep_all(settings, now);
         }
         let entries: BTreeSet<Entry> = wanted.iter().map(|wanted| wanted.entry.clone()).collect();
-        let (with_their_id, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|wanted| {
-            let last = self.built.get(&wanted.entry);
-            last.is_some_and(|last| last.pipeline.id().as_str() == wanted.id)
-        });
-        let mut next = BTreeMap::new();
-        let mut rejected = Vec::new();
-        for wanted in with_their_id.into_iter().chain(others) {
-            match self.built(&wanted, settings, &next) {
-                Ok(built) => _ = next.insert(wanted.entry, built),
-                Err(reason) => rejected.push((wanted, reason)),
-            }
-        }
-        let in_new_form: BTreeSet<String> = next
-            .values()
-            .flat_map(Built::functions)
-            .map(str::to_owned)
+        let mut results: Vec<_> = wanted
+            .into_iter()
+            .map(|wanted| (self.built(&wanted, settings), wanted))
             .collect();
+        results.sort_by_key(|(_, wanted)| {
+            let last = self.built.get(&wanted.entry);
+            last.is_none_or(|last| last.pipeline.id().as_str() != wanted.id)
+        });
+        // Each turn refuses one more, so that it ends.
+        let kept = loop {
+            let kept = self.kept(&results, &entries);
+            let mut ids: BTreeSet<&PipelineId> = kept.values().map(|(_, last)| last.pipeline.id()).collect();
+            let clash = results.iter().position(|(result, _)| {
+                let id = result.as_ref().map(|built| built.pipeline.id());
+                id.is_ok_and(|id| !ids.insert(id))
+            });
+            let Some(clash) = clash else { break kept };
+            results[clash].0 = Err(format!(
+                "another pipeline has the id '{}' as well",
+                results[clash].1.id
+            ));
+        };
+        let accepted = results.iter().filter_map(|(result, _)| result.as_ref().ok());
+        let in_new_form: BTreeSet<&str> = accepted.flat_map(Built::functions).collect();
         let mut applied = Applied::default();
-        for (wanted, reason) in rejected {
-            let last_good = self
-                .last_good(&wanted, &entries)
-                .filter(|(_, last)| !has_id(&next, last.pipeline.id()));
+        for (result, wanted) in &results {
+            let Err(reason) = result else { continue };
+            let last_good = kept.get(&wanted.entry);
             applied.rejections.push(PipelineRejection {
                 key: wanted.key(),
                 pipeline_id: wanted.id.to_owned(),
-                reason,
+                reason: reason.clone(),
                 goes_on: last_good.is_some(),
             });
-            match (&wanted.entry, &last_good) {
-                (None, _) => applied.kept.default_pipeline = true,
-                (Some(name), None) => _ = applied.kept.per_topic.insert(name.clone(), None),
-                (Some(name), Some((from, _))) => {
-                    applied.kept.per_topic.insert(name.clone(), (*from).clone());
+            match &wanted.entry {
+                None => applied.kept.default_pipeline = true,
+                Some(name) => {
+                    let was = last_good.and_then(|(was, _)| (*was).clone());
+                    applied.kept.per_topic.insert(name.clone(), was);
                 }
             }
-            if let Some((_, last)) = last_good {
-                let only_here = last.functions().filter(|name| !in_new_form.contains(*name));
-                applied.kept.functions.extend(only_here.map(str::to_owned));
-                next.insert(wanted.entry, last.clone());
-            }
+            let functions = last_good.iter().flat_map(|(_, last)| last.functions());
+            let only_here = functions.filter(|name| !in_new_form.contains(name));
+            applied.kept.functions.extend(only_here.map(str::to_owned));
         }
         applied.rejections.sort_by(|a, b| a.key.cmp(&b.key));
+        let kept = kept.into_iter().map(|(entry, (_, last))| (entry, last.clone()));
+        let mut next: BTreeMap<Entry, Built> = kept.collect();
+        for (result, wanted) in results {
+            if let Ok(built) = result {
+                next.insert(wanted.entry, built);
+            }
+        }
         self.install(next, settings, now);
         applied
+    }
+
+    /// The last good forms of what is refused, each with the entry it had.
+    fn kept(
+        &self,
+        results: &[(Result<Built, String>, Wanted<'_>)],
+        entries: &BTreeSet<Entry>,
+    ) -> BTreeMap<Entry, (&Entry, &Built)> {
+        let mut kept = BTreeMap::<Entry, (&Entry, &Built)>::new();
+        for (_, wanted) in results.iter().filter(|(result, _)| result.is_err()) {
+            if let Some(last) = self.last_good(wanted, entries)
+                && kept.values().all(|(was, _)| *was != last.0)
+            {
+                kept.insert(wanted.entry.clone(), last);
+            }
+        }
+        kept
     }
 
     /// Settings without any pipeline: what would be left to run is nothing, which is never meant.
@@ -234,15 +263,10 @@ impl Pipelines {
         })
     }
 
-    /// The pipeline as it is wanted, beside those that have been built before it.
-    fn built(
-        &self,
-        wanted: &Wanted<'_>,
-        settings: &PipelineSettings,
-        before: &BTreeMap<Entry, Built>,
-    ) -> Result<Built, String> {
+    /// The pipeline as it is wanted.
+    fn built(&self, wanted: &Wanted<'_>, settings: &PipelineSettings) -> Result<Built, String> {
         let id = PipelineId::try_new(wanted.id).map_err(|error| error.to_string())?;
-        if has_id(before, &id) || self.fixed.iter().any(|pipeline| *pipeline.id() == id) {
+        if self.fixed.iter().any(|pipeline| *pipeline.id() == id) {
             return Err(format!("another pipeline has the id '{id}' as well"));
         }
         let definition = self.definition(wanted, settings)?;
@@ -331,10 +355,6 @@ impl Pipelines {
             .map_err(|error| error.to_string())?;
         Ok(Pipeline::new(id.clone(), definition.topics.clone(), steps))
     }
-}
-
-fn has_id(built: &BTreeMap<Entry, Built>, id: &PipelineId) -> bool {
-    built.values().any(|built| built.pipeline.id() == id)
 }
 
 fn wanted(settings: &PipelineSettings) -> Vec<Wanted<'_>> {

@@ -23,6 +23,7 @@ use edgehold_test_support::{
 use tokio::time::Instant;
 
 use super::unsynced::UnsyncedWrites;
+use crate::random::Random;
 use crate::support::{DURABLE, Stack, accepted, event_id, exported_id, publish, wait_accepted};
 
 /// So long a round lasts in which the breaker keeps the requests away by which its moment is counted.
@@ -300,20 +301,4 @@ impl fmt::Display for Outcome {
 )]
 fn tell(outcome: &Outcome) {
     println!("kill -9, {outcome}");
-}
-
-/// SplitMix64: enough to pick moments.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
 }

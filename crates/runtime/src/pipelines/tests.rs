@@ -234,6 +234,26 @@ fn who_has_an_id_keeps_it_and_two_may_swap_theirs() {
 }
 
 #[test]
+fn what_goes_on_as_it_was_keeps_its_id_from_who_asks_for_it() {
+    // The default pipeline is broken, and another one takes its id.
+    let mut pipelines = pipelines();
+    pipelines.apply(&per_topic([("b", "y"), ("c", "z")]), at(1));
+    let mut edited = per_topic([("b", "y"), ("c", PipelineId::DEFAULT)]);
+    edited.execution_order = vec!["Unknown".to_owned()];
+    let applied = pipelines.apply(&edited, at(2));
+    let keys: Vec<&str> = applied.rejections.iter().map(|one| one.key.as_str()).collect();
+    assert_eq!(keys, [EXECUTION_ORDER, "Writable/Pipeline/PerTopicPipelines/c"]);
+    assert_eq!(names(&pipelines, PipelineId::DEFAULT), ["Good1"]);
+    run(&pipelines, &["y", "z"]);
+
+    // One may not have what it asks for, so it keeps what a third one asks for.
+    let edited = per_topic([("a", "z"), ("b", "y"), ("c", "y")]);
+    let applied = pipelines.apply(&edited, at(3));
+    assert_eq!(applied.rejections.len(), 2);
+    run(&pipelines, &["y", "z"]);
+}
+
+#[test]
 fn a_renamed_entry_is_the_same_pipeline_also_when_it_is_broken_on_the_way() {
     let mut pipelines = pipelines();
     pipelines.apply(&per_topic([("old", "x")]), at(1));
