@@ -6,8 +6,8 @@ use bytes::Bytes;
 use edgehold_contracts::{Generation, Payload, base64};
 
 use crate::{
-    CorrelationId, Data, DataKind, Destination, FunctionError, Gate, MessageId, MessagePublisher,
-    OutgoingMessage, PipelineId, SecretProvider, ServiceKey, Unsent, digest,
+    CorrelationId, Data, DataKind, Destination, FunctionError, Gate, MessageId, MessagePublisher, NoObserver,
+    Observer, OutgoingMessage, PipelineId, SecretProvider, ServiceKey, Unsent, digest,
 };
 
 /// What a failing function wants to be called with at its next attempt.
@@ -45,6 +45,7 @@ pub struct Context {
     response_content_type: String,
     retry_wanted: bool,
     publisher: Option<Arc<dyn MessagePublisher>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Context {
@@ -91,6 +92,7 @@ impl Context {
             response_content_type: String::new(),
             retry_wanted: false,
             publisher: None,
+            observer: None,
         }
     }
 
@@ -316,6 +318,16 @@ impl Context {
     /// Says how the functions of this run publish.
     pub fn set_publisher(&mut self, publisher: Arc<dyn MessagePublisher>) {
         self.publisher = Some(publisher);
+    }
+
+    /// Says who counts what the functions of this run send.
+    pub fn set_observer(&mut self, observer: Arc<dyn Observer>) {
+        self.observer = Some(observer);
+    }
+
+    /// To be told by a function of what it has sent or could not send.
+    pub fn observer(&self) -> &dyn Observer {
+        self.observer.as_deref().unwrap_or(&NoObserver)
     }
 
     /// Publishes `data` to the message bus: to `topic` behind the base prefix, each `{key}` in it replaced by the context

@@ -3,7 +3,7 @@
 //! Owns the identifiers, topic matching, the [`Context`] and [`Data`] that travel through a pipeline, the
 //! [`AppFunction`] seam, what a [`Batching`] function says, the [`Pipeline`] and its [`PipelineVersion`], the [`StoredObject`], the decisions of a retry and
 //! those about a [`destination`], and Go [`duration`]s. Owns the traits that the rim implements: [`Trigger`],
-//! [`ResponsePublisher`], [`Gate`] and [`SecretProvider`].
+//! [`ResponsePublisher`], [`Gate`], [`Observer`] and [`SecretProvider`].
 //!
 //! Invariants: nothing in here spawns, sleeps, reads a clock, draws a random number or opens anything. Time is a
 //! [`Timestamp`] argument; identifiers that need randomness are made by the caller. Of tokio only `sync` is used.
@@ -23,6 +23,7 @@ mod gate;
 mod id;
 mod incoming;
 mod inlet;
+mod observer;
 mod outage;
 mod parameter;
 mod pipeline;
@@ -51,6 +52,7 @@ pub use gate::{Gate, Unsent};
 pub use id::{CorrelationId, Destination, InvalidId, MessageId, PipelineId, ServiceKey, StoredObjectId};
 pub use incoming::{Body, ConnectionState, Incoming, ReceptionLoss};
 pub use inlet::{Inlet, InletClosed, InletTrigger};
+pub use observer::{ExportTarget, NoObserver, Observer};
 pub use outage::Outage;
 pub use parameter::{
     BuiltFunction, FunctionFactory, FunctionRegistry, InvalidFunction, Parameters, parse_go_bool,

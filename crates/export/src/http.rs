@@ -42,7 +42,7 @@ use std::{io::Write, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edgehold_core::{
-    AppFunction, BoxFuture, BuiltFunction, Context, Data, Destination, ErrorClass, Fault, Flow,
+    AppFunction, BoxFuture, BuiltFunction, Context, Data, Destination, ErrorClass, ExportTarget, Fault, Flow,
     FunctionError, FunctionFactory, InvalidFunction, Parameters, Unsent,
 };
 use flate2::{Compression, write::GzEncoder};
@@ -123,8 +123,8 @@ impl AppFunction for HttpExport {
     fn call<'a>(&'a self, ctx: &'a mut Context, data: Data) -> BoxFuture<'a, Result<Flow, FunctionError>> {
         Box::pin(async move {
             let sent = match self.prepare(ctx, &data).await {
-                Ok(request) => {
-                    match self.approach_and_send(ctx, request).await {
+                Ok((request, shown_url)) => {
+                    match self.approach_and_send(ctx, request, &shown_url).await {
                         Err(error) if self.options.continue_on_send_error => {
                             // Nothing got there: the success of this call is not one of the destination.
                             ctx.take_destination();
@@ -156,20 +156,22 @@ impl AppFunction for HttpExport {
 }
 
 impl HttpExport {
-    /// All that can go wrong before anything is sent.
-    async fn prepare(&self, ctx: &Context, data: &Data) -> Result<Request, FunctionError> {
+    /// All that can go wrong before anything is sent. The URL comes also as it may be shown.
+    async fn prepare(&self, ctx: &Context, data: &Data) -> Result<(Request, String), FunctionError> {
         if let Some(contradiction) = self.options.contradiction {
             let pipeline = ctx.pipeline_id();
             return Err(FunctionError::permanent(format!(
                 "in pipeline '{pipeline}' {contradiction}"
             )));
         }
-        Ok(Request {
+        let (url, shown_url) = self.url(ctx, data)?;
+        let request = Request {
             method: self.options.method.clone(),
-            url: self.url(ctx, data)?,
+            url,
             headers: self.headers(ctx).await?,
             body: Some(self.body(ctx, data)),
-        })
+        };
+        Ok((request, shown_url))
     }
 
     fn body(&self, ctx: &Context, data: &Data) -> Bytes {
@@ -182,8 +184,8 @@ impl HttpExport {
         compressed.expect("writing to memory does not fail").into()
     }
 
-    /// The URL for this message. Errors never show it: it may hold credentials.
-    fn url(&self, ctx: &Context, data: &Data) -> Result<Url, FunctionError> {
+    /// The URL for this message, and how it may be shown. Errors never show it: it may hold credentials.
+    fn url(&self, ctx: &Context, data: &Data) -> Result<(Url, String), FunctionError> {
         let pipeline = ctx.pipeline_id();
         let text = match &self.formatter {
             Some(format) => format(&self.options.url, ctx, data)?,
@@ -192,7 +194,10 @@ impl HttpExport {
         let invalid = || format!("in pipeline '{pipeline}' the URL to export to is not valid");
         let url = Url::parse(&text).map_err(|e| FunctionError::permanent(invalid()).with_source(e))?;
         match url.scheme() {
-            "http" | "https" => Ok(url),
+            "http" | "https" => {
+                let shown = without_password(&url).unwrap_or(text);
+                Ok((url, shown))
+            }
             scheme => Err(FunctionError::permanent(format!(
                 "{}: unsupported protocol scheme '{scheme}'",
                 invalid()
@@ -248,13 +253,25 @@ impl HttpExport {
         Ok(value)
     }
 
-    async fn approach_and_send(&self, ctx: &mut Context, request: Request) -> Result<Bytes, FunctionError> {
+    async fn approach_and_send(
+        &self,
+        ctx: &mut Context,
+        request: Request,
+        shown_url: &str,
+    ) -> Result<Bytes, FunctionError> {
         let unsent = match self.options.persist_on_error {
             true => Unsent::Kept,
             false => Unsent::Lost,
         };
         ctx.approach(destination(&request.url), unsent).await?;
-        self.send(ctx, request).await
+        let bytes = request.body.as_ref().map_or(0, Bytes::len);
+        let sent = self.send(ctx, request).await;
+        let target = ExportTarget::Http { url: shown_url };
+        match &sent {
+            Ok(_) => ctx.observer().exported(target, bytes),
+            Err(_) => ctx.observer().export_failed(target),
+        }
+        sent
     }
 
     /// Sends the request and gives the body of a successful answer, as far as it could be read and somebody wants it.
@@ -334,6 +351,15 @@ fn destination(url: &Url) -> Destination {
     let host = url.host_str().unwrap_or_default();
     let port = url.port_or_known_default().unwrap_or_default();
     Destination::new(&format!("{}://{host}:{port}", url.scheme()))
+}
+
+/// The URL with `xxxxx` for its password, as Go shows it; none when it has no password.
+fn without_password(url: &Url) -> Option<String> {
+    url.password()?;
+    let mut shown = url.clone();
+    // Whatever has a password can have another one.
+    shown.set_password(Some("xxxxx")).ok()?;
+    Some(shown.into())
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -36,7 +36,7 @@ mod options;
 use std::sync::Arc;
 
 use edgehold_core::{
-    AppFunction, BoxFuture, BuiltFunction, Context, Data, Destination, ErrorClass, Fault, Flow,
+    AppFunction, BoxFuture, BuiltFunction, Context, Data, Destination, ErrorClass, ExportTarget, Fault, Flow,
     FunctionError, FunctionFactory, InvalidFunction, Parameters, Unsent,
 };
 use edgehold_mqtt::PublishError;
@@ -138,6 +138,7 @@ impl MqttExport {
             })?,
         };
         let payload = data.to_bytes(ctx.generation());
+        let bytes = payload.len();
         let unsent = match options.persist_on_error {
             true => Unsent::Kept,
             false => Unsent::Lost,
@@ -151,6 +152,14 @@ impl MqttExport {
             }
             Err(error) => Err(error),
         };
+        let target = ExportTarget::Mqtt {
+            address: &options.shown_address,
+            topic: &topic,
+        };
+        match &published {
+            Ok(()) => ctx.observer().exported(target, bytes),
+            Err(_) => ctx.observer().export_failed(target),
+        }
         published.map_err(|error| {
             FunctionError::new(error.class(), format!("export failed in pipeline '{pipeline}'"))
                 .with_fault(fault(&error))

@@ -81,6 +81,7 @@ pub(crate) async fn attempt(
         Some(Outcome::Failed(step)) => {
             if step.is_attempt() {
                 dispatch.books.failed_attempt();
+                dispatch.identity.observer.attempt_failed(run.pipeline.id());
             }
             let failed = step.is_attempt() && Answer::of(&step.error) != Answer::Declined;
             (failure(&object, &run, step), Entry::Nothing, failed)

@@ -117,6 +117,16 @@ impl Destinations {
         known
     }
 
+    /// Every destination that is remembered, and whether it does not answer: then it is probed with one object at a time.
+    pub fn open_breakers(&self) -> Vec<(Destination, bool)> {
+        let policy = self.policy();
+        let all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let states = all
+            .iter()
+            .map(|(destination, known)| (destination.clone(), known.state().is_open(&policy)));
+        states.collect()
+    }
+
     /// What the retry loop may do at a destination now.
     pub(crate) fn outlook(&self, destination: Option<&Destination>) -> Outlook {
         let (policy, now) = (self.policy(), self.now());

@@ -19,8 +19,8 @@ use edgehold_config::{Writable, configuration};
 use edgehold_contracts::Generation;
 use edgehold_core::{
     Ack, BytePermit, Context, CorrelationId, Data, Deliveries, Delivery, DeliveryReport, MessagePublisher,
-    PayloadForm, PipelineId, PipelineSet, Received, ResponsePublisher, RunReport, SecretProvider, ServiceKey,
-    Shutdown, ShutdownSignal,
+    Observer, PayloadForm, PipelineId, PipelineSet, Received, ResponsePublisher, RunReport, SecretProvider,
+    ServiceKey, Shutdown, ShutdownSignal,
 };
 use futures_util::future::join_all;
 use tokio::{
@@ -47,6 +47,8 @@ pub struct ServiceIdentity {
     pub secrets: Arc<dyn SecretProvider>,
     /// How its functions publish; none where there is no message bus.
     pub publisher: Option<Arc<dyn MessagePublisher>>,
+    /// Told of every run and every export.
+    pub observer: Arc<dyn Observer>,
 }
 
 impl ServiceIdentity {
@@ -62,6 +64,7 @@ impl ServiceIdentity {
         if let Some(publisher) = &self.publisher {
             ctx.set_publisher(publisher.clone());
         }
+        ctx.set_observer(self.observer.clone());
         ctx
     }
 }

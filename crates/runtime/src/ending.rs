@@ -122,6 +122,7 @@ impl End<'_> {
         let mut opens_at = None;
         if failed.is_attempt() {
             books.failed_attempt();
+            self.dispatch.identity.observer.attempt_failed(pipeline_id);
             tracing::error!(
                 %pipeline_id, %correlation_id, function = self.run.function_name(), position = self.run.position,
                 "Pipeline ({pipeline_id}) function #{} resulted in error: {error}", self.run.position

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use edgehold_core::{Context, Data, Pipeline, PipelineId, RunEnd, ShutdownSignal};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     Dispatch,
@@ -46,12 +46,15 @@ impl FirstAttempt<'_> {
             input,
             turn,
         } = self;
+        let observer = &dispatch.identity.observer;
+        observer.run_started(&pipeline_id);
         let mut open = Open {
             in_flight: Some(dispatch.books.start()),
             safe: Some(safe),
             turn,
         };
         let has_to_wait = open.line_up(dispatch).await;
+        let began = Instant::now();
         let visitor = Visitor::fresh(dispatch.destinations.clone());
         let mut entry = JournalEntry::new(&dispatch.keeper, source, pipeline.clone(), visitor.clone());
         let mut run = Run::new(pipeline, ctx, 0, input, visitor.clone());
@@ -105,7 +108,9 @@ impl FirstAttempt<'_> {
             room: Vec::new(),
             parked_at,
         };
-        let end = end.enter(outcome, hurry).await?;
+        let end = end.enter(outcome, hurry).await;
+        observer.run_ended(&pipeline_id, began.elapsed());
+        let end = end?;
         open.is_safe();
         Some((pipeline_id, end))
     }

@@ -13,9 +13,9 @@ use edgehold_config::{Layers, Writable, resolve};
 use edgehold_contracts::Generation;
 use edgehold_core::{
     Ack, AppFunction, BoxFuture, BytePermit, Context, CorrelationId, Data, Delivery, Destination,
-    Disposition, Fault, Flow, FunctionError, ObjectState, PayloadForm, Pipeline, PipelineId, PipelineSet,
-    PipelineStep, Received, ResponseError, ResponsePublisher, Secret, SecretError, SecretProvider,
-    ServiceKey, Shutdown, StoredInput, StoredObject, TopicFilter, Transform, Unsent,
+    Disposition, Fault, Flow, FunctionError, NoObserver, ObjectState, PayloadForm, Pipeline, PipelineId,
+    PipelineSet, PipelineStep, Received, ResponseError, ResponsePublisher, Secret, SecretError,
+    SecretProvider, ServiceKey, Shutdown, StoredInput, StoredObject, TopicFilter, Transform, Unsent,
 };
 use edgehold_runtime::{
     Batches, Books, BooksSnapshot, Destinations, Dispatch, Health, Housekeeping, Keeper, RetryLoop,
@@ -291,6 +291,7 @@ impl Harness {
             generation: Generation::V4,
             secrets: Arc::new(NoSecrets),
             publisher: None,
+            observer: Arc::new(NoObserver),
         };
         let dispatch = Dispatch {
             identity,

@@ -17,6 +17,8 @@ const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct MqttExportOptions {
     pub(super) connection: ExportConnection,
+    /// `BrokerAddress` as it may be shown.
+    pub(super) shown_address: String,
     /// With its `{placeholders}`.
     pub(super) topic: String,
     pub(super) qos: Qos,
@@ -33,6 +35,7 @@ impl MqttExportOptions {
         parameters.parsed::<i64>("PreConnectRetryCount")?;
         parameters.parsed::<Period>("PreConnectRetryInterval")?;
         let address = parameters.required("BrokerAddress")?;
+        let shown_address = without_password(address);
         let address = BrokerAddress::parse(address)
             .map_err(|e| parameters.invalid("BrokerAddress", format!("of no use: {e}")))?;
         let time = |name: &str, default: Duration| match parameters.parsed::<TimeLimit>(name)? {
@@ -53,6 +56,7 @@ impl MqttExportOptions {
         };
         Ok(Self {
             connection,
+            shown_address,
             topic: not_blank(parameters, "Topic", parameters.required("Topic")?)?,
             qos: match parameters.get("Qos") {
                 None => Qos::default(),
@@ -62,6 +66,18 @@ impl MqttExportOptions {
             persist_on_error: parameters.bool("PersistOnError", false)?,
             pre_connect: switch(parameters, "PreConnect")?,
         })
+    }
+}
+
+/// The address of a broker with `xxxxx` for the password that may stand in it, as Go shows it.
+fn without_password(address: &str) -> String {
+    let begin = address.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = address.split_at(begin);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    match user.split_once(':') {
+        Some((name, _)) => format!("{scheme}{name}:xxxxx{}", &rest[user.len()..]),
+        None => address.to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@ mod answer;
 mod connection;
 mod gate;
 mod mqtt;
+mod observer;
 mod recorded;
 mod request;
 mod tls;

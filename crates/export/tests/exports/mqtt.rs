@@ -48,7 +48,7 @@ impl SecretProvider for Secrets {
 }
 
 /// What a service has of the exports: their names, their connections, its secrets.
-struct Exports {
+pub(super) struct Exports {
     registry: FunctionRegistry,
     secrets: Secrets,
     client_id: String,
@@ -73,7 +73,7 @@ impl Exports {
         }
     }
 
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let mut exports = Self::unstarted();
         exports.run();
         exports
@@ -88,7 +88,11 @@ impl Exports {
     }
 
     /// Later parameters replace earlier ones.
-    fn try_build(&self, address: &str, parameters: Given) -> Result<Arc<dyn AppFunction>, InvalidFunction> {
+    pub(super) fn try_build(
+        &self,
+        address: &str,
+        parameters: Given,
+    ) -> Result<Arc<dyn AppFunction>, InvalidFunction> {
         let first = [
             ("BrokerAddress", address),
             ("Topic", "out"),
