@@ -50,7 +50,8 @@
 //! | `EventClient`, `DeviceClient`, `DeviceProfileClient`, `CommandClient`, `NotificationClient` | [`Setup::clients`]; functions take what they need along |
 //! | `LoadCustomConfig` | [`Setup::section`] |
 //! | `ListenForCustomConfigChanges` | [`Setup::watch_section`], for sections below `Writable` |
-//! | `RegistryClient`, `MetricsManager`, `ReadingClient`, `SubscriptionClient`, `DeviceServiceClient` | not there |
+//! | `MetricsManager` | [`Setup::metrics`]; functions take their [`Counter`], [`Timer`] and so on along |
+//! | `RegistryClient`, `ReadingClient`, `SubscriptionClient`, `DeviceServiceClient` | not there |
 //!
 //! | `AppFunctionContext` (Go) | [`Context`] |
 //! | --- | --- |
@@ -63,6 +64,7 @@
 //! | `GetDeviceResource` | [`MetadataClient::resource`] |
 //! | `Publish`, `PublishWithTopic` | [`Context::publish_with_topic`] |
 //! | `SecretProvider` | [`Context::secrets`] |
+//! | `MetricsManager` | [`Setup::metrics`] |
 //!
 //! | elsewhere (Go) | here |
 //! | --- | --- |
@@ -85,6 +87,7 @@ mod inspect;
 mod invocation;
 mod live;
 mod logging;
+mod metrics;
 mod publishing;
 mod push;
 mod rehearse;
@@ -124,6 +127,9 @@ pub use edgehold_store::{
     Credentials, CustomStoreFactory, DatabaseSettings, ErrorGroup, ErrorPage, InvalidStoreName, ListRequest,
     Moved, ObjectFilter, Page, RetryQueue, Room, StateCount, StoreClient, StoreError, StoreStats,
     client_conformance, conformance, record,
+};
+pub use edgehold_telemetry::{
+    Counter, FloatGauge, Gauge, Histogram, Instrument, MetricsManager, RegisterError, Summary, Timer,
 };
 
 pub use draft::{InvalidDraft, PipelineDraft};

@@ -24,6 +24,8 @@ pub(crate) struct BusMessages {
     pub(crate) generation: Generation,
     /// `EDGEX_MSG_BASE64_PAYLOAD`: JSON payloads stand in base64, as those of EdgeX 3 always do.
     pub(crate) base64_payload: bool,
+    /// Whether `apiVersion` is stated. Metrics of EdgeX 3 leave it empty.
+    pub(crate) states_api_version: bool,
 }
 
 /// Whether `EDGEX_MSG_BASE64_PAYLOAD` is exactly `true`, as EdgeX 4 asks for it.
@@ -47,7 +49,10 @@ impl MessagePublisher for BusMessages {
                 Some(id) => id.as_str().to_owned(),
                 None => Uuid::new_v4().to_string(),
             };
-            let envelope = MessageEnvelope::new(correlation_id, payload, message.content_type);
+            let mut envelope = MessageEnvelope::new(correlation_id, payload, message.content_type);
+            if !self.states_api_version {
+                envelope.api_version.clear();
+            }
             let published = self.bus.publish(&topic, &envelope, self.generation).await;
             published.map_err(|error| PublishError::new(&topic, error.class(), error))
         })

@@ -1,7 +1,8 @@
 //! A running service: its tasks, and the order in which they end.
 //!
 //! Two groups. *Work* takes deliveries in and gets rid of them: trigger, dispatch, retry loop. *Support* is what work leans
-//! on: live settings and their provider, the store, REST, the connections responses and exports go by, the counts in the log. Ending runs downstream:
+//! on: live settings and their provider, the store, REST, the connections responses and exports go by, metrics, the counts in
+//! the log. Ending runs downstream:
 //!
 //! 1. deregister; the trigger stops receiving, the retry loop stops claiming;
 //! 2. deliveries in hand are exported or stored; what is still being sent when most of the time is gone is stored as it is;
@@ -20,6 +21,7 @@ use edgehold_runtime::{
     BooksSnapshot, Dispatch, Drain, Housekeeping, QueueHandle, RetryLoop, StoreState, Tasks,
 };
 use edgehold_store::StoreStats;
+use edgehold_telemetry::Reporter;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
@@ -68,6 +70,7 @@ pub(crate) struct Parts {
     pub(crate) drain: Arc<Drain>,
     pub(crate) api: Api,
     pub(crate) dispatch: Dispatch,
+    pub(crate) reporter: Reporter,
 }
 
 /// A running service. Dropping it aborts its tasks; [`Running::drain`] ends it well.
@@ -156,6 +159,7 @@ impl Running {
         for companion in parts.companions {
             support.spawn("publishing connection", companion(support_signal.clone()));
         }
+        support.spawn("metrics", parts.reporter.run(support_signal.clone()));
         if let Some(membership) = parts.registration.clone() {
             support.spawn("registration", register(membership, registration_signal));
         }

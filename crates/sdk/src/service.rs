@@ -22,6 +22,7 @@ use edgehold_runtime::{
     ServiceIdentity, StoreState, Wake,
 };
 use edgehold_store::{CustomStoreFactory, InvalidStoreName, StoreError, StoreFactories};
+use edgehold_telemetry::{CurrentMetrics, MeteredSecrets, MetricsManager, Reporter, ServiceMetrics};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -35,6 +36,7 @@ use crate::{
     invocation::{Invocation, InvocationError},
     live::{LiveHooks, LiveSettings, LiveView},
     logging::{LogControl, LogOutput, ServiceLog, with_causes},
+    metrics::KeptNumbers,
     publishing::{BusMessages, base64_payload},
     running::{Membership, Parts, Running},
     setup::{Added, Handles, PipelineControl, Setup, SetupError, SetupHook, StopHandle, build_all},
@@ -311,7 +313,11 @@ impl AppService {
         let (writable_out, writable) = watch::channel(configuration.writable.clone());
         let storer: Arc<dyn SecretStorer> =
             Arc::new(InsecureSecretStorer::new(provider.clone(), writable.clone()));
-        let secrets: Arc<dyn SecretProvider> = Arc::new(InsecureSecretProvider::new(writable));
+        let metrics = Arc::<ServiceMetrics>::default();
+        let secrets: Arc<dyn SecretProvider> = Arc::new(MeteredSecrets {
+            secrets: Arc::new(InsecureSecretProvider::new(writable)),
+            requested: metrics.secrets_requested.clone(),
+        });
         let https = Https::from_settings(&configuration.http_server, secrets.clone()).await?;
         let budget = ByteBudget::new(configuration.limits.max_in_flight_bytes);
         let longest_message = configuration.limits.max_message_bytes as u64;
@@ -354,20 +360,30 @@ impl AppService {
             ingress.publisher = Some(publisher);
             companions.push(run);
         }
-        let messages = ingress.publisher.take().map(|bus| {
-            let messages: Arc<dyn MessagePublisher> = Arc::new(BusMessages {
-                bus,
-                base_topic_prefix: configuration.message_bus.base_topic_prefix.clone(),
-                generation,
-                base64_payload: base64_payload(invocation),
-            });
-            messages
-        });
+        let bus = ingress.publisher.take();
+        let messages = |states_api_version| {
+            bus.clone().map(|bus| {
+                let messages: Arc<dyn MessagePublisher> = Arc::new(BusMessages {
+                    bus,
+                    base_topic_prefix: configuration.message_bus.base_topic_prefix.clone(),
+                    generation,
+                    base64_payload: base64_payload(invocation),
+                    states_api_version,
+                });
+                messages
+            })
+        };
+        let telemetry = Telemetry {
+            metrics: metrics.clone(),
+            own: MetricsManager::default(),
+            publisher: messages(generation == Generation::V4),
+        };
         let identity = ServiceIdentity {
             service_key: service_key.clone(),
             generation,
             secrets: secrets.clone(),
-            publisher: messages,
+            publisher: messages(true),
+            observer: metrics,
         };
 
         let (ending, ending_signal) = Shutdown::new();
@@ -377,6 +393,7 @@ impl AppService {
             pipelines: PipelineControl(replace),
             stop: StopHandle(stop),
             ending: ending_signal,
+            metrics: telemetry.own.clone(),
         };
         // Each keeps connections and root certificates: only for code that can use them.
         let clients = if self.hooks.is_empty() {
@@ -466,6 +483,7 @@ impl AppService {
             version_check,
             listener,
             log: service_log,
+            telemetry,
             begun,
         })
     }
@@ -494,7 +512,17 @@ pub struct Built {
     version_check: Option<VersionCheck>,
     listener: TcpListener,
     log: ServiceLog,
+    telemetry: Telemetry,
     begun: Instant,
+}
+
+/// What is counted, and how it is published.
+struct Telemetry {
+    metrics: Arc<ServiceMetrics>,
+    /// Those of a developer's own.
+    own: MetricsManager,
+    /// None where there is no message bus.
+    publisher: Option<Arc<dyn MessagePublisher>>,
 }
 
 impl Built {
@@ -536,6 +564,30 @@ impl Built {
             health.clone(),
         ));
         let batches = Arc::new(Batches::new(self.limits.budget.total(), books.clone()));
+        let Telemetry {
+            metrics,
+            own,
+            publisher,
+        } = self.telemetry;
+        let reporter = Reporter {
+            service_key: self.identity.service_key.clone(),
+            settings: self.view.writable.clone(),
+            sources: vec![
+                Arc::new(CurrentMetrics {
+                    metrics: metrics.clone(),
+                    pipelines: self.view.pipelines.clone(),
+                }),
+                Arc::new(KeptNumbers {
+                    books: books.clone(),
+                    queue: queue.clone(),
+                    destinations: destinations.clone(),
+                    effective: self.view.effective.clone(),
+                }),
+                Arc::new(own),
+            ],
+            publisher,
+            metrics,
+        };
         let effective = self.view.effective.clone();
         let api = Api {
             service_key: self.identity.service_key.clone(),
@@ -595,6 +647,7 @@ impl Built {
             drain,
             api,
             dispatch,
+            reporter,
         })
     }
 }

@@ -18,6 +18,7 @@ use edgehold_export::{
     mqtt::{Connections, MqttExportFactory},
 };
 use edgehold_runtime::ServiceIdentity;
+use edgehold_telemetry::MetricsManager;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -81,6 +82,7 @@ pub(crate) struct Handles {
     pub(crate) pipelines: PipelineControl,
     pub(crate) stop: StopHandle,
     pub(crate) ending: ShutdownSignal,
+    pub(crate) metrics: MetricsManager,
 }
 
 impl Setup<'_> {
@@ -253,6 +255,35 @@ impl Setup<'_> {
             .context(&pipeline_id, CorrelationId::new(correlation_id));
         ctx.set_input_content_type(content_type);
         ctx
+    }
+
+    /// Where metrics of one's own are registered, now or while the service runs. They are reported like those of the service:
+    /// when `Writable.Telemetry.Metrics` switches them on. Functions take what they count with along.
+    /// (EdgeX: `MetricsManager`.)
+    ///
+    /// ```no_run
+    /// use edgehold::{AppService, BuiltFunction, Context, Counter, Data, Flow, FunctionError, Transform};
+    ///
+    /// struct CountBytes(Counter);
+    ///
+    /// impl Transform for CountBytes {
+    ///     fn apply(&self, _: &mut Context, data: Data) -> Result<Flow, FunctionError> {
+    ///         if let Data::Bytes(bytes) = &data {
+    ///             self.0.add(i64::try_from(bytes.len()).unwrap_or(i64::MAX));
+    ///         }
+    ///         Ok(Flow::Continue(data))
+    ///     }
+    /// }
+    ///
+    /// let service = AppService::new("app-example").with_setup(|setup| {
+    ///     let bytes = Counter::new();
+    ///     setup.metrics().register("BytesSeen", &bytes, [("line", "7")])?;
+    ///     setup.add_function("CountBytes", move |_: &_| Ok(BuiltFunction::new(CountBytes(bytes.clone()))));
+    ///     Ok(())
+    /// });
+    /// ```
+    pub fn metrics(&self) -> &MetricsManager {
+        &self.handles.metrics
     }
 
     /// Replaces the pipelines made in code while the service runs.
