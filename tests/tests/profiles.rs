@@ -31,13 +31,13 @@ pub(crate) fn profile(generation: Generation, name: &str) -> Result<Service> {
 }
 
 /// The message bus of a generation.
-enum Bus {
+pub(crate) enum Bus {
     Redis(Redis),
     Mqtt(Mosquitto),
 }
 
 impl Bus {
-    async fn start(generation: Generation) -> Result<Self> {
+    pub(crate) async fn start(generation: Generation) -> Result<Self> {
         Ok(match generation {
             Generation::V3 => Self::Redis(Redis::start().await?),
             Generation::V4 => Self::Mqtt(support::broker().await?),
@@ -52,7 +52,7 @@ impl Bus {
     }
 
     /// Starts the service on this bus and waits for its subscription.
-    async fn serve(&mut self, service: Service) -> Result<Service> {
+    pub(crate) async fn serve(&mut self, service: Service) -> Result<Service> {
         let mut service = service.env("MESSAGEBUS_PORT", &self.port().to_string());
         match self {
             Self::Redis(server) => {

@@ -26,3 +26,4 @@ mod shell;
 mod store_and_forward;
 mod support;
 mod tap;
+mod telemetry;
