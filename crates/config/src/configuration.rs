@@ -303,6 +303,10 @@ pub struct Database {
     pub timeout: Duration,
     /// File of the SQLite store; empty = the default in the data folder.
     pub name: String,
+    /// Whether stored objects are compressed.
+    pub compression: bool,
+    /// The secret with the keys stored objects are encrypted with; none for no encryption.
+    pub encryption_secret_name: Option<String>,
 }
 
 /// One of `Clients`.
@@ -394,6 +398,9 @@ impl Configuration {
                 port: of.int("Database/Port"),
                 timeout: of.duration("Database/Timeout"),
                 name: of.text("Database/Name"),
+                compression: of.word("Database/Compression") == "zstd",
+                encryption_secret_name: (of.word("Database/Encryption") == "aes256-gcm")
+                    .then(|| of.text("Database/EncryptionSecretName")),
             },
             clients: of
                 .names("Clients/")

@@ -58,6 +58,8 @@ pub(crate) struct NewRow {
     pub(crate) ended_at: Option<i64>,
     pub(crate) device: Option<String>,
     pub(crate) payload: Bytes,
+    /// What the payload counts with.
+    pub(crate) payload_bytes: usize,
 }
 
 impl NewRow {
@@ -110,6 +112,7 @@ impl NewRow {
             ended_at: object.ended_at.map(Timestamp::as_unix_millis),
             device: semantics::device(object).map(str::to_owned),
             payload: object.payload.clone(),
+            payload_bytes: semantics::payload_bytes(&object.context, &object.payload),
         })
     }
 
@@ -120,17 +123,17 @@ impl NewRow {
 
     /// The bytes of its payload.
     pub(crate) fn bytes(&self) -> u64 {
-        u64::try_from(self.payload.len()).unwrap_or(u64::MAX)
+        u64::try_from(self.payload_bytes).unwrap_or(u64::MAX)
     }
 
     /// The column `payload_bytes`.
     pub(crate) fn payload_bytes(&self) -> i64 {
-        bytes_column(&self.payload)
+        bytes_column(self.payload_bytes)
     }
 }
 
-pub(crate) fn bytes_column(payload: &Bytes) -> i64 {
-    i64::try_from(payload.len()).unwrap_or(i64::MAX)
+pub(crate) fn bytes_column(payload_bytes: usize) -> i64 {
+    i64::try_from(payload_bytes).unwrap_or(i64::MAX)
 }
 
 /// The column `context_data`: a JSON object whose keys are in order, so that equal contexts are equal texts.
@@ -245,8 +248,9 @@ pub(crate) fn read(row: &SqliteRow, service_key: &ServiceKey) -> Result<ReadRow,
         .ok_or("the payload is missing");
     let payload = problems.value("bytes", payload, Vec::new());
     let wanted: i64 = problems.column(row, "payload_bytes", 0);
-    if problems.0.is_empty() && usize::try_from(wanted) != Ok(payload.len()) {
-        let problem = format!("bytes: there are {} of {wanted}", payload.len());
+    let found = semantics::payload_bytes(&context, &payload);
+    if problems.0.is_empty() && usize::try_from(wanted) != Ok(found) {
+        let problem = format!("bytes: there are {found} of {wanted}");
         problems.0.push(problem);
     }
     let mut object = StoredObject {

@@ -200,7 +200,8 @@ impl Step {
             change["context_data"] = context_json(&progress.context).into();
             change["device"] = semantics::device_in(&progress.context).into();
             change["input_kind"] = progress.kind.as_str().into();
-            change["payload_bytes"] = bytes_column(&progress.payload).into();
+            change["payload_bytes"] =
+                bytes_column(semantics::payload_bytes(&progress.context, &progress.payload)).into();
             self.payloads.push((verdict.id, progress.payload.clone()));
         }
         self.changes.push(change);

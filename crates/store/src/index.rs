@@ -57,7 +57,7 @@ impl Header {
             not_before: object.not_before,
             ended_at: semantics::ended_at(object),
             crashes: object.crashes,
-            payload_bytes: object.payload.len(),
+            payload_bytes: semantics::payload_bytes(&object.context, &object.payload),
         }
     }
 

@@ -71,7 +71,8 @@ impl Contents {
             };
         }
         if object.state.waits() {
-            let bytes = u64::try_from(object.payload.len()).unwrap_or(u64::MAX);
+            let bytes = semantics::payload_bytes(&object.context, &object.payload);
+            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
             room.admit(self.index.waiting(), bytes)?;
         }
         let seq = self.index.next_seq();

@@ -137,6 +137,38 @@ pub fn device_in(context: &BTreeMap<String, String>) -> Option<&str> {
     context.get(Context::DEVICE_NAME).map(String::as_str)
 }
 
+/// The context value that says that an object is sealed: how many bytes its payload has when it is open, and what is hidden
+/// beside it ([`seal_text`]).
+pub const SEAL: &str = "edgehold-seal";
+
+/// The text of [`SEAL`]: `<bytes of the open payload> <base64>`.
+pub fn seal_text(payload_bytes: usize, beside: &[u8]) -> String {
+    format!(
+        "{payload_bytes} {}",
+        base64_simd::STANDARD.encode_to_string(beside)
+    )
+}
+
+/// What [`seal_text`] was made of; none of any other text.
+pub fn read_seal(text: &str) -> Option<(usize, Vec<u8>)> {
+    let (bytes, beside) = text.split_once(' ')?;
+    let beside = base64_simd::STANDARD.decode_to_vec(beside.as_bytes()).ok()?;
+    Some((bytes.parse().ok()?, beside))
+}
+
+/// The bytes with which a payload counts wherever bytes are counted: those it has when it is open.
+pub fn payload_bytes(context: &BTreeMap<String, String>, payload: &[u8]) -> usize {
+    let sealed = context.get(SEAL).and_then(|text| text.split_once(' '));
+    sealed
+        .and_then(|(bytes, _)| bytes.parse().ok())
+        .unwrap_or(payload.len())
+}
+
+/// Whether an object with this context is sealed.
+pub fn is_sealed(context: &BTreeMap<String, String>) -> bool {
+    context.contains_key(SEAL)
+}
+
 /// Whether an object with these times may be tried: [`StoredObject::is_due`] for a store that has not read the rest.
 pub fn is_due(
     last_attempt_at: Option<Timestamp>,

@@ -250,6 +250,10 @@ pub(super) const OWN: &[Setting] = &[
 
     own("Trigger/ExternalMqtt/CleanSession", BOOL, None, "`false` = the broker keeps messages while the service is away; not set = `false` with Store and Forward enabled at start and `QoS` above 0, else `true`"),
 
+    own("Database/Compression", one_of(&["off", "zstd"]), Some("off"), "compress payloads and contexts of stored objects"),
+    own("Database/Encryption", one_of(&["off", "aes256-gcm"]), Some("off"), "encrypt payloads and contexts of stored objects"),
+    own("Database/EncryptionSecretName", TEXT, Some("store-encryption"), "secret with the keys to encrypt with: the id of each and 64 hexadecimal digits; `active` names the one in use"),
+
     own("MaxInFlightBytes", MEMORY_SIZE, Some("16MiB"), "bytes of all deliveries in hand; past it no more are read"),
     own("SpoolMaxBytes", SIZE, Some("256MiB"), "most bytes kept on the local disk while the store is away; 0 = none"),
     own("MaxMessageBytes", MESSAGE_SIZE, Some("64MiB"), "largest message that is taken in"),

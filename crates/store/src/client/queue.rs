@@ -66,7 +66,8 @@ fn weight(object: &StoredObject) -> StateCount {
     match object.state.waits() {
         true => StateCount {
             objects: 1,
-            payload_bytes: u64::try_from(object.payload.len()).unwrap_or(u64::MAX),
+            payload_bytes: u64::try_from(semantics::payload_bytes(&object.context, &object.payload))
+                .unwrap_or(u64::MAX),
         },
         false => StateCount::default(),
     }

@@ -9,7 +9,7 @@ use edgehold_core::{
     retry::{Action, Failure, Progress, Verdict},
 };
 
-use crate::{Room, StateCount, StoreError, StoreStats};
+use crate::{Room, StateCount, StoreError, StoreStats, semantics};
 
 /// An object in the spool, or about to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +183,7 @@ impl Ledger {
             }
         }
         if let Some(progress) = progress {
-            kept.payload_bytes = bytes(progress.payload.len());
+            kept.payload_bytes = bytes(semantics::payload_bytes(&progress.context, &progress.payload));
         }
         self.set(id, Some(kept));
     }
@@ -241,7 +241,7 @@ impl Ledger {
     fn kept(object: &StoredObject) -> Kept {
         Kept {
             state: object.state,
-            payload_bytes: bytes(object.payload.len()),
+            payload_bytes: bytes(semantics::payload_bytes(&object.context, &object.payload)),
             pending: false,
             stuck: false,
         }

@@ -1,0 +1,323 @@
+//! Encryption and compression at rest: a wrapper around any [`RetryQueue`].
+//!
+//! Owns how an object is sealed (AES-256-GCM, zstd, an integrity check) and with which key. Does not own where keys come
+//! from: it asks a [`SecretProvider`] for each call, so that a renewed secret counts at once.
+//!
+//! - What was kept before sealing was switched on, or with another key that is still in the secret, opens as before. What
+//!   was kept sealed opens after sealing was switched off, as long as its key is there.
+//! - A record that fails its integrity check, or whose key is missing, is set aside in the error collection (reason
+//!   `corrupt`) as it is, with the reason in `last_error`, and reported once. Once the key is back, a re-drive of that
+//!   reason brings it back whole.
+//! - Bytes are counted as those of the open payload, so limits and pages mean the same with and without it.
+//! - The same object is always sealed to the same bytes by the same key: appending it again is recognised.
+
+mod frame;
+mod key;
+mod object;
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use edgehold_core::{
+    BoxFuture, ErrorReason, PipelineId, Secret, SecretError, SecretProvider, StoredObject, Timestamp,
+    retry::{Action, Failure, Progress, Verdict},
+};
+use edgehold_store::{
+    Claim, Evicted, Eviction, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, StoreError,
+    StoreStats, Sweep,
+};
+
+pub use frame::Unopened;
+pub use key::InvalidKeys;
+
+use crate::{key::Keys, object::Seal};
+
+/// How new objects are sealed. With neither, they are kept as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sealing {
+    /// Whether payloads and contexts are encrypted with AES-256-GCM.
+    pub encryption: bool,
+    /// Whether they are compressed with zstd.
+    pub compression: bool,
+    /// The secret that holds the keys; without encryption, to open what was encrypted before.
+    pub secret_name: String,
+}
+
+/// A queue whose objects lie sealed in the one below.
+pub struct SealedQueue {
+    queue: Arc<dyn RetryQueue>,
+    secrets: Arc<dyn SecretProvider>,
+    sealing: Sealing,
+    /// Whether there is anything to decrypt: known of without encryption when the first encrypted object is met.
+    decrypts: AtomicBool,
+    /// The keys, and the secret they were made of.
+    keys: Mutex<Option<(Secret, Arc<Keys>)>>,
+    /// Verdicts for claimed objects that cannot be opened. A claim that waited for them could be dropped with what it has
+    /// already claimed, so they are settled before the next one.
+    unopened: Mutex<Vec<Verdict>>,
+}
+
+impl SealedQueue {
+    /// Seals what goes into `queue`, and opens what comes out of it.
+    pub fn new(queue: Arc<dyn RetryQueue>, secrets: Arc<dyn SecretProvider>, sealing: Sealing) -> Self {
+        Self {
+            queue,
+            secrets,
+            decrypts: AtomicBool::new(sealing.encryption),
+            sealing,
+            keys: Mutex::default(),
+            unopened: Mutex::default(),
+        }
+    }
+
+    /// Whether objects can be sealed now.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`] when the secret is of no use, [`StoreError::Unavailable`] when it cannot be had.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.keys().await.map(drop)
+    }
+
+    /// The keys of the secret as it is now; none when nothing asks for them.
+    async fn keys(&self) -> Result<Option<Arc<Keys>>, StoreError> {
+        if !self.decrypts.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let name = &self.sealing.secret_name;
+        let secret = match self.secrets.secret(name).await {
+            Ok(secret) => secret,
+            Err(SecretError::Unavailable { reason }) => {
+                return Err(StoreError::Unavailable {
+                    reason: format!("no keys to encrypt with: {reason}"),
+                    source: None,
+                });
+            }
+            // What was encrypted before can be opened by nobody then, and is named when it is met.
+            Err(_) if !self.sealing.encryption => return Ok(None),
+            Err(error) => {
+                return Err(StoreError::Configuration(format!(
+                    "Database/Encryption has no keys: {error}"
+                )));
+            }
+        };
+        let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, keys)) = &*known
+            && *of == secret
+        {
+            return Ok(Some(keys.clone()));
+        }
+        let keys = Keys::from_secret(&secret).map_err(|error| {
+            StoreError::Configuration(format!("the secret '{name}' of Database/Encryption: {error}"))
+        })?;
+        let keys = Arc::new(keys);
+        *known = Some((secret, keys.clone()));
+        Ok(Some(keys))
+    }
+
+    fn seal<'a>(&self, keys: &'a Option<Arc<Keys>>) -> Seal<'a> {
+        Seal {
+            keys: keys.as_deref(),
+            encryption: self.sealing.encryption,
+            compression: self.sealing.compression,
+        }
+    }
+
+    /// What becomes of an object that cannot be opened: set aside, or, when there may be keys that nobody has asked for yet,
+    /// given back for the next claim.
+    fn cannot_open(&self, object: &StoredObject, problem: &Unopened, now: Timestamp) {
+        let verdict = match problem {
+            Unopened::NoKeys if !self.decrypts.swap(true, Ordering::Relaxed) => Verdict {
+                id: object.id,
+                action: Action::RELEASE,
+            },
+            _ => set_aside(object, problem, now),
+        };
+        self.unopened().push(verdict);
+    }
+
+    fn unopened(&self) -> MutexGuard<'_, Vec<Verdict>> {
+        self.unopened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn settle_unopened(&self) -> Result<(), StoreError> {
+        let verdicts = self.unopened().clone();
+        if !verdicts.is_empty() {
+            self.queue.settle(&verdicts).await?;
+            self.unopened().retain(|verdict| !verdicts.contains(verdict));
+        }
+        Ok(())
+    }
+}
+
+/// Moves an object that cannot be opened to the error collection, as it is.
+fn set_aside(object: &StoredObject, problem: &Unopened, now: Timestamp) -> Verdict {
+    tracing::error!(
+        stored_object_id = %object.id,
+        pipeline_id = %object.pipeline_id,
+        correlation_id = %object.correlation_id,
+        "a stored object cannot be opened and is set aside as corrupt, as it is: {problem}"
+    );
+    let failure = Failure {
+        attempts: object.attempts,
+        at: now,
+        error: problem.to_string(),
+        not_before: None,
+        destination: None,
+        progress: None,
+    };
+    Verdict {
+        id: object.id,
+        action: Action::GiveUp {
+            reason: ErrorReason::Corrupt,
+            at: now,
+            failure: Some(failure),
+        },
+    }
+}
+
+/// An action with what it keeps sealed.
+fn sealed_action(verdict: &Verdict, seal: Seal<'_>) -> Action {
+    let mut action = verdict.action.clone();
+    let progress: Option<&mut Progress> = match &mut action {
+        Action::Remove | Action::Succeed { .. } => None,
+        Action::Release { progress, .. } => progress.as_mut(),
+        Action::Batch(progress) => Some(progress),
+        Action::RetryLater(failure) => failure.progress.as_mut(),
+        Action::GiveUp { failure, .. } => failure.as_mut().and_then(|failure| failure.progress.as_mut()),
+    };
+    if let Some(progress) = progress {
+        *progress = seal.seal_progress(verdict.id, progress);
+    }
+    action
+}
+
+impl RetryQueue for SealedQueue {
+    fn append<'a>(
+        &'a self,
+        objects: &'a [StoredObject],
+        room: Room,
+    ) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
+        Box::pin(async move {
+            let keys = match self.keys().await {
+                Ok(keys) => keys,
+                // An object that can be kept later is not refused for good.
+                Err(error) => return unavailable(error).for_each(objects.len()),
+            };
+            let seal = self.seal(&keys);
+            if seal.is_none() {
+                return self.queue.append(objects, room).await;
+            }
+            let sealed: Vec<_> = objects.iter().map(|object| seal.seal(object)).collect();
+            self.queue.append(&sealed, room).await
+        })
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<StoredObject>, StoreError>> {
+        Box::pin(async move {
+            let keys = self.keys().await.map_err(unavailable)?;
+            self.settle_unopened().await?;
+            let now = claim.now;
+            let mut page = self.queue.claim(claim).await?;
+            // No await from here on: what is claimed must reach the caller.
+            let seal = self.seal(&keys);
+            page.retain_mut(|object| match seal.open(object) {
+                Ok(()) => true,
+                Err(problem) => {
+                    self.cannot_open(object, &problem, now);
+                    false
+                }
+            });
+            Ok(page)
+        })
+    }
+
+    fn settle<'a>(&'a self, verdicts: &'a [Verdict]) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            let keys = self.keys().await.map_err(unavailable)?;
+            let seal = self.seal(&keys);
+            if seal.is_none() {
+                return self.queue.settle(verdicts).await;
+            }
+            let sealed = verdicts.iter().map(|verdict| Verdict {
+                id: verdict.id,
+                action: sealed_action(verdict, seal),
+            });
+            let sealed: Vec<_> = sealed.collect();
+            self.queue.settle(&sealed).await
+        })
+    }
+
+    fn lanes(
+        &self,
+        interval: Duration,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Vec<LaneStatus>, StoreError>> {
+        self.queue.lanes(interval, now)
+    }
+
+    fn is_waiting<'a>(
+        &'a self,
+        pipeline_id: &'a PipelineId,
+        device: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let keys = self.keys().await.map_err(unavailable)?;
+            let tag = self.seal(&keys).device(device);
+            // One that was kept before objects were encrypted has its own name.
+            Ok(self.queue.is_waiting(pipeline_id, &tag).await?
+                || (tag != device && self.queue.is_waiting(pipeline_id, device).await?))
+        })
+    }
+
+    fn evict(&self, eviction: Eviction) -> BoxFuture<'_, Result<Vec<Evicted>, StoreError>> {
+        self.queue.evict(eviction)
+    }
+
+    fn sweep(&self, sweep: Sweep, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.queue.sweep(sweep, limit)
+    }
+
+    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.queue.redrive(redrive, limit)
+    }
+
+    fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {
+        Box::pin(async move {
+            let keys = self.keys().await.map_err(unavailable)?;
+            let seal = self.seal(&keys);
+            let mut page = self.queue.list(request).await?;
+            for object in &mut page.objects {
+                // What cannot be opened is shown as it lies there; a claim sets it aside and says why.
+                if let Err(problem) = seal.open(object) {
+                    tracing::debug!(stored_object_id = %object.id, "shown as it is kept: {problem}");
+                }
+            }
+            Ok(page)
+        })
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
+        self.queue.stats()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // What cannot be settled now is found again by the next claim after a start.
+            let _ = self.settle_unopened().await;
+            self.queue.close().await;
+        })
+    }
+}
+
+/// A key that is wrong while the service runs may be put right: until then nothing is refused for good.
+fn unavailable(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Configuration(reason) => StoreError::Unavailable { reason, source: None },
+        error => error,
+    }
+}
