@@ -3,6 +3,7 @@
 mod architecture;
 
 // End to end: the real binary against the real servers.
+mod at_rest;
 mod bad_input;
 mod batch;
 mod bounce;

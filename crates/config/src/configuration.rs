@@ -305,8 +305,10 @@ pub struct Database {
     pub name: String,
     /// Whether stored objects are compressed.
     pub compression: bool,
-    /// The secret with the keys stored objects are encrypted with; none for no encryption.
-    pub encryption_secret_name: Option<String>,
+    /// Whether stored objects are encrypted.
+    pub encryption: bool,
+    /// The secret with the keys.
+    pub encryption_secret_name: String,
 }
 
 /// One of `Clients`.
@@ -399,8 +401,8 @@ impl Configuration {
                 timeout: of.duration("Database/Timeout"),
                 name: of.text("Database/Name"),
                 compression: of.word("Database/Compression") == "zstd",
-                encryption_secret_name: (of.word("Database/Encryption") == "aes256-gcm")
-                    .then(|| of.text("Database/EncryptionSecretName")),
+                encryption: of.word("Database/Encryption") == "aes256-gcm",
+                encryption_secret_name: of.text("Database/EncryptionSecretName"),
             },
             clients: of
                 .names("Clients/")

@@ -3,16 +3,22 @@
 //! Changes nothing, takes no lock and holds no transaction from one page to the next, so it may run beside the service
 //! that writes the same file. Which store it is comes from the same flags, files and provider as for the service.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use edgehold_config::secrets::InsecureSecretProvider;
 use edgehold_core::{ObjectState, ServiceKey, StoredObject, StoredObjectId};
 use edgehold_store::{ListRequest, ObjectFilter, Page, RetryQueue, StoreError, StoreStats};
+use edgehold_store_sealed::SealedQueue;
 use edgehold_store_sqlite::SqliteQueue;
+use tokio::sync::watch;
 
 use crate::{
     bootstrap::{self, Access, ConfigurationError},
     invocation::Invocation,
-    store::sqlite_path,
+    store::{sealing, sqlite_path},
 };
 
 /// Every state an object can be in.
@@ -52,7 +58,7 @@ pub enum ObjectName {
 pub struct StoreView {
     path: PathBuf,
     /// None when the service has never stored anything.
-    queue: Option<SqliteQueue>,
+    queue: Option<SealedQueue>,
 }
 
 impl StoreView {
@@ -64,12 +70,18 @@ impl StoreView {
     pub async fn open(invocation: &Invocation, service_key: &str) -> Result<Self, ViewError> {
         let service_key = ServiceKey::try_new(&invocation.flags.service_key(service_key))?;
         let loaded = bootstrap::load(invocation, &service_key, Access::ReadOnly).await?;
-        let database = &loaded.effective.configuration.database;
+        let configuration = &loaded.effective.configuration;
+        let database = &configuration.database;
         match database.kind.to_lowercase().as_str() {
             "" | "sqlite" => {
                 let path = sqlite_path(database, &invocation.flags.data_dir, &service_key);
                 let queue = match path.exists() {
-                    true => Some(SqliteQueue::open_read_only(&path, service_key).await?),
+                    true => {
+                        let queue = SqliteQueue::open_read_only(&path, service_key).await?;
+                        let (_, writable) = watch::channel(configuration.writable.clone());
+                        let secrets = Arc::new(InsecureSecretProvider::new(writable));
+                        Some(SealedQueue::new(Arc::new(queue), secrets, sealing(database)))
+                    }
                     false => None,
                 };
                 Ok(Self { path, queue })

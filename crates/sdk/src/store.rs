@@ -12,6 +12,7 @@ use edgehold_store::{
     Credentials, DatabaseSettings, MemoryQueue, Mover, RetryQueue, SpooledQueue, StoreClientQueue,
     StoreError, StoreFactories, StoreHandle, TimeLimited,
 };
+use edgehold_store_sealed::{SealedQueue, Sealing};
 use edgehold_store_sqlite::{Options, SqliteQueue};
 use tokio::{sync::watch, time::timeout};
 
@@ -64,6 +65,18 @@ impl StoreOpener {
     /// # Errors
     /// What opening the store answered, when no later attempt can end otherwise or there is no spool.
     pub(crate) async fn open(&self) -> Result<Opened, StoreError> {
+        let sealing = sealing(&self.database);
+        sealing.check(&*self.secrets).await?;
+        let opened = self.open_unsealed().await?;
+        // In front of a spool, so that what lies there is sealed too.
+        let queue = SealedQueue::new(opened.queue, self.secrets.clone(), sealing);
+        Ok(Opened {
+            queue: Arc::new(queue),
+            ..opened
+        })
+    }
+
+    async fn open_unsealed(&self) -> Result<Opened, StoreError> {
         let is_local = ["", "sqlite", "memory"].contains(&self.database.kind.to_lowercase().as_str());
         if is_local || self.spool_max_bytes == 0 {
             return self.open_store().await;
@@ -300,6 +313,15 @@ impl StoreOpener {
                 tracing::warn!("the store does not answer, so it is not closed well");
             }
         });
+    }
+}
+
+/// How `Database.Encryption` and `Database.Compression` seal what is kept.
+pub(crate) fn sealing(database: &Database) -> Sealing {
+    Sealing {
+        encryption: database.encryption,
+        compression: database.compression,
+        secret_name: database.encryption_secret_name.clone(),
     }
 }
 

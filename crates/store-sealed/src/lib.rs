@@ -8,6 +8,8 @@
 //! - A record that fails its integrity check, or whose key is missing, is set aside in the error collection (reason
 //!   `corrupt`) as it is, with the reason in `last_error`, and reported once. Once the key is back, a re-drive of that
 //!   reason brings it back whole.
+//! - Hidden are payload, context values, topic and content type. What a store finds its way by stays readable: ids, pipeline,
+//!   state, times, destination, a tag for each device; and the texts of errors, as they are for whoever looks after it.
 //! - Bytes are counted as those of the open payload, so limits and pages mean the same with and without it.
 //! - The same object is always sealed to the same bytes by the same key: appending it again is recognised.
 
@@ -28,8 +30,8 @@ use edgehold_core::{
     retry::{Action, Failure, Progress, Verdict},
 };
 use edgehold_store::{
-    Claim, Evicted, Eviction, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, StoreError,
-    StoreStats, Sweep,
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, LaneStatus, ListRequest, Moved, ObjectFilter, Page,
+    RetryQueue, Room, StoreError, StoreStats, Sweep,
 };
 
 pub use frame::Unopened;
@@ -46,6 +48,41 @@ pub struct Sealing {
     pub compression: bool,
     /// The secret that holds the keys; without encryption, to open what was encrypted before.
     pub secret_name: String,
+}
+
+impl Sealing {
+    /// Whether objects can be sealed now: asked before a store is opened.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`] when the secret is not there or of no use, [`StoreError::Unavailable`] when it cannot be
+    /// had now.
+    pub async fn check(&self, secrets: &dyn SecretProvider) -> Result<(), StoreError> {
+        if self.encryption {
+            self.keys(&self.secret(secrets).await?)?;
+        }
+        Ok(())
+    }
+
+    async fn secret(&self, secrets: &dyn SecretProvider) -> Result<Secret, StoreError> {
+        secrets.secret(&self.secret_name).await.map_err(|error| match error {
+            SecretError::Unavailable { reason } => StoreError::Unavailable {
+                reason: format!("no keys to encrypt with: {reason}"),
+                source: None,
+            },
+            error => StoreError::Configuration(format!(
+                "Database/Encryption needs the keys in the secret that Database/EncryptionSecretName names: {error}"
+            )),
+        })
+    }
+
+    fn keys(&self, secret: &Secret) -> Result<Keys, StoreError> {
+        Keys::from_secret(secret).map_err(|error| {
+            let name = &self.secret_name;
+            StoreError::Configuration(format!(
+                "the secret '{name}' with the keys of Database/Encryption: {error}"
+            ))
+        })
+    }
 }
 
 /// A queue whose objects lie sealed in the one below.
@@ -75,35 +112,16 @@ impl SealedQueue {
         }
     }
 
-    /// Whether objects can be sealed now.
-    ///
-    /// # Errors
-    /// [`StoreError::Configuration`] when the secret is of no use, [`StoreError::Unavailable`] when it cannot be had.
-    pub async fn check(&self) -> Result<(), StoreError> {
-        self.keys().await.map(drop)
-    }
-
     /// The keys of the secret as it is now; none when nothing asks for them.
     async fn keys(&self) -> Result<Option<Arc<Keys>>, StoreError> {
         if !self.decrypts.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let name = &self.sealing.secret_name;
-        let secret = match self.secrets.secret(name).await {
+        let secret = match self.sealing.secret(&*self.secrets).await {
             Ok(secret) => secret,
-            Err(SecretError::Unavailable { reason }) => {
-                return Err(StoreError::Unavailable {
-                    reason: format!("no keys to encrypt with: {reason}"),
-                    source: None,
-                });
-            }
             // What was encrypted before can be opened by nobody then, and is named when it is met.
-            Err(_) if !self.sealing.encryption => return Ok(None),
-            Err(error) => {
-                return Err(StoreError::Configuration(format!(
-                    "Database/Encryption has no keys: {error}"
-                )));
-            }
+            Err(StoreError::Configuration(_)) if !self.sealing.encryption => return Ok(None),
+            Err(error) => return Err(error),
         };
         let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, keys)) = &*known
@@ -111,17 +129,14 @@ impl SealedQueue {
         {
             return Ok(Some(keys.clone()));
         }
-        let keys = Keys::from_secret(&secret).map_err(|error| {
-            StoreError::Configuration(format!("the secret '{name}' of Database/Encryption: {error}"))
-        })?;
-        let keys = Arc::new(keys);
+        let keys = Arc::new(self.sealing.keys(&secret)?);
         *known = Some((secret, keys.clone()));
         Ok(Some(keys))
     }
 
-    fn seal<'a>(&self, keys: &'a Option<Arc<Keys>>) -> Seal<'a> {
+    fn seal<'a>(&self, keys: Option<&'a Keys>) -> Seal<'a> {
         Seal {
-            keys: keys.as_deref(),
+            keys,
             encryption: self.sealing.encryption,
             compression: self.sealing.compression,
         }
@@ -142,6 +157,22 @@ impl SealedQueue {
 
     fn unopened(&self) -> MutexGuard<'_, Vec<Verdict>> {
         self.unopened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A filter as the store below knows devices: by their tags, and, of what was kept before, by their names.
+    async fn filter(&self, mut filter: ObjectFilter) -> Result<ObjectFilter, StoreError> {
+        if self.sealing.encryption && !filter.devices.is_empty() {
+            let keys = self.keys().await.map_err(unavailable)?;
+            let seal = self.seal(keys.as_deref());
+            let tags: Vec<_> = filter.devices.iter().map(|name| seal.device(name)).collect();
+            filter.devices.extend(tags);
+        }
+        Ok(filter)
+    }
+
+    async fn error_page(&self, page: ErrorPage) -> Result<ErrorPage, StoreError> {
+        let filter = self.filter(page.filter).await?;
+        Ok(ErrorPage { filter, ..page })
     }
 
     async fn settle_unopened(&self) -> Result<(), StoreError> {
@@ -208,7 +239,7 @@ impl RetryQueue for SealedQueue {
                 // An object that can be kept later is not refused for good.
                 Err(error) => return unavailable(error).for_each(objects.len()),
             };
-            let seal = self.seal(&keys);
+            let seal = self.seal(keys.as_deref());
             if seal.is_none() {
                 return self.queue.append(objects, room).await;
             }
@@ -224,7 +255,7 @@ impl RetryQueue for SealedQueue {
             let now = claim.now;
             let mut page = self.queue.claim(claim).await?;
             // No await from here on: what is claimed must reach the caller.
-            let seal = self.seal(&keys);
+            let seal = self.seal(keys.as_deref());
             page.retain_mut(|object| match seal.open(object) {
                 Ok(()) => true,
                 Err(problem) => {
@@ -239,7 +270,7 @@ impl RetryQueue for SealedQueue {
     fn settle<'a>(&'a self, verdicts: &'a [Verdict]) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             let keys = self.keys().await.map_err(unavailable)?;
-            let seal = self.seal(&keys);
+            let seal = self.seal(keys.as_deref());
             if seal.is_none() {
                 return self.queue.settle(verdicts).await;
             }
@@ -267,7 +298,7 @@ impl RetryQueue for SealedQueue {
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
             let keys = self.keys().await.map_err(unavailable)?;
-            let tag = self.seal(&keys).device(device);
+            let tag = self.seal(keys.as_deref()).device(device);
             // One that was kept before objects were encrypted has its own name.
             Ok(self.queue.is_waiting(pipeline_id, &tag).await?
                 || (tag != device && self.queue.is_waiting(pipeline_id, device).await?))
@@ -282,18 +313,31 @@ impl RetryQueue for SealedQueue {
         self.queue.sweep(sweep, limit)
     }
 
-    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
-        self.queue.redrive(redrive, limit)
+    fn redrive(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(async move { self.queue.redrive(self.error_page(page).await?).await })
+    }
+
+    fn purge(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(async move { self.queue.purge(self.error_page(page).await?).await })
+    }
+
+    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>> {
+        Box::pin(async move { self.queue.survey(self.filter(filter).await?).await })
     }
 
     fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {
         Box::pin(async move {
-            let keys = self.keys().await.map_err(unavailable)?;
-            let seal = self.seal(&keys);
-            let mut page = self.queue.list(request).await?;
+            let filter = self.filter(request.filter).await?;
+            let mut page = self.queue.list(ListRequest { filter, ..request }).await?;
+            let mut keys = self.keys().await.map_err(unavailable)?;
             for object in &mut page.objects {
+                let mut opened = self.seal(keys.as_deref()).open(object);
+                if opened == Err(Unopened::NoKeys) && !self.decrypts.swap(true, Ordering::Relaxed) {
+                    keys = self.keys().await.map_err(unavailable)?;
+                    opened = self.seal(keys.as_deref()).open(object);
+                }
                 // What cannot be opened is shown as it lies there; a claim sets it aside and says why.
-                if let Err(problem) = seal.open(object) {
+                if let Err(problem) = opened {
                     tracing::debug!(stored_object_id = %object.id, "shown as it is kept: {problem}");
                 }
             }

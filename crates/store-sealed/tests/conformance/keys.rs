@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use edgehold_core::{ErrorReason, ObjectState, StoredObject, Timestamp};
-use edgehold_store::{Claim, Lane, ListRequest, Redrive, Room, Selection, StoreError, Suspects};
+use edgehold_store::{
+    Claim, ErrorPage, Lane, ListRequest, ObjectFilter, Room, Selection, StoreError, Suspects,
+};
 
 use super::*;
 
@@ -62,8 +64,7 @@ async fn claim(queue: &dyn RetryQueue) -> Vec<StoredObject> {
 async fn list(queue: &dyn RetryQueue) -> Vec<StoredObject> {
     let request = ListRequest {
         states: vec![ObjectState::Failed, ObjectState::Error],
-        pipeline_id: None,
-        reason: None,
+        filter: ObjectFilter::default(),
         after_seq: 0,
         limit: 100,
     };
@@ -154,11 +155,15 @@ async fn an_object_whose_key_is_gone_is_set_aside_whole_and_comes_back_with_its_
     );
     // When the key is back, a re-drive brings it back as it was
     bench.keys.set(&[("k1", K1), ("k2", K2), ("active", "k2")]);
-    let redrive = Redrive {
-        reasons: vec![ErrorReason::Corrupt],
-        ..Redrive::default()
+    let page = ErrorPage {
+        filter: ObjectFilter {
+            reasons: vec![ErrorReason::Corrupt],
+            ..ObjectFilter::default()
+        },
+        after_seq: 0,
+        limit: 10,
     };
-    queue.redrive(redrive, 10).await.unwrap();
+    queue.redrive(page).await.unwrap();
     let back = claim(&queue).await.remove(0);
     assert_eq!(
         (back.id, back.payload, back.context),
@@ -191,7 +196,7 @@ async fn without_a_usable_key_nothing_is_kept_in_clear_and_nothing_is_refused_fo
     let bench = Bench::new();
     bench.keys.set(&[("k1", "no key")]);
     let queue = bench.sealed(true);
-    let error = queue.check().await.unwrap_err();
+    let error = sealing(true, true).check(&bench.keys).await.unwrap_err();
     assert!(matches!(error, StoreError::Configuration(_)), "{error}");
     assert!(
         error.to_string().contains("'k1' is not 64 hexadecimal digits"),
