@@ -552,7 +552,7 @@ pub(crate) async fn start_subscribed_to(
 
 /// Writes the common configuration as core-common-config-bootstrapper does: the recorded keys, pointing at the servers
 /// of this test, and the mark of completion last.
-async fn seed_common(consul: &Consul, broker_port: u16, others: &[(&str, &str)]) -> Result<()> {
+pub(crate) async fn seed_common(consul: &Consul, broker_port: u16, others: &[(&str, &str)]) -> Result<()> {
     let recorded = fixtures::consul_export()?;
     let mut keys = BTreeMap::new();
     for (key, value) in recorded {

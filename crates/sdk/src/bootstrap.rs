@@ -4,12 +4,12 @@
 //! file is read on every start and adds leaves the provider lacks (as EdgeX ≥ 4.0.5 does); an override may name any
 //! setting we know, also one that no file mentions.
 
-use std::{future::Future, net::UdpSocket, sync::Arc};
+use std::{collections::BTreeMap, future::Future, net::UdpSocket, sync::Arc};
 
 use edgehold_clients::{CoreMetadata, FetchError, VersionCheck};
 use edgehold_config::{
-    Configuration, ConfigurationProvider, Effective, EnvironmentError, FileError, Layer, Layers,
-    ProviderError, ProviderKind, ProviderUrl, differing_overrides, environment, resolve,
+    Client, ConfigurationProvider, Effective, EnvironmentError, FileError, Layer, Layers, ProviderError,
+    ProviderKind, ProviderUrl, differing_overrides, environment, resolve,
 };
 use edgehold_consul::{ConsulAddress, ConsulProvider, ConsulSettings};
 use edgehold_contracts::Generation;
@@ -128,12 +128,15 @@ pub(crate) async fn load(
 }
 
 /// The comparison of versions with core-metadata; none when it is not wanted or cannot be made.
-pub(crate) fn version_check(invocation: &Invocation, configuration: &Configuration) -> Option<VersionCheck> {
+pub(crate) fn version_check(
+    invocation: &Invocation,
+    clients: &BTreeMap<String, Client>,
+) -> Option<VersionCheck> {
     if invocation.flags.skip_version_check {
         tracing::info!("Skipping version compatibility check");
         return None;
     }
-    let client = configuration.clients.get("core-metadata");
+    let client = clients.get("core-metadata");
     let Some(client) = client.filter(|client| !client.host.is_empty() && client.port > 0) else {
         tracing::info!("Skipping version compatibility check: Clients/core-metadata is not configured");
         return None;

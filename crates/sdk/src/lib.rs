@@ -87,6 +87,7 @@ mod inspect;
 mod invocation;
 mod live;
 mod logging;
+mod membership;
 mod metrics;
 mod publishing;
 mod push;

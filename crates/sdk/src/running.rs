@@ -4,7 +4,7 @@
 //! on: live settings and their provider, the store, REST, the connections responses and exports go by, metrics, the counts in
 //! the log. Ending runs downstream:
 //!
-//! 1. deregister; the trigger stops receiving, the retry loop stops claiming;
+//! 1. deregister ([`crate::membership`]); the trigger stops receiving, the retry loop stops claiming;
 //! 2. deliveries in hand are exported or stored; what is still being sent when most of the time is gone is stored as it is;
 //! 3. REST, which has answered until now, finishes the requests in hand;
 //! 4. the store is closed, then support ends;
@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use edgehold_api::Api;
 use edgehold_clients::VersionCheck;
-use edgehold_config::{ConfigurationProvider, Registration, Registry};
+use edgehold_config::ConfigurationProvider;
 use edgehold_core::{Shutdown, Trigger};
 use edgehold_export::mqtt::ConnectionRunner;
 use edgehold_runtime::{
@@ -31,22 +31,13 @@ use crate::{
     durability::Durability,
     live::LiveSettings,
     logging::ServiceLog,
+    membership::Membership,
     store::{Opened, StoreOpener},
     trigger::Companion,
 };
 
 /// Deliveries between trigger and dispatch. Small: the byte budget is what bounds memory.
 const DELIVERY_CHANNEL_CAPACITY: usize = 64;
-/// The pause between two tries to register.
-const REGISTRATION_PAUSE: Duration = Duration::from_secs(1);
-
-/// A registry and what this service tells it.
-#[derive(Clone)]
-pub(crate) struct Membership {
-    pub(crate) registry: Arc<dyn Registry>,
-    pub(crate) registration: Registration,
-}
-
 /// Everything a running service is made of.
 pub(crate) struct Parts {
     pub(crate) startup_message: String,
@@ -61,7 +52,7 @@ pub(crate) struct Parts {
     pub(crate) export_connections: ConnectionRunner,
     pub(crate) opener: StoreOpener,
     pub(crate) opened: Option<Opened>,
-    pub(crate) registration: Option<Membership>,
+    pub(crate) membership: Option<Membership>,
     pub(crate) version_check: Option<VersionCheck>,
     pub(crate) listener: TcpListener,
     pub(crate) log: ServiceLog,
@@ -78,6 +69,7 @@ pub struct Running {
     work: Tasks,
     rest: Tasks,
     support: Tasks,
+    registration: Tasks,
     stop_work: Shutdown,
     hurry: Shutdown,
     stop_rest: Shutdown,
@@ -85,7 +77,6 @@ pub struct Running {
     stop_registration: Shutdown,
     ending: Shutdown,
     stop_requested: watch::Receiver<bool>,
-    registration: Option<Membership>,
     dispatch: Dispatch,
     queue: QueueHandle,
     fatal: oneshot::Receiver<String>,
@@ -112,6 +103,7 @@ impl Running {
         let mut support = Tasks::default();
         let mut rest = Tasks::default();
         let mut work = Tasks::default();
+        let mut registration = Tasks::default();
 
         support.spawn("log", parts.log.0.clone().write_counts(support_signal.clone()));
         let (snapshot_sender, snapshots) = watch::channel(None);
@@ -160,8 +152,8 @@ impl Running {
             support.spawn("publishing connection", companion(support_signal.clone()));
         }
         support.spawn("metrics", parts.reporter.run(support_signal.clone()));
-        if let Some(membership) = parts.registration.clone() {
-            support.spawn("registration", register(membership, registration_signal));
+        if let Some(membership) = parts.membership {
+            registration.spawn("registration", membership.run(registration_signal));
         }
 
         let (sender, deliveries) = mpsc::channel(DELIVERY_CHANNEL_CAPACITY);
@@ -193,6 +185,7 @@ impl Running {
             work,
             rest,
             support,
+            registration,
             stop_work,
             hurry,
             stop_rest,
@@ -200,7 +193,6 @@ impl Running {
             stop_registration,
             ending: parts.ending,
             stop_requested: parts.stop_requested,
-            registration: parts.registration,
             dispatch: parts.dispatch,
             queue: parts.queue,
             fatal,
@@ -214,6 +206,7 @@ impl Running {
             early = self.work.early_end() => early.to_string(),
             early = self.rest.early_end() => early.to_string(),
             early = self.support.early_end() => early.to_string(),
+            early = self.registration.early_end() => early.to_string(),
             Ok(reason) = &mut self.fatal => reason,
         }
     }
@@ -246,20 +239,7 @@ impl Running {
     pub async fn drain(self, grace: Duration) {
         self.ending.trigger();
         self.stop_registration.trigger();
-        if let Some(Membership {
-            registry,
-            registration,
-        }) = &self.registration
-        {
-            tracing::info!("Un-Registering service from the Registry");
-            let deregistered =
-                tokio::time::timeout(grace / 8, registry.deregister(&registration.service_key)).await;
-            match deregistered {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!("cannot deregister: {error}"),
-                Err(_) => tracing::error!("cannot deregister: the registry does not answer"),
-            }
-        }
+        let mut late = self.registration.drain(grace / 8).await;
         self.stop_work.trigger();
         let hurry = self.hurry;
         let work = self.work.drain(grace * 3 / 4);
@@ -290,27 +270,6 @@ impl Running {
                 tasks = late.join(", "),
                 "the service has ended with tasks still running"
             );
-        }
-    }
-}
-
-/// Registers until it works, then waits for the end.
-async fn register(membership: Membership, mut shutdown: edgehold_core::ShutdownSignal) {
-    let Membership {
-        registry,
-        registration,
-    } = membership;
-    loop {
-        match registry.register(&registration).await {
-            Ok(()) => {
-                tracing::info!("registered with {}", registry.describe());
-                return shutdown.recv().await;
-            }
-            Err(error) => tracing::warn!("cannot register yet: {error}"),
-        }
-        tokio::select! {
-            () = shutdown.recv() => return,
-            () = tokio::time::sleep(REGISTRATION_PAUSE) => {}
         }
     }
 }

@@ -36,9 +36,10 @@ use crate::{
     invocation::{Invocation, InvocationError},
     live::{LiveHooks, LiveSettings, LiveView},
     logging::{LogControl, LogOutput, ServiceLog, with_causes},
+    membership::{self, Membership},
     metrics::KeptNumbers,
     publishing::{BusMessages, base64_payload},
-    running::{Membership, Parts, Running},
+    running::{Parts, Running},
     setup::{Added, Handles, PipelineControl, Setup, SetupError, SetupHook, StopHandle, build_all},
     sources,
     store::{Opened, StoreOpener},
@@ -395,13 +396,20 @@ impl AppService {
             ending: ending_signal,
             metrics: telemetry.own.clone(),
         };
+        let membership = membership(invocation, &configuration, &service_key)?;
+        // In dev mode everything is on this machine, whatever the registry says.
+        let addresses = match &membership {
+            Some(membership) if !invocation.flags.dev => {
+                membership::discover(&*membership.registry, &configuration.clients).await
+            }
+            _ => configuration.clients.clone(),
+        };
         // Each keeps connections and root certificates: only for code that can use them.
         let clients = if self.hooks.is_empty() {
             Clients::default()
         } else {
             let limit = configuration.service.request_timeout;
-            Clients::new(&configuration.clients, generation, limit)
-                .map_err(|error| StartError::Setup(error.into()))?
+            Clients::new(&addresses, generation, limit).map_err(|error| StartError::Setup(error.into()))?
         };
         let mut functions = self.functions;
         let mut added = Added {
@@ -443,7 +451,7 @@ impl AppService {
         let (live, view) = LiveSettings::new(layers, effective, pipelines, log, hooks)
             .map_err(|rejections| StartError::Pipelines(list(&rejections)))?;
 
-        let mut version_check = bootstrap::version_check(invocation, &configuration);
+        let mut version_check = bootstrap::version_check(invocation, &addresses);
         if let Some(check) = &mut version_check {
             check.at_start().await?;
         }
@@ -459,7 +467,6 @@ impl AppService {
             true => Some(opener.open().await?),
             false => None,
         };
-        let registration = registration(invocation, &configuration, &service_key)?;
         let listener = listen(&configuration).await?;
         Ok(Built {
             configuration,
@@ -479,7 +486,7 @@ impl AppService {
             export_connections: self.export_connections,
             opener,
             opened,
-            registration,
+            membership,
             version_check,
             listener,
             log: service_log,
@@ -508,7 +515,7 @@ pub struct Built {
     export_connections: ConnectionRunner,
     opener: StoreOpener,
     opened: Option<Opened>,
-    registration: Option<Membership>,
+    membership: Option<Membership>,
     version_check: Option<VersionCheck>,
     listener: TcpListener,
     log: ServiceLog,
@@ -638,7 +645,7 @@ impl Built {
             export_connections: self.export_connections,
             opener: self.opener,
             opened: self.opened,
-            registration: self.registration,
+            membership: self.membership,
             version_check: self.version_check,
             listener: self.listener,
             log: self.log,
@@ -681,7 +688,7 @@ fn list(rejections: &[PipelineRejection]) -> String {
         .join("; ")
 }
 
-fn registration(
+fn membership(
     invocation: &Invocation,
     configuration: &Configuration,
     service_key: &ServiceKey,
@@ -701,8 +708,10 @@ fn registration(
             settings.kind
         )));
     }
+    // The settings of the registry say nothing of TLS: it is the same Consul.
+    let provider = invocation.flags.config_provider.as_ref();
     let address = ConsulAddress {
-        protocol: "http".to_owned(),
+        protocol: provider.map_or("http", |provider| &provider.protocol).to_owned(),
         host: settings.host.clone(),
         port: settings.port,
     };
