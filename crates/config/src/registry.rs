@@ -15,6 +15,8 @@ pub struct Registration {
     pub host: String,
     /// Its REST port.
     pub port: u16,
+    /// Whether that port speaks TLS.
+    pub https: bool,
     /// How often the registry asks `/api/v3/ping`.
     pub health_check_interval: Duration,
 }

@@ -15,6 +15,7 @@ use consulrs::api::{
 use edgehold_config::ProviderError;
 use reqwest::Method;
 use rustify::{endpoint::Endpoint, enums::RequestMethod};
+use serde_json::{Map, Value};
 
 use crate::client::Session;
 
@@ -33,7 +34,7 @@ pub(crate) struct HttpCheck<'a> {
 /// The value of a key, none when it does not exist.
 pub(crate) async fn read_key(session: &Session<'_>, key: &str) -> Result<Option<Bytes>, ProviderError> {
     let request = ReadRawKeyRequest::builder().key(key).build();
-    let (status, body) = send(session, request).await?;
+    let (status, body) = Call::of(session, request)?.send(session).await?;
     match status {
         404 => Ok(None),
         _ => session.succeeded(status, body).map(Some),
@@ -52,7 +53,7 @@ pub(crate) async fn register_service(
         .address(host)
         .port(u64::from(port))
         .build();
-    let (status, body) = send(session, request).await?;
+    let (status, body) = Call::of(session, request)?.send(session).await?;
     session.succeeded(status, body).map(drop)
 }
 
@@ -72,26 +73,50 @@ pub(crate) async fn register_check(
     if let Some(after) = check.deregister_after {
         request.deregister_critical_service_after(go_duration(after));
     }
-    let (status, body) = send(session, request.build()).await?;
+    let mut call = Call::of(session, request.build())?;
+    if check.url.starts_with("https:") {
+        // The agent asks whether the service lives, not who it is: it need not know the authority of its certificate.
+        // consulrs takes this for a text, which Consul refuses.
+        let mut body: Map<String, Value> = serde_json::from_slice(&call.body).expect("it was just written");
+        body.insert("TLSSkipVerify".to_owned(), true.into());
+        call.body = Value::from(body).to_string().into();
+    }
+    let (status, body) = call.send(session).await?;
     session.succeeded(status, body).map(drop)
 }
 
-/// Status and body.
-async fn send<E: Endpoint>(
-    session: &Session<'_>,
-    request: Result<E, impl std::error::Error>,
-) -> Result<(u16, Bytes), ProviderError> {
-    let request = request.expect("every field has a default");
-    let method = match request.method() {
-        RequestMethod::PUT => Method::PUT,
-        _ => Method::GET,
-    };
-    let path = format!("v1/{}", request.path());
-    let path: Vec<&str> = path.split('/').collect();
-    let text = |error| session.unexpected(format!("a request cannot be written: {error}"));
-    let query = request.query().map_err(text)?.unwrap_or_default();
-    let body = request.body().map_err(text)?.unwrap_or_default();
-    session.send(method, &path, &query, body.into()).await
+/// A request as consulrs describes it.
+struct Call {
+    method: Method,
+    path: String,
+    query: String,
+    body: Bytes,
+}
+
+impl Call {
+    fn of<E: Endpoint>(
+        session: &Session<'_>,
+        request: Result<E, impl std::error::Error>,
+    ) -> Result<Self, ProviderError> {
+        let request = request.expect("every field has a default");
+        let method = match request.method() {
+            RequestMethod::PUT => Method::PUT,
+            _ => Method::GET,
+        };
+        let unwritten = |error| session.unexpected(format!("a request cannot be written: {error}"));
+        Ok(Self {
+            method,
+            path: format!("v1/{}", request.path()),
+            query: request.query().map_err(unwritten)?.unwrap_or_default(),
+            body: request.body().map_err(unwritten)?.unwrap_or_default().into(),
+        })
+    }
+
+    /// Answers status and body.
+    async fn send(self, session: &Session<'_>) -> Result<(u16, Bytes), ProviderError> {
+        let path: Vec<&str> = self.path.split('/').collect();
+        session.send(self.method, &path, &self.query, self.body).await
+    }
 }
 
 /// As Consul and EdgeX write it: `10s`; with a fraction of a second `1500ms`.

@@ -62,6 +62,7 @@ impl Registry for ConsulRegistry {
                 service_key,
                 host,
                 port,
+                https,
                 health_check_interval,
             } = registration;
             if host.is_empty() || *port == 0 || health_check_interval.is_zero() {
@@ -69,7 +70,8 @@ impl Registry for ConsulRegistry {
                 return Err(ProviderError::Configuration(why.to_owned()));
             }
             let id = service_key.as_str();
-            let url = |path: &str| format!("http://{}:{port}{path}", host_in_url(host));
+            let scheme = if *https { "https" } else { "http" };
+            let url = |path: &str| format!("{scheme}://{}:{port}{path}", host_in_url(host));
             let ping = &HttpCheck {
                 id,
                 name: format!("Health Check: {id}"),

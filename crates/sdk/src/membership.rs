@@ -209,6 +209,7 @@ mod tests {
                 service_key: ServiceKey::try_new("app-x").unwrap(),
                 host: "here".to_owned(),
                 port: 59704,
+                https: false,
                 health_check_interval: Duration::from_secs(10),
             },
         }

@@ -253,7 +253,7 @@ impl Running {
             }
         };
         self.stop_rest.trigger();
-        let mut late = self.rest.drain(grace / 8).await;
+        late.extend(self.rest.drain(grace / 8).await);
         let queue = self.queue.borrow().queue().cloned();
         if let Some(queue) = queue {
             queue.close().await;

@@ -723,6 +723,7 @@ fn membership(
         service_key: service_key.clone(),
         host: service.host.clone(),
         port: service.port,
+        https: configuration.http_server.protocol == "https",
         health_check_interval: service.health_check_interval,
     };
     Ok(Some(Membership {

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use edgehold_config::{Endpoint, ProviderError, Registration, Registry};
 use edgehold_consul::ConsulRegistry;
 use edgehold_core::ServiceKey;
-use edgehold_test_support::{Answer, Behaviour, Consul, HttpSink, wait};
+use edgehold_test_support::{Answer, Authority, Behaviour, Consul, HttpSink, TlsFront, wait};
 
 use crate::{LONG, assert_denied, settings};
 
@@ -19,6 +19,7 @@ pub(crate) fn registration(service_key: &str, port: u16) -> Registration {
         service_key: key(service_key),
         host: "127.0.0.1".to_owned(),
         port,
+        https: false,
         health_check_interval: Duration::from_secs(1),
     }
 }
@@ -95,6 +96,32 @@ async fn a_registered_service_is_checked_found_and_gone_again() -> Result<()> {
         "its checks go with it"
     );
     registry.deregister(&key("app-x")).await?;
+    Ok(())
+}
+
+/// EdgeX registers its check with `http` all the same, and it never passes.
+#[tokio::test]
+async fn a_service_behind_tls_is_checked_there_whoever_has_signed_its_certificate() -> Result<()> {
+    let consul = Consul::start().await?;
+    let service = HttpSink::start().await?;
+    let certificate = Authority::new()?.issue("127.0.0.1")?;
+    let front = TlsFront::start(service.port(), &certificate, None).await?;
+    let registry = ConsulRegistry::new(settings(consul.port(), None))?;
+    let registration = Registration {
+        https: true,
+        ..registration("app-x", front.port())
+    };
+
+    registry.register(&registration).await?;
+
+    wait::until("both checks to pass", LONG, async || {
+        let checks = consul.checks().await?;
+        for id in ["app-x", "app-x:ready"] {
+            ensure!(checks[id]["Status"] == "passing", "they are {checks}");
+        }
+        Ok(())
+    })
+    .await;
     Ok(())
 }
 
