@@ -5,7 +5,7 @@
 
 use edgehold::{ErrorReason, ObjectName, ObjectState, PipelineId};
 
-use crate::pipeline_command::PipelineTest;
+use crate::{config_command::ConfigCommand, pipeline_command::PipelineTest};
 
 /// How to call the commands.
 pub(crate) const USAGE: &str = "Usage: edgehold [flags] store ls [options]         what waits for another attempt
@@ -14,6 +14,7 @@ pub(crate) const USAGE: &str = "Usage: edgehold [flags] store ls [options]      
        edgehold [flags] dead ls [options]          the error collection: what was given up
        edgehold [flags] dead show ID [options]     one of it, whole
        edgehold [flags] pipeline test ...          pipelines on a message: 'edgehold pipeline --help'
+       edgehold [flags] config ...                 the configuration: 'edgehold config --help'
        edgehold settings                           every setting, as a Markdown table
 
 Beside the running service or without it; nothing is changed. The flags are those of the service (--configProvider,
@@ -48,6 +49,10 @@ pub(crate) enum Command {
     Pipeline(PipelineTest),
     /// How to try pipelines.
     PipelineHelp,
+    /// The configuration checked, shown, compared or changed.
+    Config(ConfigCommand),
+    /// How to do that.
+    ConfigHelp,
     /// The table of all settings.
     Settings,
     /// How to call the commands.
@@ -144,6 +149,10 @@ pub(crate) fn parse(words: &[String]) -> Result<Command, WrongCall> {
         Some(&"pipeline") => {
             let test = PipelineTest::parse(&words[1..]).map_err(WrongCall::Usage)?;
             return Ok(test.map_or(Command::PipelineHelp, Command::Pipeline));
+        }
+        Some(&"config") => {
+            let command = ConfigCommand::parse(&words[1..]).map_err(WrongCall::Usage)?;
+            return Ok(command.map_or(Command::ConfigHelp, Command::Config));
         }
         Some(&"store") => Collection::Waiting,
         Some(&"dead") => Collection::Dead,

@@ -5,6 +5,7 @@
 //! edgehold [flags] store ls|show|count    look at what waits for another attempt
 //! edgehold [flags] dead ls|show           look at the error collection
 //! edgehold [flags] pipeline test          try pipelines on a message
+//! edgehold [flags] config check|show|diff|push|get|set|unset   the configuration
 //! edgehold settings                   print the table of all settings
 //! edgehold [flags] demo               run the service against embedded everything (feature `demo`)
 //! ```
@@ -13,6 +14,7 @@
 //! options of commands.
 
 mod command;
+mod config_command;
 #[cfg(feature = "demo")]
 mod demo;
 mod pipeline_command;
@@ -40,6 +42,8 @@ fn main() -> ExitCode {
         Ok(Command::Store(command)) => store_command::run(&invocation, command),
         Ok(Command::Pipeline(test)) => pipeline_command::run(&invocation, test),
         Ok(Command::PipelineHelp) => print(pipeline_command::USAGE),
+        Ok(Command::Config(command)) => config_command::run(&invocation, command),
+        Ok(Command::ConfigHelp) => print(config_command::USAGE),
         Ok(Command::Settings) => print(&settings_table_markdown()),
         Ok(Command::Help) => print(command::USAGE),
         #[cfg(feature = "demo")]
@@ -47,7 +51,12 @@ fn main() -> ExitCode {
         Err(WrongCall::UnknownCommand(words)) => exit(Err(StartError::UnknownCommand(words))),
         Err(WrongCall::Usage(problem)) => {
             // Nowhere to say so when standard error is closed; the exit code says it as well.
-            let _ = write!(std::io::stderr(), "{problem}\n\n{}", command::USAGE);
+            let usage = match invocation.command.first().map(String::as_str) {
+                Some("config") => config_command::USAGE,
+                Some("pipeline") => pipeline_command::USAGE,
+                _ => command::USAGE,
+            };
+            let _ = write!(std::io::stderr(), "{problem}\n\n{usage}");
             ExitCode::from(WRONG_CALL)
         }
     }

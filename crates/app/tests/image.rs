@@ -146,7 +146,7 @@ fn the_profiles_of_the_image_are_those_of_edgex_and_every_setting_in_them_is_acc
             assert_eq!(read(&ours), read(&edgex), "{path}");
 
             let layers = Layers {
-                private: file::read_private(repository().join(&ours)).unwrap(),
+                private: file::read_private(repository().join(&ours)).unwrap().layer,
                 ..Layers::default()
             };
             let rejected = resolve(&layers, None).rejected;
@@ -183,7 +183,7 @@ fn every_variable_of_the_compose_file_overrides_a_setting_of_its_service() {
         assert_eq!(variables["DATABASE_TYPE"], "sqlite", "{service}");
         let path = format!("deploy/res/v3/{profile}/configuration.yaml");
         let layers = Layers {
-            private: file::read_private(repository().join(path)).unwrap(),
+            private: file::read_private(repository().join(path)).unwrap().layer,
             ..Layers::default()
         };
         let found = environment::overrides(&variables, &layers).unwrap();

@@ -13,6 +13,7 @@ pub use writable::{
     StoreAndForward, Telemetry, WhenFull, Writable,
 };
 
+pub(crate) use self::json::shown as leaf_json;
 use crate::{Layers, Leaves};
 
 /// Everything a service is told.

@@ -97,8 +97,8 @@ pub struct UnknownKey {
     pub key: String,
     /// The layer it is in.
     pub section: Origin,
-    /// The setting that differs from it in case only, if there is one.
-    pub similar: Option<&'static str>,
+    /// The setting it may be meant for, if one looks like it.
+    pub similar: Option<String>,
 }
 
 impl Rejection {
@@ -216,12 +216,10 @@ impl<'a> Resolver<'a> {
                         "it is below a setting, which is not a folder",
                     ),
                     Place::Unknown => {
-                        let similar = schema::settings().map(|setting| setting.path);
-                        let similar = similar.into_iter().find(|known| known.eq_ignore_ascii_case(path));
                         self.unknown.push(UnknownKey {
                             key: path.to_owned(),
                             section,
-                            similar,
+                            similar: schema::similar_setting(path),
                         });
                     }
                 }

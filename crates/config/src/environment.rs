@@ -41,6 +41,15 @@ pub struct Override {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct EnvironmentError(Vec<String>);
 
+impl EnvironmentError {
+    /// What is wrong, by variable.
+    pub fn problems(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|problem| problem.split_once('=').unwrap_or((problem, "")))
+    }
+}
+
 impl fmt::Display for EnvironmentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "environment variables cannot be used: {}", self.0.join("; "))
@@ -145,6 +154,12 @@ fn kind_of(path: &str) -> Kind {
 /// The variable that overrides a path.
 pub fn variable_name(path: &str) -> String {
     path.replace(['/', '-'], "_").to_uppercase()
+}
+
+/// The variable that one without effect may be meant for.
+pub fn similar_variable(variable: &str, layers: &Layers) -> Option<String> {
+    let known = targets(layers);
+    schema::similar_name(variable, known.keys().map(String::as_str)).map(str::to_owned)
 }
 
 /// Every path that may be overridden, by the name of its variable.

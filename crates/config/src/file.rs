@@ -5,15 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Layer, yaml};
+use crate::yaml::{self, Document};
 
 /// The two layers of a common configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommonConfig {
     /// Common settings of all services.
-    pub all_services: Layer,
+    pub all_services: Document,
     /// Common settings of application services.
-    pub app_services: Layer,
+    pub app_services: Document,
 }
 
 /// A configuration file that cannot be used.
@@ -66,7 +66,7 @@ pub enum FileError {
 ///
 /// # Errors
 /// [`FileError`].
-pub fn read_private(path: impl AsRef<Path>) -> Result<Layer, FileError> {
+pub fn read_private(path: impl AsRef<Path>) -> Result<Document, FileError> {
     let path = path.as_ref();
     parse_private(&read(path)?, &path.display().to_string())
 }
@@ -80,12 +80,12 @@ pub fn read_common(path: impl AsRef<Path>) -> Result<CommonConfig, FileError> {
     parse_common(&read(path)?, &path.display().to_string())
 }
 
-/// The layer of a private configuration. `file` is its path or URI, for errors.
+/// What a private configuration says. `file` is its path or URI, for errors.
 ///
 /// # Errors
 /// [`FileError::Invalid`].
-pub fn parse_private(text: &str, file: &str) -> Result<Layer, FileError> {
-    yaml::parse(text).map_err(|source| FileError::Invalid {
+pub fn parse_private(text: &str, file: &str) -> Result<Document, FileError> {
+    yaml::read(text).map_err(|source| FileError::Invalid {
         file: file.to_owned(),
         source,
     })
@@ -99,24 +99,12 @@ pub fn parse_private(text: &str, file: &str) -> Result<Layer, FileError> {
 pub fn parse_common(text: &str, file: &str) -> Result<CommonConfig, FileError> {
     let all = parse_private(text, file)?;
     let section = |section: &'static str| {
-        let leaves = all.iter().filter_map(|(path, text)| {
-            let rest = path.strip_prefix(section)?;
-            // A section that is there and empty is a leaf of its own.
-            if rest.is_empty() {
-                Some(("", text))
-            } else {
-                Some((rest.strip_prefix('/')?, text))
-            }
-        });
-        let mut layer: Layer = leaves.collect();
-        if layer.is_empty() {
-            return Err(FileError::MissingSection {
-                file: file.to_owned(),
-                section,
-            });
-        }
-        layer.remove("");
-        Ok(layer)
+        // A section that is there and empty is there all the same.
+        let document = all.below(section);
+        document.ok_or_else(|| FileError::MissingSection {
+            file: file.to_owned(),
+            section,
+        })
     };
     Ok(CommonConfig {
         all_services: section("all-services")?,
@@ -189,14 +177,16 @@ mod tests {
             "c",
         )
         .unwrap();
-        assert_eq!(common.all_services.get("A"), Some("1"));
-        assert_eq!(common.app_services.get("A"), Some("2"));
+        assert_eq!(common.all_services.layer.get("A"), Some("1"));
+        assert_eq!(common.app_services.layer.get("A"), Some("2"));
+        let place = common.app_services.places.value("A").unwrap();
+        assert_eq!((place.line, place.column), (2, 19));
     }
 
     #[test]
     fn a_common_section_may_be_empty_but_not_absent() {
         let common = parse_common("all-services: {A: 1}\napp-services:", "c").unwrap();
-        assert!(common.app_services.is_empty());
+        assert!(common.app_services.layer.is_empty());
         let error = parse_common("all-services: {A: 1}", "c").unwrap_err();
         assert!(
             matches!(

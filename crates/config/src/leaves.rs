@@ -107,6 +107,12 @@ impl Leaves {
         self.get(path).map(|leaf| crate::redact::shown(path, leaf.text()))
     }
 
+    /// A setting as JSON: numbers and booleans as such, all else as [`Leaves::shown`].
+    pub fn json(&self, path: &str) -> Option<serde_json::Value> {
+        self.get(path)
+            .map(|leaf| crate::configuration::leaf_json(path, leaf))
+    }
+
     pub(crate) fn insert(&mut self, path: String, leaf: Leaf) {
         self.0.insert(path, leaf);
     }

@@ -49,6 +49,6 @@ pub use layer::Layer;
 pub use layers::{Layers, VanishedSection};
 pub use leaves::{Leaf, Leaves, Origin};
 pub use provider::{ConfigurationProvider, ProviderError, Section, Snapshot};
-pub use redact::{REDACTED, without_passwords};
+pub use redact::{REDACTED, shown, without_passwords};
 pub use registry::{Endpoint, Registration, Registry};
 pub use token::{FixedToken, TokenSource};

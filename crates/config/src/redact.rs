@@ -8,7 +8,7 @@ pub const REDACTED: &str = "<redacted>";
 /// The text of a setting as it may appear in a log line or an answer.
 ///
 /// Hidden are values of secrets, whatever looks like one by its name, and the password of a URL.
-pub(crate) fn shown(path: &str, text: &str) -> String {
+pub fn shown(path: &str, text: &str) -> String {
     if is_secret(path) {
         REDACTED.to_owned()
     } else {

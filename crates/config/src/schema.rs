@@ -3,10 +3,12 @@
 //! The table drives defaults, decoding, overrides from the environment, the check of a configuration and the table in
 //! the README. What a setting means for a running service is not in here.
 
+mod similar;
 mod table;
 
 use std::collections::BTreeMap;
 
+pub use self::similar::{similar_name, similar_setting};
 pub use crate::scalar::Kind;
 
 /// One row of the table.
@@ -28,6 +30,12 @@ impl Setting {
     /// Whether a change acts without a restart.
     pub fn is_hot(&self) -> bool {
         self.path.starts_with("Writable/")
+    }
+
+    /// Whether this text is accepted without being heeded: configurations of EdgeX have settings that change nothing here.
+    pub fn ignores(&self, text: &str) -> bool {
+        let mut unread = table::WITHOUT_EFFECT.iter();
+        unread.any(|(path, done_anyway)| *path == self.path && *done_anyway != text)
     }
 
     pub(crate) fn is_pattern(&self) -> bool {
@@ -88,6 +96,21 @@ pub fn find(path: &str) -> Option<&'static Setting> {
     settings()
         .filter(|setting| setting.describes(path))
         .min_by_key(|setting| setting.is_pattern())
+}
+
+/// Why a setting cannot have this text; none when it can.
+pub fn refusal(path: &str, text: &str) -> Option<String> {
+    match place(path) {
+        Place::Setting(setting) => setting.kind.read(text).err(),
+        Place::Folder => Some("settings are below it, it has no value of its own".to_owned()),
+        Place::BelowSetting => Some("it is below a setting, which is not a folder".to_owned()),
+        Place::Unknown => Some("it is no setting".to_owned()),
+    }
+}
+
+/// Whether nothing is known of a path: neither a setting nor a folder of settings, nor below one.
+pub fn is_unknown(path: &str) -> bool {
+    place(path) == Place::Unknown
 }
 
 /// Where a path stands in the table.

@@ -1,12 +1,12 @@
-//! YAML text to a [`Layer`], the way EdgeX seeds a file into its configuration provider.
+//! YAML text to a [`Layer`], the way EdgeX seeds a file into its configuration provider, and where each leaf stands.
 //!
 //! Scalars become text on the way, whole numbers of up to 64 bits exactly: `no`, `010` and 12345678901234567890 stay
 //! what they are. Duplicate keys and runaway aliases are refused.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::options::NonFiniteFloatPolicy;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Location, Spanned, options::NonFiniteFloatPolicy};
 
 use crate::{Layer, schema};
 
@@ -21,14 +21,63 @@ pub struct InvalidYaml {
     problem: String,
 }
 
-/// Reads a private configuration file.
+impl InvalidYaml {
+    /// What is wrong, without the place.
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
+/// A place in a file. Ordered as one reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: u64,
+    /// Column, from 1.
+    pub column: u64,
+}
+
+/// Where keys and their values stand in a file, by path. An element of a list has no key: its value counts as one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places(BTreeMap<String, (Place, Place)>);
+
+impl Places {
+    /// Where the key of a path stands, or of the nearest folder above that has one.
+    pub fn key(&self, path: &str) -> Option<Place> {
+        let mut path = path;
+        loop {
+            if let Some((key, _)) = self.0.get(path) {
+                return Some(*key);
+            }
+            path = path.rsplit_once('/')?.0;
+        }
+    }
+
+    /// Where the value of a path stands, or else its key or that of the nearest folder above.
+    pub fn value(&self, path: &str) -> Option<Place> {
+        self.0
+            .get(path)
+            .map_or_else(|| self.key(path), |(_, value)| Some(*value))
+    }
+}
+
+/// What a file says, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Document {
+    /// Its leaves.
+    pub layer: Layer,
+    /// Where they stand.
+    pub places: Places,
+}
+
+/// Reads a configuration file.
 ///
 /// Maps become path segments, list elements segments `0`, `1`, …, null becomes empty text, empty lists `[]`. Empty maps
 /// become nothing, except below a configured function, where `Parameters: {}` has to keep the function in being.
 ///
 /// # Errors
 /// [`InvalidYaml`].
-pub fn parse(text: &str) -> Result<Layer, InvalidYaml> {
+pub fn read(text: &str) -> Result<Document, InvalidYaml> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
@@ -36,15 +85,7 @@ pub fn parse(text: &str) -> Result<Layer, InvalidYaml> {
         non_finite_float_policy: NonFiniteFloatPolicy::AsString,
         with_snippet: false,
     };
-    let mut layer = Layer::default();
-    serde_saphyr::with_deserializer_from_str_with_options(text, options, |document| {
-        Node {
-            path: "",
-            layer: &mut layer,
-        }
-        .deserialize(document)
-    })
-    .map_err(|error| {
+    let root: Root = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let location = error.location();
         InvalidYaml {
             line: location.map_or(0, |at| at.line()),
@@ -52,7 +93,17 @@ pub fn parse(text: &str) -> Result<Layer, InvalidYaml> {
             problem: problem(&error),
         }
     })?;
-    Ok(layer)
+    let mut document = Document::default();
+    document.add("", root.0);
+    Ok(document)
+}
+
+/// The leaves of a configuration file: [`read`] without the places.
+///
+/// # Errors
+/// [`InvalidYaml`].
+pub fn parse(text: &str) -> Result<Layer, InvalidYaml> {
+    read(text).map(|document| document.layer)
 }
 
 /// The parser's message without the position it repeats.
@@ -62,133 +113,161 @@ fn problem(error: &serde_saphyr::Error) -> String {
     text.strip_prefix("error: ").unwrap_or(text).to_owned()
 }
 
-/// A place in the document: whatever is read from it goes into the layer, below `path`.
-struct Node<'a> {
-    path: &'a str,
-    layer: &'a mut Layer,
-}
+impl Document {
+    /// What stands below a folder, by its path below it; none when the folder is not there.
+    pub(crate) fn below(&self, folder: &str) -> Option<Self> {
+        fn rest<'a>(path: &'a str, folder: &str) -> Option<&'a str> {
+            path.strip_prefix(folder)?.strip_prefix('/')
+        }
+        self.places.0.get(folder)?;
+        let leaves = self.layer.iter();
+        let places = self.places.0.iter();
+        Some(Self {
+            layer: leaves
+                .filter_map(|(path, text)| Some((rest(path, folder)?, text)))
+                .collect(),
+            places: Places(
+                places
+                    .filter_map(|(path, places)| Some((rest(path, folder)?.to_owned(), *places)))
+                    .collect(),
+            ),
+        })
+    }
 
-impl Node<'_> {
-    fn leaf(self, text: impl Into<String>) {
-        if !self.path.is_empty() {
-            self.layer.insert(self.path, text);
+    fn add(&mut self, path: &str, node: Node) {
+        match node {
+            Node::Scalar(text) if !path.is_empty() => self.layer.insert(path, text),
+            Node::Scalar(_) => {}
+            Node::List(elements) if elements.is_empty() => self.add(path, Node::Scalar("[]".to_owned())),
+            Node::List(elements) => {
+                for (index, element) in elements.into_iter().enumerate() {
+                    let place = place_of(&element);
+                    self.child(path, &index.to_string(), (place, place), element.value);
+                }
+            }
+            Node::Map(entries) => {
+                if entries.is_empty() && schema::function_of(path).is_some() {
+                    self.layer.insert(path, "");
+                }
+                for (key, value) in entries {
+                    let places = (place_of(&key), place_of(&value));
+                    self.child(path, &key.value.0, places, value.value);
+                }
+            }
         }
     }
 
-    fn child(&mut self, segment: &str) -> String {
-        if self.path.is_empty() {
+    fn child(&mut self, path: &str, segment: &str, places: (Place, Place), node: Node) {
+        let path = if path.is_empty() {
             segment.to_owned()
         } else {
-            format!("{}/{segment}", self.path)
-        }
+            format!("{path}/{segment}")
+        };
+        self.add(&path, node);
+        self.places.0.insert(path, places);
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Node<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+/// Where it stands where it is used, which for what is merged in is the place of the merge.
+fn place_of<T>(node: &Spanned<T>) -> Place {
+    let at: Location = node.referenced;
+    Place {
+        line: at.line(),
+        column: at.column(),
     }
 }
 
-impl<'de> Visitor<'de> for Node<'_> {
-    type Value = ();
+/// The document: a map of settings, or nothing.
+struct Root(Node);
+
+impl<'de> Deserialize<'de> for Root {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader { is_root: true }).map(Self)
+    }
+}
+
+/// A node of the document.
+enum Node {
+    /// As text.
+    Scalar(String),
+    List(Vec<Spanned<Node>>),
+    Map(Vec<(Spanned<Key>, Spanned<Node>)>),
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader { is_root: false })
+    }
+}
+
+struct Reader {
+    is_root: bool,
+}
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.path.is_empty() {
+        f.write_str(if self.is_root {
             "a map of settings"
         } else {
             "a setting"
         })
     }
 
-    fn visit_unit<E>(self) -> Result<(), E> {
-        self.leaf("");
-        Ok(())
+    fn visit_unit<E>(self) -> Result<Node, E> {
+        Ok(Node::Scalar(String::new()))
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.leaf(value.to_string());
-        Ok(())
+    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Scalar(value.to_string()))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.leaf(value.to_string());
-        Ok(())
+    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
+        Ok(Node::Scalar(value.to_string()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.leaf(value.to_string());
-        Ok(())
+    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
+        Ok(Node::Scalar(value.to_string()))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+    fn visit_f64<E>(self, value: f64) -> Result<Node, E> {
         // Rust prints the shortest decimal that reads back, without an exponent: what EdgeX seeds.
-        self.leaf(value.to_string());
-        Ok(())
+        Ok(Node::Scalar(value.to_string()))
     }
 
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<(), E> {
-        if self.path.is_empty() {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Node, E> {
+        if self.is_root {
             return Err(E::custom("the document is a single text, not a map of settings"));
         }
-        self.leaf(value);
-        Ok(())
+        Ok(Node::Scalar(value.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
-        let mut index = 0_usize;
-        loop {
-            let path = self.child(&index.to_string());
-            if elements
-                .next_element_seed(Node {
-                    path: &path,
-                    layer: self.layer,
-                })?
-                .is_none()
-            {
-                break;
-            }
-            index += 1;
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Node, A::Error> {
+        let mut list = Vec::new();
+        while let Some(element) = elements.next_element()? {
+            list.push(element);
         }
-        if index == 0 {
-            self.leaf("[]");
-        }
-        Ok(())
+        Ok(Node::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<(), A::Error> {
-        let mut empty = true;
-        while let Some(Key(key)) = entries.next_key()? {
-            empty = false;
-            let path = self.child(&key);
-            entries.next_value_seed(Node {
-                path: &path,
-                layer: self.layer,
-            })?;
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
+        let mut map = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            map.push(entry);
         }
-        if empty && schema::function_of(self.path).is_some() {
-            self.leaf("");
-        }
-        Ok(())
+        Ok(Node::Map(map))
     }
 }
 
 /// A map key as text, whatever YAML takes it for.
 struct Key(String);
 
-impl<'de> serde::Deserialize<'de> for Key {
+impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut layer = Layer::default();
-        Node {
-            path: "key",
-            layer: &mut layer,
-        }
-        .deserialize(deserializer)?;
-        match layer.get("key") {
-            Some(text) => Ok(Self(text.to_owned())),
-            None => Err(serde::de::Error::custom("a key is a list or a map")),
+        match Node::deserialize(deserializer)? {
+            Node::Scalar(text) => Ok(Self(text)),
+            Node::List(_) | Node::Map(_) => Err(serde::de::Error::custom("a key is a list or a map")),
         }
     }
 }
@@ -196,6 +275,37 @@ impl<'de> serde::Deserialize<'de> for Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_key_and_value_has_its_place() {
+        let document = read(concat!(
+            "# a comment\n",
+            "Writable:\n",
+            "  LogLevel: 'INFO'\n",
+            "  Pipeline: {Functions: {A: {}}}\n",
+            "List:\n",
+            "  - one\n",
+            "Long: |\n",
+            "  text\n",
+            "Empty:\n",
+        ))
+        .unwrap();
+        let place = |line, column| Some(Place { line, column });
+        let places = &document.places;
+        assert_eq!(places.key("Writable/LogLevel"), place(3, 3));
+        assert_eq!(places.value("Writable/LogLevel"), place(3, 13));
+        assert_eq!(places.key("Writable/Pipeline/Functions/A"), place(4, 26));
+        assert_eq!(places.value("List/0"), place(6, 5));
+        assert_eq!(places.key("Long"), place(7, 1));
+        assert_eq!(places.key("Empty"), place(9, 1));
+        // What is not there is looked for above.
+        assert_eq!(places.value("Writable/Pipeline/ExecutionOrder"), place(4, 3));
+        assert_eq!(places.value("Elsewhere/X"), None);
+        let below = document.below("Writable").unwrap();
+        assert_eq!(below.places.key("LogLevel"), place(3, 3));
+        assert_eq!(below.layer.get("LogLevel"), Some("INFO"));
+        assert_eq!(document.below("Writ"), None);
+    }
 
     #[track_caller]
     fn check(yaml: &str, leaves: &[(&str, &str)]) {

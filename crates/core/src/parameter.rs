@@ -1,6 +1,11 @@
 //! From a configured function to a callable one: parameters, factories and the registry of names.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use crate::AppFunction;
 
@@ -39,7 +44,26 @@ pub enum InvalidFunction {
 pub struct Parameters {
     function: String,
     values: BTreeMap<String, String>,
+    asked: Asked,
 }
+
+/// The names that were asked for: what a factory knows. No part of the value: copies begin anew, and all are equal.
+#[derive(Debug, Default)]
+struct Asked(Mutex<BTreeSet<String>>);
+
+impl Clone for Asked {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Asked {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Asked {}
 
 impl Parameters {
     /// The parameters of the function configured as `function`.
@@ -54,6 +78,7 @@ impl Parameters {
         Self {
             function: function.to_owned(),
             values,
+            asked: Asked::default(),
         }
     }
 
@@ -64,7 +89,21 @@ impl Parameters {
 
     /// The value as configured, if the parameter is there.
     pub fn get(&self, name: &str) -> Option<&str> {
+        let mut asked = self.asked.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asked.contains(name) {
+            asked.insert(name.to_owned());
+        }
         self.values.get(&name.to_lowercase()).map(String::as_str)
+    }
+
+    /// The names that have been asked for, in their canonical case: after a function has been built, the parameters that
+    /// mattered to it, whether they were there or not.
+    pub fn asked(&self) -> BTreeSet<String> {
+        self.asked
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The trimmed value of a parameter that must be there; it may be empty.
@@ -209,6 +248,11 @@ impl FunctionRegistry {
         self.factories.insert(built_in.to_owned(), Arc::new(factory));
     }
 
+    /// All built-in names, by ascending name.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.factories.keys().map(String::as_str)
+    }
+
     /// The built-in name and factory a configured name stands for: the exact name, else the longest registered name
     /// it begins with (`HTTPExport2` is `HTTPExport`). Case-sensitive, as in EdgeX.
     ///
@@ -274,5 +318,18 @@ mod tests {
             parameters.required("Method").unwrap_err().to_string(),
             "function 'F1': parameter 'Method' is missing"
         );
+    }
+
+    #[test]
+    fn what_was_asked_for_is_known_in_its_canonical_case() {
+        let parameters = Parameters::new("F1", [("url", "http://x"), ("Ulr", "")]);
+        let before = parameters.clone();
+        let _ = (
+            parameters.text("Url"),
+            parameters.text("Method"),
+            parameters.text("Url"),
+        );
+        assert_eq!(Vec::from_iter(parameters.asked()), ["Method", "Url"]);
+        assert_eq!(before, parameters, "asking changes nothing");
     }
 }

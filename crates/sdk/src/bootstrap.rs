@@ -160,14 +160,14 @@ async fn from_files(invocation: &Invocation) -> Result<Layered, ConfigurationErr
     let mut layers = Layers::default();
     let private_comes_first = files::private_comes_first(invocation)?;
     if private_comes_first {
-        layers.private = files::read_private(invocation, &layers).await?;
+        layers.private = files::read_private(invocation, &layers).await?.layer;
     }
     if let Some(common) = files::read_common(invocation, &layers).await? {
-        layers.all_services = common.all_services;
-        layers.app_services = common.app_services;
+        layers.all_services = common.all_services.layer;
+        layers.app_services = common.app_services.layer;
     }
     if !private_comes_first {
-        layers.private = files::read_private(invocation, &layers).await?;
+        layers.private = files::read_private(invocation, &layers).await?.layer;
     }
     let environment = overrides(invocation, &layers)?;
     tracing::info!(
@@ -199,12 +199,33 @@ fn overrides(invocation: &Invocation, layers: &Layers) -> Result<Layer, Configur
 }
 
 /// The address others on the network see this machine under. No packet is sent.
-fn outbound_address() -> String {
+pub(crate) fn outbound_address() -> String {
     let address = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.1:9")?;
         socket.local_addr()
     });
     address.map_or_else(|_| "localhost".to_owned(), |address| address.ip().to_string())
+}
+
+/// The configuration provider at an address. Connects to nothing yet.
+pub(crate) fn provider(
+    invocation: &Invocation,
+    service_key: &ServiceKey,
+    address: &ProviderUrl,
+) -> Result<Arc<dyn ConfigurationProvider>, ConfigurationError> {
+    match address.kind {
+        ProviderKind::Consul => {
+            let ProviderUrl {
+                protocol, host, port, ..
+            } = address.clone();
+            let address = ConsulAddress { protocol, host, port };
+            let settings = ConsulSettings::from_environment(address, &invocation.environment)?;
+            Ok(Arc::new(ConsulProvider::new(settings, service_key.clone())?))
+        }
+        ProviderKind::Keeper => Err(ConfigurationError::NotSupported(
+            "configuration from Core Keeper".to_owned(),
+        )),
+    }
 }
 
 async fn from_provider(
@@ -213,21 +234,7 @@ async fn from_provider(
     address: &ProviderUrl,
     access: Access,
 ) -> Result<Layered, ConfigurationError> {
-    let provider: Arc<dyn ConfigurationProvider> = match address.kind {
-        ProviderKind::Consul => {
-            let ProviderUrl {
-                protocol, host, port, ..
-            } = address.clone();
-            let address = ConsulAddress { protocol, host, port };
-            let settings = ConsulSettings::from_environment(address, &invocation.environment)?;
-            Arc::new(ConsulProvider::new(settings, service_key.clone())?)
-        }
-        ProviderKind::Keeper => {
-            return Err(ConfigurationError::NotSupported(
-                "configuration from Core Keeper".to_owned(),
-            ));
-        }
-    };
+    let provider = provider(invocation, service_key, address)?;
     let name = provider.describe();
     tracing::info!("Using Configuration provider: {name}");
     let budget = Budget::new(invocation.startup());
@@ -278,7 +285,7 @@ async fn seed(
 ) -> Result<Layers, ConfigurationError> {
     let overwrite = invocation.flags.overwrite;
     let private = match files::read_private(invocation, &found).await {
-        Ok(leaves) => leaves,
+        Ok(document) => document.layer,
         Err(error) if !found.private.is_empty() && !overwrite => {
             let error = with_causes(&error);
             tracing::warn!("going on with the private configuration of the provider alone: {error}");

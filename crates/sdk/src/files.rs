@@ -7,10 +7,11 @@ use std::path::Path;
 
 use edgehold_clients::{FileUri, RequestHeader};
 use edgehold_config::{
-    Layer, Layers, environment,
+    Layers, environment,
     file::{self, CommonConfig, as_uri},
     resolve,
     secrets::InsecureSecretProvider,
+    yaml::Document,
 };
 use edgehold_core::SecretProvider as _;
 use tokio::sync::watch;
@@ -21,7 +22,7 @@ use crate::{bootstrap::ConfigurationError, invocation::Invocation};
 pub(crate) async fn read_private(
     invocation: &Invocation,
     known: &Layers,
-) -> Result<Layer, ConfigurationError> {
+) -> Result<Document, ConfigurationError> {
     let path = invocation.flags.private_config_file();
     let Some(uri) = uri(&path)? else {
         tracing::info!("Loading configuration file from {}", path.display());

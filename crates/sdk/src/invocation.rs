@@ -1,8 +1,13 @@
 //! What a process was started with: flags, environment and what follows from both.
 
-use std::{collections::BTreeMap, ffi::OsString, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use edgehold_config::{FlagError, Flags, Parsed, usage};
+use edgehold_config::{FlagError, Flags, Parsed, file::as_uri, usage};
 
 /// The arguments and environment of a process, read once.
 #[derive(Clone, Debug)]
@@ -59,6 +64,22 @@ impl Invocation {
                 environment,
             }),
         }
+    }
+
+    /// Takes this private file, whatever folder and profile the flags name.
+    pub(crate) fn set_private_file(&mut self, file: &Path) {
+        self.flags.profile = String::new();
+        if as_uri(file).is_none() {
+            self.flags.config_dir = match file.parent() {
+                Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+                _ => PathBuf::from("."),
+            };
+        }
+        let name = match as_uri(file) {
+            Some(uri) => uri.into(),
+            None => file.file_name().unwrap_or_default().to_string_lossy(),
+        };
+        self.flags.config_file = name.into_owned();
     }
 
     /// How long start-up may wait for others in all, and how long between two tries.

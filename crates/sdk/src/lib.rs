@@ -95,6 +95,7 @@ mod rehearse;
 mod running;
 mod section;
 mod service;
+mod settings;
 mod setup;
 mod sources;
 mod store;
@@ -107,7 +108,7 @@ pub use edgehold_clients::{
     NotificationClient, ResourceProperties, Severity,
 };
 pub use edgehold_config::{
-    Configuration, Flags, LogFormat, configuration::LogLevel, schema::settings_table_markdown,
+    Configuration, Flags, LogFormat, Section, configuration::LogLevel, schema::settings_table_markdown,
 };
 pub use edgehold_contracts::{
     AddEventRequest, Event, Generation, MessageEnvelope, Metric, Payload, Reading, ReadingValue, Tags,
@@ -142,6 +143,10 @@ pub use rehearse::{RehearsalError, RehearsalReport, RehearsalRequest};
 pub use running::{Running, RunningStatus};
 pub use section::{SectionError, SectionWatch};
 pub use service::{AppService, Built, StartError, exit};
+pub use settings::{
+    Assignment, ChangePlan, CheckReport, Comparison, Counterpart, Finding, FindingSeverity, PlannedChange,
+    PushOptions, SettingDifference, SettingOrigin, SettingsError, SettingsView, ShownSetting,
+};
 pub use setup::{
     MissingSetting, NoMessageBus, PipelineControl, ReplaceError, Setup, SetupError, StopHandle,
     context_for_test,

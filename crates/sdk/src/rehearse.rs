@@ -85,13 +85,7 @@ impl AppService {
         let service_key = ServiceKey::try_new(&invocation.flags.service_key(&service_key))?;
         let mut invocation = invocation.clone();
         invocation.flags.config_provider = None;
-        invocation.flags.profile = String::new();
-        invocation.flags.config_dir = match request.configuration.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let name = request.configuration.file_name().unwrap_or_default();
-        invocation.flags.config_file = name.to_string_lossy().into_owned();
+        invocation.set_private_file(&request.configuration);
         let loaded = bootstrap::load(&invocation, &service_key, Access::ReadOnly).await?;
         let configuration = loaded.effective.configuration;
 

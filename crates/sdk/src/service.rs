@@ -130,6 +130,20 @@ pub struct AppService {
     own_functions: bool,
 }
 
+/// What a configuration of a service is checked against.
+pub(crate) struct Requirements {
+    pub(crate) service_key: String,
+    pub(crate) functions: FunctionRegistry,
+    /// Those made in code.
+    pub(crate) pipelines: Vec<Pipeline>,
+    /// Whether it needs none of the settings.
+    pub(crate) has_trigger: bool,
+    pub(crate) custom_triggers: CustomTriggers,
+    pub(crate) stores: StoreFactories,
+    /// Never run, so that no function that is built for a check connects; held, so that none says that they have ended.
+    _export_connections: ConnectionRunner,
+}
+
 impl AppService {
     /// A service with all built-in functions. `service_key` may contain `<profile>`, which the profile (`-p`) fills;
     /// `-sk` replaces it.
@@ -233,6 +247,29 @@ impl AppService {
     /// The service key as given, the functions, and the pipelines made in code.
     pub(crate) fn into_pipeline_parts(self) -> (String, FunctionRegistry, Vec<Pipeline>) {
         (self.service_key, self.functions, self.pipelines)
+    }
+
+    /// What tells which configurations suit this service.
+    pub(crate) fn into_requirements(self) -> Requirements {
+        let Self {
+            service_key,
+            functions,
+            pipelines,
+            trigger,
+            custom_triggers,
+            stores,
+            export_connections,
+            ..
+        } = self;
+        Requirements {
+            _export_connections: export_connections,
+            service_key,
+            functions,
+            pipelines,
+            has_trigger: trigger.is_some(),
+            custom_triggers,
+            stores,
+        }
     }
 
     /// Runs the service as a whole process: flags and environment of this process, until SIGINT or SIGTERM.

@@ -100,6 +100,17 @@ pub(crate) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     }
 }
 
+/// What keeps the trigger from being made, as far as settings alone tell: the key to look at, and what is wrong.
+/// `whole` says that the common configuration is there too, where the bus usually stands.
+pub(crate) fn problem(configuration: &Configuration, whole: bool) -> Option<(&'static str, String)> {
+    match TriggerKind::from_setting(&configuration.trigger.kind) {
+        Err(TriggerError::Configuration(problem)) => Some(("Trigger/Type", problem)),
+        Err(error) => Some(("Trigger/Type", error.to_string())),
+        Ok(TriggerKind::MessageBus) => message_bus::problem(&configuration.message_bus, whole),
+        Ok(TriggerKind::ExternalMqtt | TriggerKind::Http) => None,
+    }
+}
+
 /// Makes an error of settings into one of the trigger, with the place where they stand.
 fn wrong<E: Error>(place: &'static str) -> impl Fn(E) -> TriggerError {
     move |error| TriggerError::Configuration(format!("{place}: {}", with_causes(&error)))
@@ -174,6 +185,10 @@ impl CustomTriggers {
         }
         self.0.insert(name.to_lowercase(), factory);
         Ok(())
+    }
+
+    pub(crate) fn knows(&self, kind: &str) -> bool {
+        self.0.contains_key(&kind.to_lowercase())
     }
 
     pub(crate) fn take(&mut self, kind: &str) -> Option<CustomTriggerFactory> {

@@ -59,7 +59,8 @@ fn folder<'a>(root: &'a mut Map<String, Json>, path: &str) -> &'a mut Map<String
         })
 }
 
-fn shown(path: &str, leaf: &Leaf) -> Json {
+/// One setting as JSON, as it may be shown.
+pub(crate) fn shown(path: &str, leaf: &Leaf) -> Json {
     // The options of the bus are a map of texts, also where their values are checked as numbers.
     if path.starts_with("MessageBus/Optional/") {
         return redact::shown(path, leaf.text()).into();

@@ -33,9 +33,9 @@ fn from_files(generation: &str, common: &str, profile: &str) -> Layers {
     let common = file::read_common(testdata(&format!("{generation}/{common}.yaml"))).unwrap();
     let private = file::read_private(testdata(&format!("{generation}/{profile}.yaml"))).unwrap();
     Layers {
-        all_services: common.all_services,
-        app_services: common.app_services,
-        private,
+        all_services: common.all_services.layer,
+        app_services: common.app_services.layer,
+        private: private.layer,
         ..Layers::default()
     }
 }

@@ -252,7 +252,7 @@ fn unknown_keys_are_listed_with_what_they_resemble() {
     let unknown: Vec<_> = effective
         .unknown
         .iter()
-        .map(|u| (u.key.as_str(), u.similar))
+        .map(|u| (u.key.as_str(), u.similar.as_deref()))
         .collect();
     assert_eq!(
         unknown,

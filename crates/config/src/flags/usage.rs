@@ -42,6 +42,7 @@ Other environment variables:
   EDGEHOLD_LOG_FORMAT            logfmt or json: the form of log lines; default logfmt
   SECTION_SETTING                overrides a setting, for example WRITABLE_STOREANDFORWARD_ENABLED=true
 
-Commands of the edgehold binary, behind the flags: store (what waits), dead (what was given up), settings (the table of
-all settings), demo (everything in one process, if built in); 'store --help' has their options.
+Commands of the edgehold binary, behind the flags: store (what waits), dead (what was given up), pipeline (tried on a
+message), config (the configuration checked, shown, compared, changed), settings (the table of all settings), demo
+(everything in one process, if built in); 'store --help', 'pipeline --help' and 'config --help' have their options.
 ";

@@ -258,3 +258,15 @@ pub(super) const OWN: &[Setting] = &[
     own("SpoolMaxBytes", SIZE, Some("256MiB"), "most bytes kept on the local disk while the store is away; 0 = none"),
     own("MaxMessageBytes", MESSAGE_SIZE, Some("64MiB"), "largest message that is taken in"),
 ];
+
+/// What is accepted and changes nothing, with the text that says what is done anyway. Whoever gives one its effect takes
+/// it off this list.
+pub(super) const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("Service/MaxResultCount", "1024"),
+    ("Service/SecurityOptions/Mode", ""),
+    ("Service/SecurityOptions/OpenZitiController", ""),
+    ("Clients/<name>/SecurityOptions/<option>", ""),
+    ("MessageBus/Optional/AutoReconnect", "true"),
+    ("MessageBus/Optional/RetryOnFailedConnect", "true"),
+    ("Trigger/ExternalMqtt/AutoReconnect", "true"),
+];

@@ -104,3 +104,13 @@ fn the_table_has_a_line_for_every_setting() {
         assert_eq!(line.matches(" | ").count(), 4, "{line}");
     }
 }
+
+#[test]
+fn what_is_not_heeded_is_in_the_table() {
+    for (path, done_anyway) in table::WITHOUT_EFFECT {
+        let setting = settings().find(|setting| setting.path == *path).expect(path);
+        assert!(!setting.ignores(done_anyway), "{path}");
+        assert!(setting.ignores("something else"), "{path}");
+    }
+    assert!(!find("Writable/LogLevel").unwrap().ignores("DEBUG"));
+}

@@ -43,17 +43,35 @@ impl BusKind {
     }
 }
 
+/// What keeps the trigger from being made. A bus that does not stand there at all is a problem only in a `whole`
+/// configuration.
+pub(super) fn problem(bus: &MessageBus, whole: bool) -> Option<(&'static str, String)> {
+    if bus.disabled {
+        let problem = "MessageBus/Disabled is true, but Trigger/Type is edgex-messagebus".to_owned();
+        return Some(("MessageBus/Disabled", problem));
+    }
+    if (whole || !bus.kind.is_empty())
+        && let Err(error) = BusKind::from_setting(&bus.kind)
+    {
+        let problem = match error {
+            TriggerError::Configuration(problem) => problem,
+            other => other.to_string(),
+        };
+        return Some(("MessageBus/Type", problem));
+    }
+    if whole && (bus.host.is_empty() || bus.port == 0) {
+        let problem = "MessageBus/Host or MessageBus/Port is not set".to_owned();
+        return Some(("MessageBus/Host", problem));
+    }
+    None
+}
+
 pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     let bus = &origin.configuration.message_bus;
-    let wrong = |text: String| Err(TriggerError::Configuration(text));
-    if bus.disabled {
-        return wrong("MessageBus/Disabled is true, but Trigger/Type is edgex-messagebus".to_owned());
+    if let Some((_, problem)) = problem(bus, true) {
+        return Err(TriggerError::Configuration(problem));
     }
-    let kind = BusKind::from_setting(&bus.kind)?;
-    if bus.host.is_empty() || bus.port == 0 {
-        return wrong("MessageBus/Host or MessageBus/Port is not set".to_owned());
-    }
-    match kind {
+    match BusKind::from_setting(&bus.kind)? {
         BusKind::Mqtt => mqtt::build(origin).await,
         BusKind::Redis => redis::build(origin).await,
         BusKind::NatsCore => nats::build(origin, Way::Core).await,
