@@ -22,6 +22,7 @@ mod pairs;
 mod profiles;
 mod random;
 mod rest;
+mod secrets;
 mod sessions;
 mod settings;
 mod shell;

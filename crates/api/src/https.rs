@@ -167,9 +167,10 @@ impl fmt::Debug for Https {
 
 async fn read(secrets: &dyn SecretProvider, settings: &HttpServer) -> Result<Pem, SecretError> {
     let name = &settings.secret_name;
-    let mut secret = secrets.secret(name).await?;
-    let mut take = |key: &String| {
-        secret.remove(key).ok_or_else(|| SecretError::MissingKeys {
+    let secret = secrets.secret(name).await?;
+    // Both may stand in one value.
+    let take = |key: &String| {
+        secret.get(key).cloned().ok_or_else(|| SecretError::MissingKeys {
             name: name.clone(),
             keys: key.clone(),
         })

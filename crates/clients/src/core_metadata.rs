@@ -15,7 +15,7 @@ struct Version {
 }
 
 /// Core Metadata at its configured address. Shown as that address: `http://localhost:59881`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct CoreMetadata {
     base: Url,
 }
@@ -45,8 +45,14 @@ impl CoreMetadata {
     }
 }
 
+impl fmt::Debug for CoreMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CoreMetadata({self})")
+    }
+}
+
 impl fmt::Display for CoreMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.base.as_str().trim_end_matches('/'))
+        f.write_str(&http::shown(&self.base))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, net::IpAddr, time::Duration};
 
-use edgehold_config::Client as Address;
+use edgehold_config::{Client as Address, without_passwords};
 use edgehold_core::ErrorClass;
 use reqwest::{
     Client, ClientBuilder, Response, Url,
@@ -85,13 +85,18 @@ pub(crate) fn base(name: &str, address: &Address) -> Result<Url, CallError> {
     };
     let text = format!("{protocol}://{}:{}", address.host, address.port);
     let wrong = |reason: String| CallError::Address {
-        reason: format!("Clients/{name} gives '{text}': {reason}"),
+        reason: format!("Clients/{name} gives '{}': {reason}", without_passwords(&text)),
     };
     let base = Url::parse(&text).map_err(|error| wrong(error.to_string()))?;
     match base.scheme() {
         "http" | "https" => Ok(base),
         _ => Err(wrong("the protocol is neither http nor https".to_owned())),
     }
+}
+
+/// The address for a message: without its path, and without a password.
+pub(crate) fn shown(base: &Url) -> String {
+    without_passwords(base.as_str().trim_end_matches('/'))
 }
 
 /// A client for the server of `url`.

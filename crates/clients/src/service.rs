@@ -88,7 +88,7 @@ impl Service {
 /// `http://localhost:59880`.
 impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.base.as_str().trim_end_matches('/'))
+        f.write_str(&http::shown(&self.base))
     }
 }
 

@@ -6,7 +6,7 @@
 mod json;
 mod writable;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 pub use writable::{
     Backoff, InsecureSecret, Journal, LogLevel, Ordering, PerTopicPipeline, PipelineSettings,
@@ -14,10 +14,10 @@ pub use writable::{
 };
 
 pub(crate) use self::json::shown as leaf_json;
-use crate::{Layers, Leaves};
+use crate::{Layers, Leaves, redact};
 
 /// Everything a service is told.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Configuration {
     /// What may change while the service runs.
     pub writable: Arc<Writable>,
@@ -124,7 +124,7 @@ pub struct RegistryAddress {
 }
 
 /// `MessageBus`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct MessageBus {
     /// Whether the service does without.
     pub disabled: bool,
@@ -245,7 +245,7 @@ pub struct Trigger {
 }
 
 /// `Trigger.ExternalMqtt`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ExternalMqtt {
     /// Broker URL.
     pub url: String,
@@ -313,7 +313,7 @@ pub struct Database {
 }
 
 /// One of `Clients`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Client {
     /// `http` or `https`.
     pub protocol: String,
@@ -422,6 +422,60 @@ impl Configuration {
     /// The settings this configuration was made from, with their texts and origins.
     pub fn leaves(&self) -> &Leaves {
         &self.leaves
+    }
+}
+
+/// Shows no secret: a map of settings below a folder, given with its slash.
+pub(crate) struct Shown<'a>(pub(crate) &'static str, pub(crate) &'a BTreeMap<String, String>);
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |(name, text): (&String, &String)| {
+            (name.clone(), redact::shown(&format!("{}{name}", self.0), text))
+        };
+        f.debug_map().entries(self.1.iter().map(shown)).finish()
+    }
+}
+
+impl fmt::Debug for Configuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Configuration").field(&self.leaves).finish()
+    }
+}
+
+impl fmt::Debug for MessageBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageBus")
+            .field("kind", &self.kind)
+            .field("protocol", &self.protocol)
+            .field("host", &redact::shown("MessageBus/Host", &self.host))
+            .field("port", &self.port)
+            .field("auth_mode", &self.auth_mode)
+            .field("secret_name", &self.secret_name)
+            .field("optional", &Shown("MessageBus/Optional/", &self.optional))
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ExternalMqtt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExternalMqtt")
+            .field("url", &redact::shown("Trigger/ExternalMqtt/Url", &self.url))
+            .field("client_id", &self.client_id)
+            .field("qos", &self.qos)
+            .field("auth_mode", &self.auth_mode)
+            .field("secret_name", &self.secret_name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("protocol", &self.protocol)
+            .field("host", &redact::shown("Host", &self.host))
+            .field("port", &self.port)
+            .finish_non_exhaustive()
     }
 }
 

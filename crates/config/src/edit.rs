@@ -2,10 +2,12 @@
 //!
 //! Owns what a change is and why it may not take place. How it is written is the provider's.
 
-use crate::{ProviderError, Section};
+use std::fmt;
 
-/// What has to be there for an edit to take place.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+use crate::{ProviderError, Section, redact};
+
+/// What has to be there for an edit to take place. `Debug` does not show the text, which may be a secret.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub enum Expected {
     /// Whatever there is.
     #[default]
@@ -32,8 +34,8 @@ impl Expected {
     }
 }
 
-/// The change of one leaf.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The change of one leaf. `Debug` shows no secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Edit {
     /// The section the leaf is in.
     pub section: Section,
@@ -64,6 +66,28 @@ impl Edit {
             text: None,
             expected: Expected::Anything,
         }
+    }
+}
+
+impl fmt::Debug for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anything => "Anything",
+            Self::Absent => "Absent",
+            Self::Text(_) => "Text",
+        })
+    }
+}
+
+impl fmt::Debug for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.text.as_deref().map(|text| redact::shown(&self.path, text));
+        f.debug_struct("Edit")
+            .field("section", &self.section)
+            .field("path", &self.path)
+            .field("text", &text)
+            .field("expected", &self.expected)
+            .finish()
     }
 }
 

@@ -182,13 +182,13 @@ struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
-    fn reject(&mut self, key: &str, section: Origin, value: &str, reason: impl Into<String>) {
-        let value = redact::shown(key, value);
+    fn reject(&mut self, key: &str, section: Origin, value: &str, reason: impl AsRef<str>) {
         self.rejected.push(Rejection {
             key: key.to_owned(),
             section,
-            value,
-            reason: reason.into(),
+            value: redact::shown(key, value),
+            // It may repeat the value.
+            reason: redact::without_passwords(reason.as_ref()),
         });
     }
 

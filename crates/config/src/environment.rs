@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     Effective, Layer, Layers,
-    redact::shown,
+    redact::{shown, without_passwords},
     schema::{self, FUNCTIONS, Kind, Place},
 };
 
@@ -86,6 +86,8 @@ pub fn overrides(
         }
         for path in &paths {
             if let Err(reason) = kind_of(path).read(text) {
+                // It repeats the text.
+                let reason = without_passwords(&reason);
                 problems.push(format!("{variable}='{}' for {path}: {reason}", shown(path, text)));
             }
             environment.layer.insert(path, text);

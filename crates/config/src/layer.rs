@@ -1,13 +1,16 @@
 //! One layer of configuration: leaves by path, as text.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
+
+use crate::redact;
 
 /// Leaves by path: `Writable/StoreAndForward/RetryInterval` → `30s`.
 ///
 /// Every source is brought to this form: a configuration provider has it already, a YAML file is flattened as EdgeX
 /// seeds it (map → path segment, list element i → segment `i`, integers decimal, booleans `true`/`false`, null → empty
-/// text, empty maps nothing). Paths are case-sensitive and have neither a leading nor a trailing slash.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// text, empty maps nothing). Paths are case-sensitive and have neither a leading nor a trailing slash. `Debug` shows no
+/// secret.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Layer {
     leaves: BTreeMap<String, String>,
 }
@@ -43,6 +46,13 @@ impl Layer {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.leaves.is_empty()
+    }
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.iter().map(|(path, text)| (path, redact::shown(path, text)));
+        f.debug_map().entries(shown).finish()
     }
 }
 

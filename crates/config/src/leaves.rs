@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use crate::{Section, duration::GoDuration, scalar::Value};
+use crate::{Section, duration::GoDuration, redact, scalar::Value};
 
 /// Where a value comes from, lowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,8 +48,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A setting that holds.
-#[derive(Clone, Debug, PartialEq)]
+/// A setting that holds. `Debug` does not show its text, which may be a secret.
+#[derive(Clone, PartialEq)]
 pub struct Leaf {
     text: String,
     value: Value,
@@ -87,9 +87,29 @@ impl Leaf {
     }
 }
 
-/// All settings that hold, by path. Every setting of the schema with a fixed path and a default is among them.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// All settings that hold, by path. Every setting of the schema with a fixed path and a default is among them. `Debug`
+/// shows no secret.
+#[derive(Clone, Default, PartialEq)]
 pub struct Leaves(BTreeMap<String, Leaf>);
+
+impl fmt::Debug for Leaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leaf")
+            .field("value", &self.value)
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Leaves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self
+            .0
+            .iter()
+            .map(|(path, leaf)| (path, (redact::shown(path, &leaf.text), leaf.origin)));
+        f.debug_map().entries(shown).finish()
+    }
+}
 
 impl Leaves {
     /// One setting.
@@ -104,7 +124,7 @@ impl Leaves {
 
     /// The text of a setting for a log line or an answer: secrets and passwords in URLs are replaced.
     pub fn shown(&self, path: &str) -> Option<String> {
-        self.get(path).map(|leaf| crate::redact::shown(path, leaf.text()))
+        self.get(path).map(|leaf| redact::shown(path, leaf.text()))
     }
 
     /// A setting as JSON: numbers and booleans as such, all else as [`Leaves::shown`].

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use edgehold_core::{BoxFuture, Secret, SecretError, SecretProvider, SecretStorer, StoreSecretError};
 use tokio::sync::watch;
 
-use crate::{ConfigurationProvider, Layer, configuration::Writable, schema::INSECURE_SECRETS};
+use crate::{ConfigurationProvider, Edit, EditError, configuration::Writable, schema::INSECURE_SECRETS};
 
 /// Gives the secrets of the configuration that holds at the moment of asking.
 ///
@@ -40,7 +40,7 @@ impl SecretProvider for InsecureSecretProvider {
 ///
 /// A secret that an entry carries already is changed in that entry, whatever the entry is called; EdgeX adds another one
 /// and then finds either. A new one gets an entry of its own name, with what cannot stand in a key written as `~` and two
-/// digits. Keys that are not given stay.
+/// digits. A secret is written whole or not at all. Keys that are not given stay.
 pub struct InsecureSecretStorer {
     provider: Option<Arc<dyn ConfigurationProvider>>,
     writable: watch::Receiver<Arc<Writable>>,
@@ -75,14 +75,20 @@ impl SecretStorer for InsecureSecretStorer {
                 });
             }
             let folder = format!("{INSECURE_SECRETS}{}", entry_for(&self.writable.borrow(), name));
-            let mut leaves = Layer::from_iter([(format!("{folder}/SecretName"), name)]);
-            for (key, value) in data {
-                leaves.insert(format!("{folder}/SecretData/{key}"), value.expose());
+            let mut secret = vec![Edit::set(format!("{folder}/SecretName"), name)];
+            let keys = data
+                .iter()
+                .map(|(key, value)| Edit::set(format!("{folder}/SecretData/{key}"), value.expose()));
+            secret.extend(keys);
+            match provider.edit(&[secret]).await {
+                Ok(_) => Ok(()),
+                Err(error @ EditError::TooLarge { .. }) => Err(StoreSecretError::Invalid {
+                    reason: error.to_string(),
+                }),
+                Err(error) => Err(StoreSecretError::Unavailable {
+                    reason: format!("error setting secretName value in the config provider -> {error}"),
+                }),
             }
-            let stored = provider.seed(&leaves, true).await;
-            stored.map(drop).map_err(|error| StoreSecretError::Unavailable {
-                reason: format!("error setting secretName value in the config provider -> {error}"),
-            })
         })
     }
 }
@@ -139,7 +145,7 @@ mod tests {
     use edgehold_core::SecretText;
 
     use super::*;
-    use crate::{Layers, memory::MemoryProvider, resolve};
+    use crate::{Layer, Layers, memory::MemoryProvider, resolve};
 
     fn writable<const N: usize>(leaves: [(&str, &str); N]) -> Arc<Writable> {
         let private: Layer = leaves

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::Ipv6Addr};
 
-use edgehold_config::ProviderError;
+use edgehold_config::{ProviderError, without_passwords};
 use reqwest::Url;
 
 /// Where Consul's HTTP API listens, as in `consul.http://localhost:8500` or in the settings below `Registry`.
@@ -22,8 +22,9 @@ impl ConsulAddress {
     /// # Errors
     /// [`ProviderError::Configuration`] when the parts do not make an HTTP URL of exactly these parts.
     pub(crate) fn url(&self) -> Result<Url, ProviderError> {
+        let shown = without_passwords(&self.to_string());
         let wrong =
-            |why: &str| ProviderError::Configuration(format!("the address of Consul, '{self}', {why}"));
+            |why: &str| ProviderError::Configuration(format!("the address of Consul, '{shown}', {why}"));
         if !matches!(self.protocol.as_str(), "http" | "https") {
             return Err(wrong("has a protocol other than http and https"));
         }

@@ -39,8 +39,9 @@ pub enum InvalidFunction {
     },
 }
 
-/// The parameters of one configured function. Names are matched without regard to case; values are text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The parameters of one configured function. Names are matched without regard to case; values are text. `Debug` shows no
+/// value: it may be a secret.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Parameters {
     function: String,
     values: BTreeMap<String, String>,
@@ -64,6 +65,15 @@ impl PartialEq for Asked {
 }
 
 impl Eq for Asked {}
+
+impl fmt::Debug for Parameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parameters")
+            .field("function", &self.function)
+            .field("names", &self.values.keys())
+            .finish_non_exhaustive()
+    }
+}
 
 impl Parameters {
     /// The parameters of the function configured as `function`.

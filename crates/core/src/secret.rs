@@ -99,7 +99,7 @@ pub trait SecretStorer: Send + Sync {
     /// later. Repeating it changes nothing. Dropping the future may leave it stored or not.
     ///
     /// # Errors
-    /// [`StoreSecretError`]; some keys may have been stored when it is [`StoreSecretError::Unavailable`].
+    /// [`StoreSecretError`]; after [`StoreSecretError::Unavailable`] it may be stored all the same.
     fn store<'a>(&'a self, name: &'a str, data: &'a Secret) -> BoxFuture<'a, Result<(), StoreSecretError>>;
 }
 

@@ -3,14 +3,15 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use edgehold_config::{FlagError, Flags, Parsed, file::as_uri, usage};
 
-/// The arguments and environment of a process, read once.
-#[derive(Clone, Debug)]
+/// The arguments and environment of a process, read once. `Debug` shows no value of the environment.
+#[derive(Clone)]
 pub struct Invocation {
     /// The flags, environment applied.
     pub flags: Flags,
@@ -18,6 +19,16 @@ pub struct Invocation {
     pub command: Vec<String>,
     /// The environment, for overrides of settings.
     pub environment: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Invocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invocation")
+            .field("flags", &self.flags)
+            .field("command", &self.command)
+            .field("environment", &self.environment.keys())
+            .finish()
+    }
 }
 
 /// Why a process cannot go on with what it was started with.

@@ -112,7 +112,10 @@ impl Reader {
 
     fn parse<T>(&self, what: &str, read: impl FnOnce(&str) -> Option<T>) -> Result<T, SectionError> {
         let text = self.text()?;
-        read(text).ok_or_else(|| SectionError(format!("{} = '{text}' is not {what}", self.path)))
+        read(text).ok_or_else(|| {
+            let shown = edgehold_config::shown(&self.path, text);
+            SectionError(format!("{} = '{shown}' is not {what}", self.path))
+        })
     }
 
     fn below(self) -> impl Iterator<Item = (String, Self)> {

@@ -8,7 +8,7 @@ use edgehold_config::{
     Configuration, Registration, Rejection,
     configuration::LogLevel,
     secrets::{InsecureSecretProvider, InsecureSecretStorer},
-    usage,
+    usage, without_passwords,
 };
 use edgehold_consul::{ConsulAddress, ConsulRegistry, ConsulSettings};
 use edgehold_contracts::Generation;
@@ -720,7 +720,7 @@ fn version(generation: Generation) -> String {
 fn list(rejections: &[PipelineRejection]) -> String {
     rejections
         .iter()
-        .map(|r| format!("{}: {}", r.key, r.reason))
+        .map(|r| format!("{}: {}", r.key, without_passwords(&r.reason)))
         .collect::<Vec<_>>()
         .join("; ")
 }

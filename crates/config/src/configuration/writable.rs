@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    fmt,
     num::{NonZeroU64, NonZeroUsize},
     sync::Arc,
     time::Duration,
@@ -12,7 +13,7 @@ use edgehold_core::{
     retry::{MaxRetries, OnPipelineChange},
 };
 
-use crate::{Configuration, Leaf, Leaves, schema};
+use crate::{Configuration, Leaf, Leaves, configuration::Shown, schema};
 
 /// `Writable`. Equal values mean that nothing has to be done.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,7 +142,7 @@ pub enum WhenFull {
 }
 
 /// `Writable.Pipeline`. Whether the functions exist and their parameters fit is not checked here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PipelineSettings {
     /// What a message is decoded into.
     pub target_type: TargetType,
@@ -153,6 +154,22 @@ pub struct PipelineSettings {
     pub functions: BTreeMap<String, BTreeMap<String, String>>,
     /// Deliveries that run at the same time.
     pub concurrency: NonZeroUsize,
+}
+
+impl fmt::Debug for PipelineSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let functions = self.functions.iter();
+        let functions: BTreeMap<_, _> = functions
+            .map(|(name, parameters)| (name, Shown("", parameters)))
+            .collect();
+        f.debug_struct("PipelineSettings")
+            .field("target_type", &self.target_type)
+            .field("execution_order", &self.execution_order)
+            .field("per_topic", &self.per_topic)
+            .field("functions", &functions)
+            .field("concurrency", &self.concurrency)
+            .finish()
+    }
 }
 
 /// One of `Writable.Pipeline.PerTopicPipelines`, as written: id, topics and functions may be empty.
