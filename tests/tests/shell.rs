@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use edgehold_test_support::wait::{self, LONG};
-use edgehold_test_support::{Answer, Behaviour};
-use serde_json::Value;
+use edgehold_test_support::{Answer, Authority, Behaviour, http};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::support::{END, SERVICE_KEY, Service, Stack, accepted, each, publish, refusing, wait_accepted};
+use crate::support::{
+    END, PRIVATE, SERVICE_KEY, Service, Stack, accepted, each, publish, refusing, wait_accepted,
+};
 
 /// What the service allows itself for its end.
 const GRACE: Duration = Duration::from_secs(8);
@@ -395,4 +397,112 @@ async fn the_log_has_the_time_its_generation_shows() -> Result<()> {
         assert!(line.contains(&format!("{offset} app=")), "{line}");
     }
     Ok(())
+}
+
+/// Weakness 20: the original adds an entry beside the one that carries the name, and then finds either.
+#[tokio::test]
+async fn weakness_20_a_posted_secret_is_used_by_the_running_service_and_stands_once() -> Result<()> {
+    // Given an export with a secret in its header, in an entry of another name.
+    let mut stack = Stack::new(&[]).await?;
+    stack
+        .set(&[
+            ("InsecureSecrets/OTHER/SecretName", "mine"),
+            ("InsecureSecrets/OTHER/SecretData/headervalue", "old"),
+            ("Pipeline/Functions/HTTPExport/Parameters/HeaderName", "X-Auth"),
+            ("Pipeline/Functions/HTTPExport/Parameters/SecretName", "mine"),
+            (
+                "Pipeline/Functions/HTTPExport/Parameters/SecretValueKey",
+                "headervalue",
+            ),
+        ])
+        .await?;
+    stack.start_service().await?;
+    stack.publish([1]).await?;
+    wait_accepted(&stack.sink, [1]).await;
+
+    // When it is posted.
+    let body =
+        br#"{"apiVersion":"v3","secretName":"mine","secretData":[{"key":"headervalue","value":"new"}]}"#;
+    let answer = http::send(stack.service.port(), "POST", "/api/v3/secret", &[], body).await?;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (201, r#"{"apiVersion":"v3","statusCode":201}"#)
+    );
+
+    // Then exports have it without a restart, and it stands where it stood.
+    let mut number = 1;
+    wait::until("an export with the new secret", LONG, async || {
+        number += 1;
+        stack.publish([number]).await?;
+        wait_accepted(&stack.sink, [number]).await;
+        let last = stack.sink.requests().pop().context("there is one")?;
+        ensure!(last.header("X-Auth") == Some("new"), "{last:?}");
+        Ok(())
+    })
+    .await;
+    let folder = format!("{PRIVATE}Writable/InsecureSecrets/");
+    let mut keys = stack.consul.list(&folder).await?;
+    keys.retain(|(_, value)| matches!(&**value, b"mine" | b"new" | b"old"));
+    let keys: Vec<_> = keys
+        .iter()
+        .map(|(key, value)| (key.trim_start_matches(&folder), &**value))
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            ("OTHER/SecretData/headervalue", &b"new"[..]),
+            ("OTHER/SecretName", b"mine")
+        ]
+    );
+    stack.service.stop().await
+}
+
+#[tokio::test]
+async fn https_is_served_from_a_secret_and_a_renewed_one_counts_at_once() -> Result<()> {
+    // Given a service whose certificate is in a secret of Consul.
+    let (old, new) = (Authority::new()?, Authority::new()?);
+    let mut stack = Stack::new(&[]).await?;
+    let certificate = old.issue("127.0.0.1")?;
+    let settings = [
+        ("HttpServer/Protocol", "https"),
+        ("HttpServer/SecretName", "web"),
+        ("HttpServer/HTTPSCertName", "cert"),
+        ("HttpServer/HTTPSKeyName", "key"),
+        ("Writable/InsecureSecrets/web/SecretName", "web"),
+        ("Writable/InsecureSecrets/web/SecretData/cert", &certificate.pem),
+        ("Writable/InsecureSecrets/web/SecretData/key", &certificate.key),
+    ];
+    let settings = settings.map(|(path, value)| (format!("{PRIVATE}{path}"), value));
+    stack.consul.put_all(&settings).await?;
+    stack.service.spawn()?;
+    let port = stack.service.port();
+    let answers = async |authority: &Authority| {
+        let answer = http::send_tls(port, authority, "GET", "/api/v3/ping", b"").await?;
+        answer.succeeded().map(drop)
+    };
+    wait::until("an answer over TLS", LONG, async || answers(&old).await).await;
+
+    // When it is renewed, through the service itself, over TLS.
+    let renewed = new.issue("127.0.0.1")?;
+    let secret = json!({
+        "apiVersion": "v3", "secretName": "web",
+        "secretData": [{ "key": "cert", "value": renewed.pem }, { "key": "key", "value": renewed.key }],
+    });
+    let posted = http::send_tls(
+        port,
+        &old,
+        "POST",
+        "/api/v3/secret",
+        secret.to_string().as_bytes(),
+    )
+    .await?;
+    assert_eq!(posted.status, 201, "{}", posted.text());
+
+    // Then the next connections have it.
+    wait::until("an answer with the new certificate", LONG, async || {
+        answers(&new).await
+    })
+    .await;
+    assert!(answers(&old).await.is_err());
+    stack.service.stop().await
 }
