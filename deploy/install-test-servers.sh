@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests and the build need beyond Rust: mosquitto, redis-server, nats-server, consul, a C compiler,
-# pkg-config and the headers of OpenSSL. Does nothing where all of it is there. As root on Debian it installs what is
+# Installs what the tests and the build need beyond Rust: mosquitto, redis-server, nats-server, consul, postgresql, a C
+# compiler, pkg-config and the headers of OpenSSL. Does nothing where all of it is there. As root on Debian it installs what is
 # missing; elsewhere it names it and fails. Nothing is written into the repository and no service is left running.
 set -euo pipefail
 
@@ -15,6 +15,8 @@ missing() {
     command -v redis-server >/dev/null || echo redis-server
     command -v nats-server >/dev/null || echo nats-server
     command -v consul >/dev/null || echo consul
+    # Debian keeps the server in a folder for each version, which is in no PATH.
+    { compgen -G '/usr/lib/postgresql/*/bin/postgres' || command -v postgres; } >/dev/null || echo postgresql
     command -v cc >/dev/null || printf '%s\n' gcc libc6-dev
     command -v pkg-config >/dev/null || echo pkg-config
     pkg-config --exists openssl 2>/dev/null || echo libssl-dev
@@ -59,6 +61,11 @@ if [ ! -e "$policy" ]; then
     trap 'rm -f "$policy"' EXIT
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod +x "$policy"
+fi
+# Each test makes a PostgreSQL cluster of its own; the package would make one, too, and start it with the machine.
+if [[ $packages == *postgresql* && ! -e /etc/postgresql-common/createcluster.conf ]]; then
+    mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 fi
 apt-get update -q
 if [[ $packages == *consul* ]] && ! apt-get install --simulate consul >/dev/null 2>&1; then

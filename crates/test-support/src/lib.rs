@@ -7,7 +7,7 @@
 //!
 //! | value | what it stands for |
 //! | --- | --- |
-//! | [`Mosquitto`], [`Redis`], [`Nats`], [`Consul`] | the real server: own port, own folder, ready when `start` returns, gone on drop |
+//! | [`Mosquitto`], [`Redis`], [`Nats`], [`Consul`], [`Postgres`] | the real server: own port, own folder, ready when `start` returns, gone on drop |
 //! | [`NatsOperator`] | who lets users in by JWT, with their credentials files |
 //! | [`ConsulCluster`] | three of them that elect their leader |
 //! | [`HttpSink`] | an export destination that answers, fails, hangs or vanishes as told |
@@ -36,6 +36,7 @@ mod mqtt;
 mod nats;
 mod nats_operator;
 mod port;
+mod postgres;
 mod process;
 mod recorded_messages;
 mod redis;
@@ -50,6 +51,7 @@ pub use mqtt::{Message, MqttPublisher, MqttSubscriber, Qos};
 pub use nats::{Nats, NatsBuilder, NatsClient, NatsMessage};
 pub use nats_operator::NatsOperator;
 pub use port::Port;
+pub use postgres::{Postgres, PostgresBuilder};
 pub use process::{Process, edgehold_binary, installed_program};
 pub use redis::{Answer as RedisAnswer, Redis, RedisBuilder, RedisClient};
 pub use tls::{Authority, Certificate, TlsFront};

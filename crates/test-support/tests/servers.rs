@@ -7,7 +7,8 @@ use anyhow::Result;
 use edgehold_test_support::fixtures::{self, Generation, Output};
 use edgehold_test_support::wait::{self, LONG};
 use edgehold_test_support::{
-    Answer, Behaviour, Consul, HttpSink, Mosquitto, MqttPublisher, MqttSubscriber, Process, Qos, http,
+    Answer, Behaviour, Consul, HttpSink, Mosquitto, MqttPublisher, MqttSubscriber, Postgres, Process, Qos,
+    http,
 };
 
 #[tokio::test]
@@ -400,4 +401,24 @@ async fn waiting_returns_what_was_waited_for() {
     .await;
 
     assert_eq!(found, "found");
+}
+
+#[tokio::test]
+async fn postgres_keeps_its_data_over_stops_kills_and_freezes() -> Result<()> {
+    let mut server = Postgres::start().await?;
+    let database = server.database()?;
+    server.psql(&database, "CREATE TABLE kept (number integer)")?;
+
+    server.psql(&database, "INSERT INTO kept VALUES (1)")?;
+    server.stop().await?;
+    assert!(server.psql(&database, "SELECT 1").is_err(), "it is down");
+    server.restart().await?;
+    server.kill()?;
+    server.restart().await?;
+    server.freeze()?;
+    server.thaw()?;
+
+    assert_eq!(server.psql(&database, "SELECT number FROM kept")?, "1");
+    assert_eq!(server.psql("edgex_db", "SELECT 1, 2")?, "1|2", "as EdgeX has it");
+    Ok(())
 }

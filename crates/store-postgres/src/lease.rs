@@ -1,0 +1,173 @@
+//! Which claims of this process are good, and which objects they handed out. The leases themselves are rows; this says
+//! which of them somebody here still answers for.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use edgehold_core::{StoredObject, StoredObjectId};
+use tokio::sync::Notify;
+
+/// The claims of a queue, shared by it and its worker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claims {
+    known: Arc<Mutex<Known>>,
+    /// A claim has ended without handing its objects out: they are to be given back.
+    pub(crate) given_up: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    last: i64,
+    /// For each claim how many answer for it: whoever is making it, and each object it handed out.
+    good: HashMap<i64, usize>,
+    handed_out: HashMap<StoredObjectId, i64>,
+}
+
+impl Known {
+    fn let_go(&mut self, claim: i64) -> bool {
+        let Some(count) = self.good.get_mut(&claim) else {
+            return false;
+        };
+        *count -= 1;
+        let is_over = *count == 0;
+        if is_over {
+            self.good.remove(&claim);
+        }
+        is_over
+    }
+}
+
+impl Claims {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a claim.
+    pub(crate) fn begin(&self) -> Making {
+        let mut known = self.known();
+        known.last += 1;
+        let claim = known.last;
+        known.good.insert(claim, 1);
+        Making {
+            claims: self.clone(),
+            number: claim,
+            has_leased: false,
+        }
+    }
+
+    /// The claims that are good, and the last one there was.
+    pub(crate) fn good(&self) -> (Vec<i64>, i64) {
+        let known = self.known();
+        (known.good.keys().copied().collect(), known.last)
+    }
+
+    /// Verdicts for these are written: nobody answers for them any more.
+    pub(crate) fn settled<'a>(&self, settled: impl IntoIterator<Item = &'a StoredObjectId>) {
+        let mut known = self.known();
+        for id in settled {
+            if let Some(claim) = known.handed_out.remove(id) {
+                known.let_go(claim);
+            }
+        }
+    }
+
+    /// Another instance has taken everything over.
+    pub(crate) fn forget_all(&self) {
+        let mut known = self.known();
+        known.good.clear();
+        known.handed_out.clear();
+    }
+}
+
+/// A claim that is being made. Unless it hands something out, what it has leased is given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Making {
+    claims: Claims,
+    pub(crate) number: i64,
+    /// There may be leases by it.
+    pub(crate) has_leased: bool,
+}
+
+impl Making {
+    /// A page to be handed out: from now on each of its objects answers for the claim.
+    pub(crate) fn page(self, objects: Vec<StoredObject>) -> ClaimedPage {
+        let mut known = self.claims.known();
+        if known.good.contains_key(&self.number) {
+            for object in &objects {
+                if let Some(before) = known.handed_out.insert(object.id, self.number) {
+                    known.let_go(before);
+                }
+            }
+            if let Some(count) = known.good.get_mut(&self.number) {
+                *count += objects.len();
+            }
+        }
+        drop(known);
+        ClaimedPage {
+            objects,
+            making: self,
+        }
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        let is_over = self.claims.known().let_go(self.number);
+        if is_over && self.has_leased {
+            self.claims.given_up.notify_one();
+        }
+    }
+}
+
+/// Objects on their way to whoever claimed them. Dropped on the way, they are given back.
+#[derive(Debug)]
+pub(crate) struct ClaimedPage {
+    objects: Vec<StoredObject>,
+    making: Making,
+}
+
+impl ClaimedPage {
+    /// They have arrived.
+    pub(crate) fn take(mut self) -> Vec<StoredObject> {
+        std::mem::take(&mut self.objects)
+    }
+}
+
+impl Drop for ClaimedPage {
+    fn drop(&mut self) {
+        if !self.objects.is_empty() {
+            self.making
+                .claims
+                .settled(self.objects.iter().map(|object| &object.id));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgehold_store::conformance::{id, object};
+
+    #[test]
+    fn a_claim_is_good_until_its_last_object_is_settled() {
+        let claims = Claims::default();
+        let making = claims.begin();
+        assert_eq!(claims.good(), (vec![1], 1));
+        let objects = making.page(vec![object(1), object(2)]).take();
+        assert_eq!(objects.len(), 2);
+        claims.settled([&id(1), &id(7)]);
+        assert_eq!(claims.good(), (vec![1], 1));
+        claims.settled([&id(2)]);
+        assert_eq!(claims.good(), (vec![], 1));
+    }
+
+    #[test]
+    fn a_page_that_is_dropped_on_the_way_is_given_back() {
+        let claims = Claims::default();
+        drop(claims.begin());
+        drop(claims.begin().page(vec![object(1)]));
+        assert_eq!(claims.good(), (vec![], 2));
+    }
+}

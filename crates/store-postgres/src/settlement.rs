@@ -1,0 +1,356 @@
+//! Verdicts as SQL: `edgehold_store::semantics::apply`, for a page of objects at once.
+//!
+//! A page becomes a handful of statements however long it is: each column goes in as one array. What another instance
+//! has in hand by now is changed by nothing but a removal: it was delivered.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use edgehold_core::{
+    Destination, ObjectState, StoredObjectId, Timestamp,
+    retry::{Action, Failure, Progress, Verdict},
+};
+use edgehold_store::semantics;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::row::{bytes_column, context_json, state_column, text};
+
+/// Waits, and is in nobody else's hands; with the instance as this parameter.
+macro_rules! ours {
+    ($owner:literal) => {
+        concat!(
+            "object.state IN (0, 2, 4) AND (object.state = 2 OR object.owner = ",
+            $owner,
+            ") AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = object.seq AND lease.owner <> ",
+            $owner,
+            ")"
+        )
+    };
+}
+
+pub(crate) const REPLACE_PAYLOAD: &str = concat!(
+    "UPDATE payload SET bytes = change.bytes
+     FROM unnest($1::uuid[], $2::bytea[]) AS change (id, bytes) JOIN object ON object.id = change.id
+     WHERE payload.seq = object.seq AND ",
+    ours!("$3")
+);
+
+/// What was journaled or batched waits; the others among these do so already.
+pub(crate) const RELEASE: &str = concat!(
+    "UPDATE object SET state = 2, crashes = 0
+     WHERE id = ANY($1) AND (state <> 2 OR crashes > 0) AND ",
+    ours!("$2")
+);
+
+/// Any verdict ends a claim.
+pub(crate) const LET_GO: &str = "
+    DELETE FROM lease USING object WHERE object.id = ANY($1) AND lease.seq = object.seq AND lease.owner = $2";
+
+/// A failure replaces times and wait, a release adds to them; a destination stays unless there is another or another
+/// function comes next. What joins a batch belongs to this instance, unless it was taken over.
+pub(crate) const CHANGE: &str = concat!(
+    "WITH me AS MATERIALIZED (SELECT id FROM instance WHERE id = $18 FOR KEY SHARE)
+     UPDATE object SET
+        state = change.state,
+        owner = CASE change.state WHEN 4 THEN $18 ELSE object.owner END,
+        crashes = 0,
+        attempts = coalesce(change.attempts, object.attempts),
+        last_attempt_at = coalesce(change.at, object.last_attempt_at),
+        last_error = coalesce(change.error, object.last_error),
+        not_before = CASE WHEN change.counted THEN change.not_before
+                          ELSE coalesce(change.not_before, object.not_before) END,
+        destination = CASE WHEN change.moved THEN change.destination
+                           ELSE coalesce(change.destination, object.destination) END,
+        reason = coalesce(change.reason, object.reason),
+        ended_at = coalesce(change.ended_at, object.ended_at),
+        version = coalesce(change.version, object.version),
+        pipeline_position = coalesce(change.position, object.pipeline_position),
+        context_data = coalesce(change.context_data, object.context_data),
+        device = CASE WHEN change.moved THEN change.device ELSE object.device END,
+        input_kind = coalesce(change.input_kind, object.input_kind),
+        input_content_type = CASE WHEN change.moved THEN NULL ELSE object.input_content_type END,
+        input_topic = CASE WHEN change.moved THEN NULL ELSE object.input_topic END,
+        payload_bytes = coalesce(change.payload_bytes, object.payload_bytes)
+     FROM unnest($1::uuid[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::boolean[],
+                 $8::boolean[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bigint[], $14::text[],
+                 $15::text[], $16::text[], $17::bigint[])
+          AS change (id, state, attempts, at, error, not_before, counted, moved, destination, reason, ended_at,
+                     version, position, context_data, device, input_kind, payload_bytes)
+     WHERE object.id = change.id AND (change.state <> 4 OR EXISTS (SELECT 1 FROM me)) AND ",
+    ours!("$18")
+);
+
+/// Payloads and claims leave with their objects.
+pub(crate) const REMOVE: &str = "DELETE FROM object WHERE id = ANY($1)";
+
+/// What a verdict changes of a row.
+#[derive(Debug, Default)]
+struct Change {
+    id: Uuid,
+    state: i16,
+    failure: Option<Failure>,
+    /// Of a release only.
+    not_before: Option<i64>,
+    last_error: Option<String>,
+    destination: Option<String>,
+    /// A fresh count.
+    starts_anew: bool,
+    reason: Option<&'static str>,
+    ended_at: Option<i64>,
+    progress: Option<Progress>,
+}
+
+impl Change {
+    fn counted(&self) -> bool {
+        self.starts_anew || self.failure.is_some()
+    }
+
+    fn attempts(&self) -> Option<i64> {
+        let of_failure = self.failure.as_ref().map(|failure| failure.attempts.into());
+        of_failure.or(self.starts_anew.then_some(0))
+    }
+
+    fn failed_at(&self) -> Option<i64> {
+        self.failure.as_ref().map(|failure| failure.at.as_unix_millis())
+    }
+
+    fn error(&self) -> Option<String> {
+        let error = match &self.failure {
+            Some(failure) => Some(&failure.error),
+            None => self.last_error.as_ref(),
+        };
+        error.map(|error| text(error).into_owned())
+    }
+}
+
+/// Verdicts of which no two are for the same object, so that their order does not matter.
+#[derive(Debug, Default)]
+struct Step {
+    ids: HashSet<StoredObjectId>,
+    changes: Vec<Change>,
+    releases: Vec<Uuid>,
+    removals: Vec<Uuid>,
+    /// Everything but the removals, whose claims leave with them.
+    let_go: Vec<Uuid>,
+}
+
+/// Verdicts to write, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Settlement {
+    steps: Vec<Step>,
+}
+
+impl Settlement {
+    /// These verdicts.
+    pub(crate) fn of(verdicts: &[Verdict]) -> Self {
+        let mut settlement = Self::default();
+        settlement.extend(verdicts);
+        settlement
+    }
+
+    /// Adds verdicts behind those that are there.
+    pub(crate) fn extend<'a>(&mut self, verdicts: impl IntoIterator<Item = &'a Verdict>) {
+        for verdict in verdicts {
+            if self
+                .steps
+                .last()
+                .is_none_or(|step| step.ids.contains(&verdict.id))
+            {
+                self.steps.push(Step::default());
+            }
+            let step = self.steps.last_mut().expect("one was pushed if there was none");
+            step.add(verdict);
+        }
+    }
+
+    pub(crate) fn concerns(&self, id: Uuid) -> bool {
+        let id = StoredObjectId::from_uuid(id);
+        self.steps.iter().any(|step| step.ids.contains(&id))
+    }
+
+    /// How many statements it takes.
+    pub(crate) fn statements(&self) -> usize {
+        self.steps.iter().map(Step::statements).sum()
+    }
+
+    /// Writes it for this instance.
+    pub(crate) async fn write(&self, connection: &mut PgConnection, owner: i64) -> Result<(), sqlx::Error> {
+        for step in &self.steps {
+            step.write(connection, owner).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Step {
+    fn add(&mut self, verdict: &Verdict) {
+        self.ids.insert(verdict.id);
+        let id = verdict.id.as_uuid();
+        if verdict.action == Action::Remove {
+            self.removals.push(id);
+            return;
+        }
+        self.let_go.push(id);
+        let mut change = Change {
+            id,
+            ..Change::default()
+        };
+        let state = match &verdict.action {
+            Action::Remove => return,
+            release if *release == Action::RELEASE => {
+                self.releases.push(id);
+                return;
+            }
+            Action::Succeed { at } => {
+                change.ended_at = Some(at.as_unix_millis());
+                ObjectState::Success
+            }
+            Action::Release {
+                not_before,
+                last_error,
+                destination,
+                progress,
+            } => {
+                change.not_before = not_before.map(Timestamp::as_unix_millis);
+                change.last_error.clone_from(last_error);
+                change.destination = name(destination.as_ref());
+                change.progress.clone_from(progress);
+                ObjectState::Failed
+            }
+            Action::Batch(progress) => {
+                change.starts_anew = true;
+                change.progress = Some(progress.clone());
+                ObjectState::Batched
+            }
+            Action::RetryLater(failure) => {
+                change.failure = Some(failure.clone());
+                ObjectState::Failed
+            }
+            Action::GiveUp { reason, at, failure } => {
+                change.reason = Some(reason.as_str());
+                change.ended_at = Some(at.as_unix_millis());
+                change.failure.clone_from(failure);
+                ObjectState::Error
+            }
+        };
+        change.state = state_column(state);
+        if let Some(failure) = &mut change.failure {
+            change.not_before = failure.not_before.map(Timestamp::as_unix_millis);
+            change.destination = name(failure.destination.as_ref());
+            change.progress = failure.progress.take();
+        }
+        self.changes.push(change);
+    }
+
+    fn payloads(&self) -> impl Iterator<Item = (Uuid, &Bytes)> {
+        let moved = self
+            .changes
+            .iter()
+            .filter_map(|change| Some((change.id, change.progress.as_ref()?)));
+        moved.map(|(id, progress)| (id, &progress.payload))
+    }
+
+    fn statements(&self) -> usize {
+        let wanted = [
+            self.payloads().next().is_some(),
+            !self.changes.is_empty(),
+            !self.releases.is_empty(),
+            !self.let_go.is_empty(),
+            !self.removals.is_empty(),
+        ];
+        wanted.into_iter().filter(|wanted| *wanted).count()
+    }
+
+    async fn write(&self, connection: &mut PgConnection, owner: i64) -> Result<(), sqlx::Error> {
+        let (ids, payloads): (Vec<_>, Vec<_>) =
+            self.payloads().map(|(id, payload)| (id, &payload[..])).unzip();
+        if !ids.is_empty() {
+            sqlx::query(REPLACE_PAYLOAD)
+                .bind(ids)
+                .bind(payloads)
+                .bind(owner)
+                .execute(&mut *connection)
+                .await?;
+        }
+        if !self.changes.is_empty() {
+            self.change(connection, owner).await?;
+        }
+        for (statement, ids) in [(RELEASE, &self.releases), (LET_GO, &self.let_go)] {
+            if !ids.is_empty() {
+                sqlx::query(statement)
+                    .bind(ids)
+                    .bind(owner)
+                    .execute(&mut *connection)
+                    .await?;
+            }
+        }
+        if !self.removals.is_empty() {
+            sqlx::query(REMOVE)
+                .bind(&self.removals)
+                .execute(connection)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn change(&self, connection: &mut PgConnection, owner: i64) -> Result<(), sqlx::Error> {
+        let changes = &self.changes;
+        let moved = || changes.iter().map(|change| change.progress.as_ref());
+        sqlx::query(CHANGE)
+            .bind(column(changes, |change| change.id))
+            .bind(column(changes, |change| change.state))
+            .bind(column(changes, Change::attempts))
+            .bind(column(changes, Change::failed_at))
+            .bind(column(changes, Change::error))
+            .bind(column(changes, |change| change.not_before))
+            .bind(column(changes, Change::counted))
+            .bind(column(changes, |change| change.progress.is_some()))
+            .bind(column(changes, |change| change.destination.as_deref()))
+            .bind(column(changes, |change| change.reason))
+            .bind(column(changes, |change| change.ended_at))
+            .bind(
+                moved()
+                    .map(|to| to.map(|to| text(to.version.as_str())))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                moved()
+                    .map(|to| to.map(|to| i64::from(to.position)))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                moved()
+                    .map(|to| to.map(|to| context_json(&to.context)))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                moved()
+                    .map(|to| semantics::device_in(&to?.context).map(text))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                moved()
+                    .map(|to| to.map(|to| to.kind.as_str()))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                moved()
+                    .map(|to| to.map(|to| bytes_column(&to.payload)))
+                    .collect::<Vec<_>>(),
+            )
+            .bind(owner)
+            .execute(connection)
+            .await
+            .map(drop)
+    }
+}
+
+/// One value of each row.
+pub(crate) fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
+
+fn name(destination: Option<&Destination>) -> Option<String> {
+    destination.map(|to| text(to.as_str()).into_owned())
+}

@@ -1,0 +1,389 @@
+//! The one task that writes.
+//!
+//! Requests arrive through a bounded channel. Whatever has queued up while the last transaction was committed goes into
+//! the next one: appends as columns of one statement, verdicts merged, one commit, then the answers. When such a group
+//! fails as a whole, each of its requests is tried in a transaction of its own, so that one cannot fail the others.
+
+use std::sync::Arc;
+
+use edgehold_core::retry::Verdict;
+use edgehold_store::{Evicted, Eviction, Redrive, Room, StoreError, Sweep};
+use sqlx::{Connection as _, PgConnection};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    error::refusal,
+    insert::{self, Waiting},
+    link::{Link, run},
+    maintain::{self, Damage},
+    row::NewRow,
+    settlement::Settlement,
+    worker::Shared,
+};
+
+/// Requests that may wait for the writer; more wait with their callers.
+pub(crate) const QUEUED_REQUESTS: usize = 256;
+
+/// The outcome of a request.
+pub(crate) type Answer = Result<Done, StoreError>;
+
+/// What was done.
+pub(crate) enum Done {
+    /// It is written; there is nothing to tell.
+    Written,
+    /// One answer for each object.
+    Appended(Vec<Result<i64, StoreError>>),
+    /// What was removed, in order.
+    Evicted(Vec<Evicted>),
+    /// So many objects.
+    Objects(u64),
+}
+
+/// What the writer is asked for.
+pub(crate) enum Request {
+    /// Writes something and answers when it is on the disk.
+    Write(Work, oneshot::Sender<Answer>),
+    /// Finishes what was asked for before, ends the instance and answers.
+    Close(oneshot::Sender<()>),
+}
+
+/// What is to be written.
+pub(crate) enum Work {
+    Append(Vec<NewRow>, Room),
+    Settle(Vec<Verdict>),
+    SetAside(Vec<Damage>),
+    Evict(Eviction),
+    Sweep(Sweep, usize),
+    Redrive(Redrive, usize),
+}
+
+impl Work {
+    /// Whether it is written together with others; what is rare and changes many objects has a transaction of its own.
+    fn joins_others(&self) -> bool {
+        matches!(self, Self::Append(..) | Self::Settle(_))
+    }
+
+    /// Whether it is more than one statement.
+    fn takes_a_transaction(&self) -> bool {
+        match self {
+            Self::Append(rows, room) => {
+                *room != Room::default() || insert::statements(&rows.iter().collect::<Vec<_>>()) > 1
+            }
+            Self::Settle(verdicts) => Settlement::of(verdicts).statements() > 1,
+            Self::Redrive(..) => false,
+            Self::SetAside(_) | Self::Evict(_) | Self::Sweep(..) => true,
+        }
+    }
+
+    /// Whether it takes objects in hand, and may have done so when it fails.
+    fn takes_in_hand(&self) -> bool {
+        matches!(self, Self::Evict(_) | Self::Sweep(..))
+    }
+
+    /// Whether it keeps what there is room for.
+    fn is_limited(&self) -> bool {
+        matches!(self, Self::Append(_, room) if *room != Room::default())
+    }
+
+    /// The rows it keeps whatever the room, unless verdicts that are written with them concern them: in one transaction
+    /// all appends come before all verdicts, which could matter here.
+    fn unlimited(&self, settlement: &Settlement) -> &[NewRow] {
+        match self {
+            Self::Append(rows, room)
+                if *room == Room::default() && !rows.iter().any(|row| settlement.concerns(row.id)) =>
+            {
+                rows
+            }
+            _ => &[],
+        }
+    }
+
+    /// Whether other instances may have something to do because of it.
+    fn is_news(&self) -> bool {
+        match self {
+            Self::Append(rows, _) => rows.iter().any(|row| row.state == 2),
+            Self::Redrive(..) => true,
+            _ => false,
+        }
+    }
+}
+
+/// A request and where its answer goes.
+type Asked = (Work, oneshot::Sender<Answer>);
+
+/// Writes for a queue.
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) link: Link,
+}
+
+impl Writer {
+    /// Runs until the queue is closed or dropped; answers who waits for that.
+    pub(crate) async fn run(&mut self) -> Vec<oneshot::Sender<()>> {
+        let mut group = Vec::new();
+        let mut closing = Vec::new();
+        // Cancel-safe: what was received is handled before the next await that waits for requests.
+        while self.requests.recv_many(&mut group, QUEUED_REQUESTS).await > 0 {
+            let mut writes = Vec::with_capacity(group.len());
+            for request in group.drain(..) {
+                match request {
+                    Request::Write(work, answer) => writes.push((work, answer)),
+                    Request::Close(answer) => {
+                        self.requests.close();
+                        closing.push(answer);
+                    }
+                }
+            }
+            // Whoever waits for one request to be done before the next one is asked for does not have both in here, so
+            // the order is free.
+            let (group, alone): (Vec<Asked>, Vec<Asked>) =
+                writes.into_iter().partition(|(work, _)| work.joins_others());
+            self.commit(group).await;
+            for request in alone {
+                self.commit(vec![request]).await;
+            }
+        }
+        closing
+    }
+
+    async fn commit(&mut self, group: Vec<Asked>) {
+        let (works, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        let mut done = match works.len() {
+            0 | 1 => None,
+            _ => self.together(&works).await,
+        }
+        .map(Vec::into_iter);
+        let mut is_news = false;
+        for (work, answer) in works.iter().zip(answers) {
+            let outcome = match done.as_mut().and_then(|done| done.next().flatten()) {
+                Some(done) => Ok(done),
+                None => self.alone(work).await,
+            };
+            if outcome.is_ok() {
+                is_news |= work.is_news();
+                if let Work::Settle(verdicts) = work {
+                    self.shared
+                        .claims
+                        .settled(verdicts.iter().map(|verdict| &verdict.id));
+                }
+            }
+            // A caller that has gone is no reason not to have written.
+            let _ = answer.send(outcome);
+        }
+        if is_news {
+            self.shared.tell_others();
+        }
+    }
+
+    /// Writes a group in one transaction, but for what has to be written alone and afterwards: none is answered for it.
+    /// None at all when it failed as a whole.
+    async fn together(&mut self, works: &[Work]) -> Option<Vec<Option<Done>>> {
+        let mut settlement = Settlement::default();
+        for work in works {
+            if let Work::Settle(verdicts) = work {
+                settlement.extend(verdicts);
+            }
+        }
+        let owner = self.shared.instance();
+        let outcome = run!(self.link, async |connection| {
+            write_together(connection, owner, works, &settlement).await
+        });
+        outcome.ok()
+    }
+
+    /// Writes one request in a transaction of its own.
+    async fn alone(&mut self, work: &Work) -> Answer {
+        for _ in 0..2 {
+            let owner = self.shared.instance();
+            let mut making = self.shared.claims.begin();
+            making.has_leased = work.takes_in_hand();
+            let claim = making.number;
+            let outcome = run!(self.link, async |connection| {
+                write_alone(connection, owner, claim, work).await
+            });
+            match outcome? {
+                Some(done) => return Ok(done),
+                // It was taken over: once more as the instance that it is then.
+                None => self.shared.rejoin(&mut self.link, owner).await?,
+            }
+        }
+        Err(StoreError::Unavailable {
+            reason: "this instance was taken over by another again and again".to_owned(),
+            source: None,
+        })
+    }
+}
+
+/// Writes one request; none when this instance was taken over.
+async fn write_alone(
+    connection: &mut PgConnection,
+    owner: i64,
+    claim: i64,
+    work: &Work,
+) -> Result<Option<Done>, sqlx::Error> {
+    if !work.takes_a_transaction() {
+        return write(connection, owner, claim, work).await;
+    }
+    let mut transaction = connection.begin().await?;
+    let done = write(&mut transaction, owner, claim, work).await?;
+    if done.is_some() {
+        transaction.commit().await?;
+    }
+    Ok(done)
+}
+
+async fn write(
+    connection: &mut PgConnection,
+    owner: i64,
+    claim: i64,
+    work: &Work,
+) -> Result<Option<Done>, sqlx::Error> {
+    Ok(Some(match work {
+        Work::Append(rows, room) if *room == Room::default() => {
+            let Some(answers) = append(connection, owner, rows).await? else {
+                return Ok(None);
+            };
+            Done::Appended(answers)
+        }
+        Work::Append(rows, room) => {
+            let Some(answers) = append_one_by_one(connection, owner, rows, *room).await? else {
+                return Ok(None);
+            };
+            Done::Appended(answers)
+        }
+        Work::Settle(verdicts) => {
+            Settlement::of(verdicts).write(connection, owner).await?;
+            Done::Written
+        }
+        Work::SetAside(damaged) => {
+            maintain::set_aside(connection, damaged).await?;
+            Done::Written
+        }
+        Work::Evict(eviction) => Done::Evicted(maintain::evict(connection, owner, claim, eviction).await?),
+        Work::Sweep(sweep, limit) => {
+            Done::Objects(maintain::sweep(connection, owner, claim, sweep, *limit).await?)
+        }
+        Work::Redrive(redrive, limit) => Done::Objects(maintain::redrive(connection, redrive, *limit).await?),
+    }))
+}
+
+/// Appends rows of which some may be there already; none when this instance was taken over.
+async fn append(
+    connection: &mut PgConnection,
+    owner: i64,
+    rows: &[NewRow],
+) -> Result<Option<Vec<Result<i64, StoreError>>>, sqlx::Error> {
+    let kept = insert::all(connection, owner, &rows.iter().collect::<Vec<_>>()).await?;
+    let mut answers = Vec::with_capacity(kept.len());
+    for (row, kept) in rows.iter().zip(kept) {
+        let answer = match kept {
+            Some(seq) => Some(Ok(seq)),
+            None => insert::find(connection, row).await?,
+        };
+        match answer {
+            Some(answer) => answers.push(answer),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(answers))
+}
+
+/// Appends rows of which some may be there already or not fit; none when this instance was taken over.
+async fn append_one_by_one(
+    connection: &mut PgConnection,
+    owner: i64,
+    rows: &[NewRow],
+    room: Room,
+) -> Result<Option<Vec<Result<i64, StoreError>>>, sqlx::Error> {
+    let mut waiting = Waiting::Unknown;
+    waiting.look(connection).await?;
+    let mut answers = Vec::with_capacity(rows.len());
+    for row in rows {
+        answers.push(match insert::find(connection, row).await? {
+            Some(there) => there,
+            None => match waiting.admit(row, room) {
+                Err(full) => Err(full),
+                Ok(()) => match insert::all(connection, owner, &[row]).await?.first() {
+                    Some(Some(seq)) => Ok(*seq),
+                    _ => return Ok(None),
+                },
+            },
+        });
+    }
+    Ok(Some(answers))
+}
+
+/// Writes a group; none stands for what has to be written alone.
+async fn write_together(
+    connection: &mut PgConnection,
+    owner: i64,
+    works: &[Work],
+    settlement: &Settlement,
+) -> Result<Vec<Option<Done>>, sqlx::Error> {
+    let unlimited: Vec<&NewRow> = works.iter().flat_map(|work| work.unlimited(settlement)).collect();
+    let is_limited = works.iter().any(Work::is_limited);
+    let (mut done, kept) = if is_limited || insert::statements(&unlimited) + settlement.statements() > 1 {
+        let mut transaction = connection.begin().await?;
+        let done = append_limited(&mut transaction, owner, works, settlement).await?;
+        let kept = insert::all(&mut transaction, owner, &unlimited).await?;
+        settlement.write(&mut transaction, owner).await?;
+        transaction.commit().await?;
+        (done, kept)
+    } else {
+        settlement.write(connection, owner).await?;
+        let kept = insert::all(connection, owner, &unlimited).await?;
+        (works.iter().map(|_| None).collect(), kept)
+    };
+    let mut kept = kept.into_iter();
+    for (work, done) in works.iter().zip(&mut done) {
+        let rows = work.unlimited(settlement).len();
+        if rows > 0 {
+            // What was there already is looked at alone.
+            let seqs: Vec<_> = kept.by_ref().take(rows).collect();
+            let seqs: Option<Vec<i64>> = seqs.into_iter().collect();
+            *done = seqs.map(|seqs| Done::Appended(seqs.into_iter().map(Ok).collect()));
+        }
+        if matches!(work, Work::Settle(_)) {
+            *done = Some(Done::Written);
+        }
+    }
+    Ok(done)
+}
+
+/// Appends what has a limit and fits, as it stands in the order of the requests; whatever does not fit or is there
+/// already is found out alone.
+async fn append_limited(
+    connection: &mut PgConnection,
+    owner: i64,
+    works: &[Work],
+    settlement: &Settlement,
+) -> Result<Vec<Option<Done>>, sqlx::Error> {
+    let mut done = Vec::with_capacity(works.len());
+    let mut waiting = Waiting::Unknown;
+    let mut rows: Vec<&NewRow> = Vec::new();
+    let mut counts = Vec::with_capacity(works.len());
+    for work in works {
+        let before = rows.len();
+        if let Work::Append(appended, room) = work
+            && *room != Room::default()
+            && !appended.iter().any(|row| settlement.concerns(row.id))
+        {
+            waiting.look(connection).await?;
+            let unchanged = waiting;
+            match appended.iter().all(|row| waiting.admit(row, *room).is_ok()) {
+                true => rows.extend(appended),
+                false => waiting = unchanged,
+            }
+        }
+        counts.push(rows.len() - before);
+    }
+    let kept: Option<Vec<i64>> = insert::all(connection, owner, &rows).await?.into_iter().collect();
+    // What was there already has taken room from others for nothing.
+    let mut kept = kept.ok_or_else(refusal)?.into_iter();
+    for count in counts {
+        let seqs: Vec<_> = kept.by_ref().take(count).map(Ok).collect();
+        done.push((count > 0).then_some(Done::Appended(seqs)));
+    }
+    Ok(done)
+}
