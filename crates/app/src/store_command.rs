@@ -78,7 +78,7 @@ async fn execute(invocation: &Invocation, command: StoreCommand) -> Result<ExitC
             if !view.exists() {
                 tracing::warn!(
                     "there is no store at {}: nothing has been stored yet",
-                    view.path().display()
+                    view.place()
                 );
             }
             list(&view, options, &mut out).await?;
@@ -139,7 +139,7 @@ async fn list(view: &StoreView, options: ListOptions, out: &mut impl Write) -> R
 /// Writes one object; not finding it is an answer too.
 async fn show(view: &StoreView, options: &ShowOptions, out: &mut impl Write) -> Result<ExitCode> {
     let Some(object) = view.find(options.name).await? else {
-        tracing::error!("there is no such object in {}", view.path().display());
+        tracing::error!("there is no such object in {}", view.place());
         return Ok(ExitCode::FAILURE);
     };
     if !options.collection.states().contains(&object.state) {

@@ -310,6 +310,8 @@ pub struct Database {
     pub encryption: bool,
     /// The secret with the keys.
     pub encryption_secret_name: String,
+    /// `SslMode` of the PostgreSQL store; empty when not configured.
+    pub ssl_mode: String,
 }
 
 /// One of `Clients`.
@@ -404,6 +406,7 @@ impl Configuration {
                 compression: of.word("Database/Compression") == "zstd",
                 encryption: of.word("Database/Encryption") == "aes256-gcm",
                 encryption_secret_name: of.text("Database/EncryptionSecretName"),
+                ssl_mode: of.text("Database/SslMode"),
             },
             clients: of
                 .names("Clients/")

@@ -232,6 +232,7 @@ impl<'a> Drive<'a> {
         if self.dispatch.wake.take_everything() {
             self.lanes.values_mut().for_each(LaneState::wake);
         }
+        self.look |= self.dispatch.wake.take_look();
         let (succeeded, kept) = self.dispatch.wake.take();
         for destination in succeeded {
             self.lane(LaneKey::To(Some(destination))).wake();

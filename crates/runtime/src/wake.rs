@@ -30,6 +30,8 @@ struct State {
     kept: HashMap<Option<Destination>, Timestamp>,
     /// Everything that waits is to be tried; taken by the loop.
     everything: bool,
+    /// The store is to be asked what is due; taken by the loop.
+    look: bool,
     /// The loop sleeps until then; for ever when there is none.
     wake_at: Option<Timestamp>,
 }
@@ -82,6 +84,18 @@ impl Wake {
         self.notify.notify_one();
     }
 
+    /// The store may have something due that this process does not know of: another instance has ended or told of what it
+    /// keeps, somebody has re-driven something.
+    pub fn look(&self) {
+        self.state().look = true;
+        self.notify.notify_one();
+    }
+
+    /// Takes whether the store is to be asked what is due.
+    pub(crate) fn take_look(&self) -> bool {
+        std::mem::take(&mut self.state().look)
+    }
+
     /// Takes whether everything that waits is to be tried.
     pub(crate) fn take_everything(&self) -> bool {
         std::mem::take(&mut self.state().everything)
@@ -116,7 +130,7 @@ impl Wake {
     pub(crate) fn may_sleep_until(&self, at: Option<Timestamp>) -> bool {
         let mut state = self.state();
         state.wake_at = at;
-        state.succeeded.is_empty() && state.kept.is_empty() && !state.everything
+        state.succeeded.is_empty() && state.kept.is_empty() && !state.everything && !state.look
     }
 
     /// Returns once something has happened since the last return. Cancel-safe.
@@ -164,6 +178,17 @@ mod tests {
         tokio::time::advance(Duration::from_secs(30)).await;
         wake.succeeded(&there);
         assert_eq!(succeeded(&wake), ["http://a:1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_changed_from_outside_is_looked_at_once() {
+        let wake = Wake::default();
+        assert!(!wake.take_look());
+        wake.look();
+        wake.notified().await;
+        assert!(!wake.may_sleep_until(None), "it has not been taken");
+        assert!(wake.take_look());
+        assert!(wake.may_sleep_until(None) && !wake.take_look());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,16 +1,14 @@
 //! A look at the store of a service from outside: what the commands beside a service read.
 //!
 //! Changes nothing, takes no lock and holds no transaction from one page to the next, so it may run beside the service
-//! that writes the same file. Which store it is comes from the same flags, files and provider as for the service.
+//! that writes the same store. Which store it is comes from the same flags, files and provider as for the service.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use edgehold_config::secrets::InsecureSecretProvider;
 use edgehold_core::{ObjectState, ServiceKey, StoredObject, StoredObjectId};
 use edgehold_store::{ListRequest, ObjectFilter, Page, RetryQueue, StoreError, StoreStats};
+use edgehold_store_postgres::PostgresQueue;
 use edgehold_store_sealed::SealedQueue;
 use edgehold_store_sqlite::SqliteQueue;
 use tokio::sync::watch;
@@ -18,7 +16,7 @@ use tokio::sync::watch;
 use crate::{
     bootstrap::{self, Access, ConfigurationError},
     invocation::Invocation,
-    store::{sealing, sqlite_path},
+    store::{postgres, sealing, sqlite_path},
 };
 
 /// Every state an object can be in.
@@ -56,7 +54,7 @@ pub enum ObjectName {
 
 /// The store of a service, for looking only.
 pub struct StoreView {
-    path: PathBuf,
+    place: String,
     /// None when the service has never stored anything.
     queue: Option<SealedQueue>,
 }
@@ -72,30 +70,41 @@ impl StoreView {
         let loaded = bootstrap::load(invocation, &service_key, Access::ReadOnly).await?;
         let configuration = &loaded.effective.configuration;
         let database = &configuration.database;
-        match database.kind.to_lowercase().as_str() {
+        let (_, writable) = watch::channel(configuration.writable.clone());
+        let secrets = Arc::new(InsecureSecretProvider::new(writable));
+        let (place, queue) = match database.kind.to_lowercase().as_str() {
             "" | "sqlite" => {
                 let path = sqlite_path(database, &invocation.flags.data_dir, &service_key);
-                let queue = match path.exists() {
-                    true => {
-                        let queue = SqliteQueue::open_read_only(&path, service_key).await?;
-                        let (_, writable) = watch::channel(configuration.writable.clone());
-                        let secrets = Arc::new(InsecureSecretProvider::new(writable));
-                        Some(SealedQueue::new(Arc::new(queue), secrets, sealing(database)))
-                    }
+                let queue: Option<Arc<dyn RetryQueue>> = match path.exists() {
+                    true => Some(Arc::new(SqliteQueue::open_read_only(&path, service_key).await?)),
                     false => None,
                 };
-                Ok(Self { path, queue })
+                (path.display().to_string(), queue)
             }
-            other => Err(StoreError::Configuration(format!(
-                "a store of type '{other}' cannot be looked at from outside"
-            ))
-            .into()),
-        }
+            "postgres" => {
+                let name = &invocation.flags.db_name;
+                let options = postgres::options(database, name, &service_key, &*secrets).await?;
+                let place = format!(
+                    "{}:{}/{}, schema \"{service_key}\"",
+                    options.host, options.port, options.database
+                );
+                let queue = PostgresQueue::open_read_only(&options).await?;
+                (place, queue.map(|queue| Arc::new(queue) as Arc<dyn RetryQueue>))
+            }
+            other => {
+                return Err(StoreError::Configuration(format!(
+                    "a store of type '{other}' cannot be looked at from outside"
+                ))
+                .into());
+            }
+        };
+        let queue = queue.map(|queue| SealedQueue::new(queue, secrets, sealing(database)));
+        Ok(Self { place, queue })
     }
 
     /// Where the store is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// Whether anything has ever been stored here.
@@ -148,7 +157,7 @@ impl StoreView {
         }))
     }
 
-    /// Lets go of the file.
+    /// Lets go of the store.
     pub async fn close(self) {
         if let Some(queue) = self.queue {
             queue.close().await;

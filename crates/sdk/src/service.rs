@@ -499,6 +499,8 @@ impl AppService {
             spool_max_bytes: configuration.limits.spool_max_bytes,
             factories: self.stores,
             secrets: secrets.clone(),
+            db_name: invocation.flags.db_name.clone(),
+            wake: Arc::new(Wake::default()),
         };
         let opened = match configuration.writable.store_and_forward.enabled {
             true => Some(opener.open().await?),
@@ -596,7 +598,7 @@ impl Built {
         if let Some(loss) = self.ingress.loss {
             books.tell_loss(loss);
         }
-        let wake = Arc::new(Wake::default());
+        let wake = self.opener.wake.clone();
         let (health, drain) = (Arc::new(Health::default()), Arc::new(Drain::default()));
         let (store_state, queue) = watch::channel(StoreState::Opening);
         let destinations = Arc::new(Destinations::new(self.view.writable.clone(), queue.clone()));

@@ -7,14 +7,17 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use edgehold_config::{Writable, configuration::Database};
 use edgehold_core::{BoxFuture, ErrorClass, SecretError, SecretProvider, ServiceKey, ShutdownSignal};
-use edgehold_runtime::{Books, StoreState};
+use edgehold_runtime::{Books, StoreState, Wake};
 use edgehold_store::{
     Credentials, DatabaseSettings, MemoryQueue, Mover, RetryQueue, SpooledQueue, StoreClientQueue,
     StoreError, StoreFactories, StoreHandle, TimeLimited,
 };
+use edgehold_store_postgres::PostgresQueue;
 use edgehold_store_sealed::{SealedQueue, Sealing};
 use edgehold_store_sqlite::{Options, SqliteQueue};
 use tokio::{sync::watch, time::timeout};
+
+pub(crate) mod postgres;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -56,6 +59,10 @@ pub(crate) struct StoreOpener {
     pub(crate) spool_max_bytes: u64,
     pub(crate) factories: StoreFactories,
     pub(crate) secrets: Arc<dyn SecretProvider>,
+    /// The database of a server (`EDGEX_DBNAME`).
+    pub(crate) db_name: String,
+    /// Told when a store has something to do that this process does not know of.
+    pub(crate) wake: Arc<Wake>,
 }
 
 impl StoreOpener {
@@ -175,11 +182,12 @@ impl StoreOpener {
                 let queue = MemoryQueue::new(self.service_key.clone());
                 Ok(Opened::new(queue, Box::pin(std::future::ready(()))))
             }
+            "postgres" => self.open_postgres().await,
             _ => {
                 let Some(factory) = self.factories.get(&kind) else {
                     return Err(StoreError::Configuration(format!(
-                        "Database/Type '{}' is not built in; use 'sqlite' (the default, a file in the data folder), or \
-                         register a custom store of this name",
+                        "Database/Type '{}' is not built in; use 'sqlite' (the default, a file in the data folder), \
+                         'postgres', or register a custom store of this name",
                         self.database.kind
                     )));
                 };
@@ -196,6 +204,29 @@ impl StoreOpener {
                 Ok(Opened::new(queue, Box::pin(std::future::ready(()))))
             }
         }
+    }
+
+    async fn open_postgres(&self) -> Result<Opened, StoreError> {
+        let secrets = &*self.secrets;
+        let mut options =
+            postgres::options(&self.database, &self.db_name, &self.service_key, secrets).await?;
+        options.identity_file = Some(postgres::identity_file(&self.data_dir, &self.service_key));
+        let place = format!("{}:{}/{}", options.host, options.port, options.database);
+        let (queue, worker) = PostgresQueue::open(options).await?;
+        tracing::info!(
+            "Store and Forward keeps its data in PostgreSQL at {place}, schema \"{}\"",
+            self.service_key
+        );
+        let (mut changes, wake) = (queue.changes(), self.wake.clone());
+        let told = async move {
+            while changes.changed().await.is_ok() {
+                wake.look();
+            }
+        };
+        let driver = async {
+            tokio::join!(worker.run(), told);
+        };
+        Ok(Opened::new(queue, Box::pin(driver)))
     }
 
     fn settings(&self) -> DatabaseSettings {

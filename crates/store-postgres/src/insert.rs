@@ -22,21 +22,21 @@ pub(crate) const APPEND: &str = "
         FROM me, unnest($2::uuid[], $3::smallint[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[],
                         $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[], $14::bigint[],
                         $15::bigint[], $16::text[], $17::text[], $18::text[], $19::bigint[], $20::text[],
-                        $21::bigint[], $22::bytea[])
+                        $21::bigint[], $22::bytea[], $23::text[])
                  WITH ORDINALITY
                  AS item (id, state, pipeline_id, pipeline_position, version, correlation_id, context_data, input_kind,
                          input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
-                         last_error, reason, destination, ended_at, device, payload_bytes, bytes, place)
+                         last_error, reason, destination, ended_at, device, payload_bytes, bytes, errors, place)
         ORDER BY place
     ),
     kept AS (
         INSERT INTO object
                (seq, owner, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data, input_kind,
                 input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before, last_error, reason,
-                destination, ended_at, device, payload_bytes)
+                destination, ended_at, device, payload_bytes, errors)
         SELECT seq, owner, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data, input_kind,
                input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before, last_error, reason,
-               destination, ended_at, device, payload_bytes
+               destination, ended_at, device, payload_bytes, errors::jsonb
         FROM given ORDER BY place
         ON CONFLICT (id) DO NOTHING
         RETURNING seq
@@ -111,6 +111,7 @@ pub(crate) async fn all(
             .bind(column(rows, |row| row.device.as_deref()))
             .bind(column(rows, |row| bytes_column(&row.payload)))
             .bind(column(rows, |row| &row.payload[..]))
+            .bind(column(rows, |row| row.errors.as_deref()))
             .fetch_all(&mut *connection)
             .await?;
         for (place, seq) in found {

@@ -28,6 +28,7 @@
 
 mod claim;
 mod error;
+mod filter;
 mod insert;
 mod instance;
 mod lanes;

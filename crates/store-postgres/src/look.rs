@@ -1,22 +1,48 @@
 //! Looking: what is in the store, how much of it, and whether something waits.
 
+use std::collections::BTreeMap;
+
 use edgehold_core::{ErrorReason, ObjectState, PipelineId, ServiceKey, Timestamp};
-use edgehold_store::{ListRequest, StateCount, StoreStats};
+use edgehold_store::{ErrorGroup, ListRequest, ObjectFilter, StateCount, StoreStats};
 use sqlx::PgConnection;
 
-use crate::row::{self, ReadRow, column_of_states, text};
+use crate::{
+    filter::{self, filtered},
+    row::{self, ReadRow, column_of_states, text},
+};
 
 pub(crate) const IS_WAITING: &str = "
     SELECT EXISTS (SELECT 1 FROM object WHERE state IN (0, 2) AND pipeline_id = $1 AND device = $2)";
 
-pub(crate) const LIST: &str = "
-    SELECT found.seq, found.payload_bytes
-    FROM unnest($1::smallint[]) AS wanted (state) CROSS JOIN LATERAL (
-        SELECT seq, payload_bytes FROM object
-        WHERE object.state = wanted.state AND seq > $2
-          AND ($3::text IS NULL OR pipeline_id = $3) AND ($4::text IS NULL OR reason = $4)
-        ORDER BY seq LIMIT $5) AS found
-    ORDER BY seq LIMIT $5";
+/// With `$8` the states, `$9` the place behind which it begins.
+macro_rules! list {
+    ($by:tt) => {
+        concat!(
+            "SELECT found.seq, found.payload_bytes
+             FROM unnest($8::smallint[]) AS wanted (state) CROSS JOIN LATERAL (
+                SELECT seq, payload_bytes FROM object WHERE object.state = wanted.state AND seq > $9 AND ",
+            filtered!($by),
+            " ORDER BY seq LIMIT $10) AS found
+             ORDER BY seq LIMIT $10"
+        )
+    };
+}
+pub(crate) const LIST: &str = list!(queue);
+pub(crate) const LIST_IDS: &str = list!(ids);
+
+macro_rules! survey {
+    ($by:tt) => {
+        concat!(
+            "SELECT pipeline_id, reason, count(*), sum(payload_bytes)::bigint,
+                    min(coalesce(ended_at, created_at)), max(coalesce(ended_at, created_at))
+             FROM object WHERE state = 3 AND ",
+            filtered!($by),
+            " GROUP BY pipeline_id, reason"
+        )
+    };
+}
+pub(crate) const SURVEY: &str = survey!(queue);
+pub(crate) const SURVEY_IDS: &str = survey!(ids);
 
 pub(crate) const STATS: &str = "
     SELECT state, objects, payload_bytes,
@@ -54,11 +80,13 @@ pub(crate) async fn list(
     request: &ListRequest,
 ) -> Result<(Vec<i64>, Option<i64>), sqlx::Error> {
     let limit = request.limit.max(1);
-    let found: Vec<(i64, i64)> = sqlx::query_as(LIST)
+    let statement = match request.filter.ids.is_empty() {
+        true => LIST,
+        false => LIST_IDS,
+    };
+    let found: Vec<(i64, i64)> = filter::bind(sqlx::query_as(statement), &request.filter)
         .bind(column_of_states(&request.states))
         .bind(request.after_seq)
-        .bind(request.pipeline_id.as_ref().map(|id| text(id.as_str())))
-        .bind(request.reason.map(ErrorReason::as_str))
         .bind(i64::try_from(limit).unwrap_or(i64::MAX - 1) + 1)
         .fetch_all(connection)
         .await?;
@@ -75,13 +103,63 @@ pub(crate) async fn list(
     Ok((page, None))
 }
 
+/// One group as the statement answers it.
+type SurveyRow = (String, Option<String>, i64, i64, i64, i64);
+
+/// The error collection by pipeline and reason.
+pub(crate) async fn survey(
+    connection: &mut PgConnection,
+    filter: &ObjectFilter,
+) -> Result<Vec<ErrorGroup>, sqlx::Error> {
+    let statement = match filter.ids.is_empty() {
+        true => SURVEY,
+        false => SURVEY_IDS,
+    };
+    let rows: Vec<SurveyRow> = filter::bind(sqlx::query_as(statement), filter)
+        .fetch_all(connection)
+        .await?;
+    let mut groups: BTreeMap<_, ErrorGroup> = BTreeMap::new();
+    for (pipeline_id, reason, objects, payload_bytes, first, last) in rows {
+        // As a damaged row is read.
+        let pipeline_id =
+            PipelineId::try_new(&pipeline_id).unwrap_or_else(|_| PipelineId::default_pipeline());
+        let reason = reason.map(|name| ErrorReason::from_name(&name).unwrap_or(ErrorReason::Corrupt));
+        let found = ErrorGroup {
+            pipeline_id: pipeline_id.clone(),
+            reason,
+            count: count(objects, payload_bytes),
+            ended: (
+                Timestamp::from_unix_millis(first),
+                Timestamp::from_unix_millis(last),
+            ),
+        };
+        groups
+            .entry((pipeline_id, reason))
+            .and_modify(|group| {
+                group.count.objects += found.count.objects;
+                group.count.payload_bytes += found.count.payload_bytes;
+                group.ended = (group.ended.0.min(found.ended.0), group.ended.1.max(found.ended.1));
+            })
+            .or_insert(found);
+    }
+    Ok(groups.into_values().collect())
+}
+
+fn count(objects: i64, payload_bytes: i64) -> StateCount {
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    StateCount {
+        objects: unsigned(objects),
+        payload_bytes: unsigned(payload_bytes),
+    }
+}
+
 /// What the counters say.
 pub(crate) async fn stats(connection: &mut PgConnection) -> Result<StoreStats, sqlx::Error> {
     let rows: Vec<(i16, i64, i64, Option<i64>)> = sqlx::query_as(STATS).fetch_all(connection).await?;
     let mut stats = StoreStats::default();
     for (state, objects, payload_bytes, oldest) in rows {
         stats.oldest_waiting = oldest.map(Timestamp::from_unix_millis);
-        let count = match ObjectState::from_code(state.into()) {
+        let of_state = match ObjectState::from_code(state.into()) {
             Ok(ObjectState::New) => &mut stats.new,
             Ok(ObjectState::Success) => &mut stats.success,
             Ok(ObjectState::Failed) => &mut stats.failed,
@@ -90,11 +168,7 @@ pub(crate) async fn stats(connection: &mut PgConnection) -> Result<StoreStats, s
             // The table takes no other.
             Err(_) => continue,
         };
-        let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
-        *count = StateCount {
-            objects: unsigned(objects),
-            payload_bytes: unsigned(payload_bytes),
-        };
+        *of_state = count(objects, payload_bytes);
     }
     Ok(stats)
 }

@@ -1,12 +1,13 @@
-//! What makes room, what brings objects back, and what is set aside: eviction, sweeps, re-drive, damage.
+//! What makes room, what brings objects back, and what is set aside: eviction, sweeps, re-drive, purge, damage.
 
-use edgehold_core::{CorrelationId, ErrorReason, PipelineId, StoredObjectId, Timestamp};
-use edgehold_store::{Evicted, Eviction, Redrive, Sweep};
+use edgehold_core::{CorrelationId, PipelineId, StoredObjectId, Timestamp};
+use edgehold_store::{ErrorPage, Evicted, Eviction, Moved, Sweep};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::{
     claim::{Wanted, unleased},
+    filter::{self, filtered},
     row::text,
 };
 
@@ -44,18 +45,46 @@ pub(crate) const ENDED: &str = "
 
 pub(crate) const DEAD_LETTERS: &str = "SELECT objects FROM counter WHERE state = 3";
 
-pub(crate) const REDRIVE: &str = "
-    UPDATE object SET
-        state = 2, attempts = 0, last_attempt_at = NULL, not_before = NULL, reason = NULL, ended_at = NULL
-    WHERE state = 3 AND seq IN (
-        SELECT seq FROM object
-        WHERE state = 3 AND seq > $1
-          AND ($2::text IS NULL OR pipeline_id = $2)
-          AND ($3::text IS NULL OR version = $3
-               OR input_kind IN ('delivery', 'delivery-base64', 'delivery-text', 'delivery-json'))
-          AND CASE WHEN cardinality($4::text[]) = 0 THEN reason IS DISTINCT FROM 'corrupt'
-                   ELSE reason = ANY($4) END
-        ORDER BY seq LIMIT $5)";
+/// A page of the error collection, which leaves it in one way or the other; `$8` is the place behind which it begins.
+/// With `$9` what cannot be read is left out.
+macro_rules! error_page {
+    ($by:tt, $leave:literal) => {
+        concat!(
+            "WITH page AS MATERIALIZED (
+                SELECT seq, payload_bytes FROM object WHERE state = 3 AND seq > $8 AND ",
+            filtered!($by),
+            " AND NOT ($9 AND reason IS NOT DISTINCT FROM 'corrupt')
+                ORDER BY seq LIMIT $10
+             ), left_it AS (",
+            $leave,
+            ") SELECT left_it.seq, page.payload_bytes FROM left_it JOIN page ON page.seq = left_it.seq ORDER BY left_it.seq"
+        )
+    };
+}
+
+macro_rules! redrive {
+    ($by:tt) => {
+        error_page!(
+            $by,
+            "UPDATE object SET state = 2, attempts = 0, last_attempt_at = NULL, not_before = NULL, reason = NULL,
+                               ended_at = NULL
+             FROM page WHERE object.seq = page.seq AND object.state = 3 RETURNING object.seq"
+        )
+    };
+}
+pub(crate) const REDRIVE: &str = redrive!(queue);
+pub(crate) const REDRIVE_IDS: &str = redrive!(ids);
+
+macro_rules! purge {
+    ($by:tt) => {
+        error_page!(
+            $by,
+            "DELETE FROM object USING page WHERE object.seq = page.seq AND object.state = 3 RETURNING object.seq"
+        )
+    };
+}
+pub(crate) const PURGE: &str = purge!(queue);
+pub(crate) const PURGE_IDS: &str = purge!(ids);
 
 /// With the time of the server: nobody says what time it is when a row is found to be damaged.
 pub(crate) const SET_ASIDE: &str = "
@@ -178,20 +207,40 @@ async fn too_old(
     Ok(given_up.rows_affected())
 }
 
-/// Takes objects out of the error collection; answers how many.
-pub(crate) async fn redrive(
+/// What becomes of a page of the error collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is tried again.
+    Redrive,
+    /// It is removed.
+    Purge,
+}
+
+/// Takes objects out of the error collection; answers which.
+pub(crate) async fn leave_error(
     connection: &mut PgConnection,
-    redrive: &Redrive,
-    limit: usize,
-) -> Result<u64, sqlx::Error> {
-    let reasons: Vec<_> = redrive.reasons.iter().copied().map(ErrorReason::as_str).collect();
-    let redriven = sqlx::query(REDRIVE)
-        .bind(redrive.after_seq)
-        .bind(redrive.pipeline_id.as_ref().map(|id| text(id.as_str())))
-        .bind(redrive.version.as_ref().map(|version| text(version.as_str())))
-        .bind(reasons)
-        .bind(i64::try_from(limit.max(1)).unwrap_or(i64::MAX));
-    Ok(redriven.execute(connection).await?.rows_affected())
+    page: &ErrorPage,
+    fate: Fate,
+) -> Result<Moved, sqlx::Error> {
+    let statement = match (fate, page.filter.ids.is_empty()) {
+        (Fate::Redrive, true) => REDRIVE,
+        (Fate::Redrive, false) => REDRIVE_IDS,
+        (Fate::Purge, true) => PURGE,
+        (Fate::Purge, false) => PURGE_IDS,
+    };
+    let left: Vec<(i64, i64)> = filter::bind(sqlx::query_as(statement), &page.filter)
+        .bind(page.after_seq)
+        .bind(fate == Fate::Redrive && page.filter.reasons.is_empty())
+        .bind(i64::try_from(page.limit.max(1)).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await?;
+    let mut moved = Moved::default();
+    for (seq, payload_bytes) in left {
+        moved.objects += 1;
+        moved.payload_bytes += u64::try_from(payload_bytes).unwrap_or(0);
+        moved.last_seq = Some(seq);
+    }
+    Ok(moved)
 }
 
 /// Moves damaged rows to the error collection.

@@ -10,8 +10,8 @@ use std::{
 
 use edgehold_core::{BoxFuture, PipelineId, ServiceKey, StoredObject, Timestamp, retry::Verdict};
 use edgehold_store::{
-    Claim, Evicted, Eviction, LaneStatus, ListRequest, Page, Redrive, RetryQueue, Room, StoreError,
-    StoreStats, Sweep,
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, LaneStatus, ListRequest, Moved, ObjectFilter, Page,
+    RetryQueue, Room, StoreError, StoreStats, Sweep,
 };
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
 use tokio::{
@@ -25,6 +25,7 @@ use crate::{
     lanes,
     link::Link,
     look,
+    maintain::Fate,
     options::{Options, connect},
     row::{NewRow, ReadRow},
     schema,
@@ -241,6 +242,13 @@ impl PostgresQueue {
         Ok(page.take())
     }
 
+    async fn leave_error(&self, page: ErrorPage, fate: Fate) -> Result<Moved, StoreError> {
+        match self.write(Work::LeaveError(page, fate)).await? {
+            Done::Moved(moved) => Ok(moved),
+            _ => Ok(Moved::default()),
+        }
+    }
+
     /// Has work done that answers how many objects it was done to.
     async fn count(&self, work: Work) -> Result<u64, StoreError> {
         match self.write(work).await? {
@@ -263,14 +271,8 @@ impl PostgresQueue {
             tracing::warn!(%error, "damaged rows stay where they are for now");
         }
         // Between the two looks an object may have changed so that it no longer belongs here; a damaged one has.
-        let listed = |object: &StoredObject| {
-            request.states.contains(&object.state)
-                && request
-                    .pipeline_id
-                    .as_ref()
-                    .is_none_or(|id| *id == object.pipeline_id)
-                && request.reason.is_none_or(|reason| Some(reason) == object.reason)
-        };
+        let listed =
+            |object: &StoredObject| request.states.contains(&object.state) && request.filter.selects(object);
         Ok(Page {
             objects: rows.into_iter().map(|row| row.object).filter(listed).collect(),
             next_after_seq,
@@ -341,8 +343,16 @@ impl RetryQueue for PostgresQueue {
         Box::pin(self.count(Work::Sweep(sweep, limit)))
     }
 
-    fn redrive(&self, redrive: Redrive, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
-        Box::pin(self.count(Work::Redrive(redrive, limit)))
+    fn redrive(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(self.leave_error(page, Fate::Redrive))
+    }
+
+    fn purge(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        Box::pin(self.leave_error(page, Fate::Purge))
+    }
+
+    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>> {
+        Box::pin(self.look(async move |connection| look::survey(connection, &filter).await))
     }
 
     fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use edgehold_core::{
-    CorrelationId, DataKind, Destination, ErrorReason, ObjectState, PayloadForm, PipelineId, PipelineVersion,
-    ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
+    AttemptErrors, CorrelationId, DataKind, Destination, ErrorReason, ObjectState, PayloadForm, PipelineId,
+    PipelineVersion, ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
 };
 use edgehold_store::{StoreError, semantics};
 use sqlx::{Row as _, postgres::PgRow};
@@ -65,6 +65,8 @@ pub(crate) struct NewRow {
     pub(crate) last_attempt_at: Option<i64>,
     pub(crate) not_before: Option<i64>,
     pub(crate) last_error: Option<String>,
+    /// A JSON array.
+    pub(crate) errors: Option<String>,
     pub(crate) reason: Option<&'static str>,
     pub(crate) destination: Option<String>,
     pub(crate) ended_at: Option<i64>,
@@ -114,6 +116,7 @@ impl NewRow {
             last_attempt_at: object.last_attempt_at.map(Timestamp::as_unix_millis),
             not_before: object.not_before.map(Timestamp::as_unix_millis),
             last_error: object.last_error.as_deref().map(owned),
+            errors: errors_json(&object.errors),
             reason: object.reason.map(ErrorReason::as_str),
             destination: object.destination.as_ref().map(|to| owned(to.as_str())),
             ended_at: object.ended_at.map(Timestamp::as_unix_millis),
@@ -157,6 +160,30 @@ pub(crate) fn context_json(context: &std::collections::BTreeMap<String, String>)
     serde_json::to_string(context).expect("a map of texts is always JSON")
 }
 
+/// The column `errors`. JSON in PostgreSQL takes NUL no more than a text does.
+fn errors_json(errors: &AttemptErrors) -> Option<String> {
+    (!errors.as_slice().is_empty()).then(|| without_nul(&errors.to_json()))
+}
+
+/// JSON text in which the escape of NUL, which the type `jsonb` refuses, has become its symbol.
+fn without_nul(json: &str) -> String {
+    let mut clean = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let escape = &rest[at..];
+        let length = if escape.starts_with("\\u") { 6 } else { 2 };
+        clean.push_str(&rest[..at]);
+        match escape.get(..length) {
+            Some("\\u0000") => clean.push('\u{2400}'),
+            Some(other) => clean.push_str(other),
+            None => break,
+        }
+        rest = &escape[length..];
+    }
+    clean.push_str(rest);
+    clean
+}
+
 /// An object as it was read, and what is wrong with its row when that has not been noted in the row itself.
 #[derive(Debug)]
 pub(crate) struct ReadRow {
@@ -168,7 +195,7 @@ pub(crate) struct ReadRow {
 pub(crate) const SELECT: &str = "
     SELECT object.seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
            input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
-           last_error, reason, destination, ended_at, payload_bytes, bytes, crashes
+           last_error, errors::text AS errors, reason, destination, ended_at, payload_bytes, bytes, crashes
     FROM object LEFT JOIN payload ON payload.seq = object.seq
     WHERE object.seq = ANY($1)
     ORDER BY object.seq";
@@ -254,6 +281,10 @@ pub(crate) fn read(row: &PgRow, service_key: &ServiceKey) -> Result<ReadRow, sql
         last_attempt_at: time(row, "last_attempt_at")?,
         not_before: time(row, "not_before")?,
         last_error: row.try_get("last_error")?,
+        errors: row
+            .try_get::<Option<&str>, _>("errors")?
+            .map(AttemptErrors::from_json)
+            .unwrap_or_default(),
         reason,
         destination: row
             .try_get::<Option<&str>, _>("destination")?
@@ -273,4 +304,18 @@ pub(crate) fn read(row: &PgRow, service_key: &ServiceKey) -> Result<ReadRow, sql
         object,
         damage: (!noted).then_some(damage),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nul_becomes_its_symbol_and_nothing_else_does() {
+        assert_eq!(text("a\0b"), "a\u{2400}b");
+        for kept in ["a", "\"\\\\u0000\"", "\"\\n\\u001f\\\"\"", "\\"] {
+            assert_eq!(without_nul(kept), kept);
+        }
+        assert_eq!(without_nul("\"a\\u0000\\\\b\""), "\"a\u{2400}\\\\b\"");
+    }
 }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use edgehold_core::{
-    Destination, ObjectState, StoredObjectId, Timestamp,
+    AttemptError, Destination, ObjectState, StoredObjectId, Timestamp,
     retry::{Action, Failure, Progress, Verdict},
 };
 use edgehold_store::semantics;
@@ -47,6 +47,8 @@ pub(crate) const RELEASE: &str = concat!(
 pub(crate) const LET_GO: &str = "
     DELETE FROM lease USING object WHERE object.id = ANY($1) AND lease.seq = object.seq AND lease.owner = $2";
 
+/// A counted failure joins the first four and the last twelve errors, once (`AttemptErrors::push`).
+///
 /// A failure replaces times and wait, a release adds to them; a destination stays unless there is another or another
 /// function comes next. What joins a batch belongs to this instance, unless it was taken over.
 pub(crate) const CHANGE: &str = concat!(
@@ -58,6 +60,10 @@ pub(crate) const CHANGE: &str = concat!(
         attempts = coalesce(change.attempts, object.attempts),
         last_attempt_at = coalesce(change.at, object.last_attempt_at),
         last_error = coalesce(change.error, object.last_error),
+        errors = CASE
+            WHEN change.attempt_error IS NULL OR object.errors -> -1 = change.attempt_error::jsonb THEN object.errors
+            WHEN jsonb_array_length(object.errors) >= 16 THEN (object.errors - 4) || change.attempt_error::jsonb
+            ELSE coalesce(object.errors, '[]') || change.attempt_error::jsonb END,
         not_before = CASE WHEN change.counted THEN change.not_before
                           ELSE coalesce(change.not_before, object.not_before) END,
         destination = CASE WHEN change.moved THEN change.destination
@@ -74,9 +80,9 @@ pub(crate) const CHANGE: &str = concat!(
         payload_bytes = coalesce(change.payload_bytes, object.payload_bytes)
      FROM unnest($1::uuid[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::boolean[],
                  $8::boolean[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bigint[], $14::text[],
-                 $15::text[], $16::text[], $17::bigint[])
+                 $15::text[], $16::text[], $17::bigint[], $19::text[])
           AS change (id, state, attempts, at, error, not_before, counted, moved, destination, reason, ended_at,
-                     version, position, context_data, device, input_kind, payload_bytes)
+                     version, position, context_data, device, input_kind, payload_bytes, attempt_error)
      WHERE object.id = change.id AND (change.state <> 4 OR EXISTS (SELECT 1 FROM me)) AND ",
     ours!("$18")
 );
@@ -113,6 +119,13 @@ impl Change {
 
     fn failed_at(&self) -> Option<i64> {
         self.failure.as_ref().map(|failure| failure.at.as_unix_millis())
+    }
+
+    /// What joins the errors of the object, as JSON.
+    fn attempt_error(&self) -> Option<String> {
+        let failure = self.failure.as_ref()?;
+        let error = AttemptError::new(failure.attempts, failure.at, &text(&failure.error));
+        Some(error.to_value().to_string())
     }
 
     fn error(&self) -> Option<String> {
@@ -340,6 +353,7 @@ impl Step {
                     .collect::<Vec<_>>(),
             )
             .bind(owner)
+            .bind(column(changes, Change::attempt_error))
             .execute(connection)
             .await
             .map(drop)

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use edgehold_core::retry::Verdict;
-use edgehold_store::{Evicted, Eviction, Redrive, Room, StoreError, Sweep};
+use edgehold_store::{ErrorPage, Evicted, Eviction, Moved, Room, StoreError, Sweep};
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,7 +15,7 @@ use crate::{
     error::refusal,
     insert::{self, Waiting},
     link::{Link, run},
-    maintain::{self, Damage},
+    maintain::{self, Damage, Fate},
     row::NewRow,
     settlement::Settlement,
     worker::Shared,
@@ -37,6 +37,8 @@ pub(crate) enum Done {
     Evicted(Vec<Evicted>),
     /// So many objects.
     Objects(u64),
+    /// A page of the error collection.
+    Moved(Moved),
 }
 
 /// What the writer is asked for.
@@ -54,7 +56,8 @@ pub(crate) enum Work {
     SetAside(Vec<Damage>),
     Evict(Eviction),
     Sweep(Sweep, usize),
-    Redrive(Redrive, usize),
+    /// Takes a page out of the error collection.
+    LeaveError(ErrorPage, Fate),
 }
 
 impl Work {
@@ -70,7 +73,7 @@ impl Work {
                 *room != Room::default() || insert::statements(&rows.iter().collect::<Vec<_>>()) > 1
             }
             Self::Settle(verdicts) => Settlement::of(verdicts).statements() > 1,
-            Self::Redrive(..) => false,
+            Self::LeaveError(..) => false,
             Self::SetAside(_) | Self::Evict(_) | Self::Sweep(..) => true,
         }
     }
@@ -102,7 +105,7 @@ impl Work {
     fn is_news(&self) -> bool {
         match self {
             Self::Append(rows, _) => rows.iter().any(|row| row.state == 2),
-            Self::Redrive(..) => true,
+            Self::LeaveError(_, fate) => *fate == Fate::Redrive,
             _ => false,
         }
     }
@@ -264,7 +267,7 @@ async fn write(
         Work::Sweep(sweep, limit) => {
             Done::Objects(maintain::sweep(connection, owner, claim, sweep, *limit).await?)
         }
-        Work::Redrive(redrive, limit) => Done::Objects(maintain::redrive(connection, redrive, *limit).await?),
+        Work::LeaveError(page, fate) => Done::Moved(maintain::leave_error(connection, page, *fate).await?),
     }))
 }
 

@@ -253,6 +253,7 @@ pub(super) const OWN: &[Setting] = &[
     own("Database/Compression", one_of(&["off", "zstd"]), Some("off"), "compress payloads and contexts of stored objects"),
     own("Database/Encryption", one_of(&["off", "aes256-gcm"]), Some("off"), "encrypt payloads and contexts of stored objects"),
     own("Database/EncryptionSecretName", TEXT, Some("store-encryption"), "secret with the keys to encrypt with: the id of each and 64 hexadecimal digits; `active` names the one in use"),
+    own("Database/SslMode", one_of(&["disable", "prefer", "require", "verify-ca", "verify-full"]), None, "encryption towards PostgreSQL, as its `sslmode`; not set = `verify-full` with a `cacert` in the secret, else `prefer`"),
 
     own("MaxInFlightBytes", MEMORY_SIZE, Some("16MiB"), "bytes of all deliveries in hand; past it no more are read"),
     own("SpoolMaxBytes", SIZE, Some("256MiB"), "most bytes kept on the local disk while the store is away; 0 = none"),
