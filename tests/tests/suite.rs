@@ -19,6 +19,7 @@ mod kill;
 mod main_job;
 mod messages;
 mod pairs;
+mod postgres;
 mod profiles;
 mod random;
 mod rest;

@@ -406,7 +406,10 @@ impl Configuration {
                 compression: of.word("Database/Compression") == "zstd",
                 encryption: of.word("Database/Encryption") == "aes256-gcm",
                 encryption_secret_name: of.text("Database/EncryptionSecretName"),
-                ssl_mode: of.text("Database/SslMode"),
+                ssl_mode: of
+                    .get("Database/SslMode")
+                    .map(|leaf| leaf.text().to_owned())
+                    .unwrap_or_default(),
             },
             clients: of
                 .names("Clients/")

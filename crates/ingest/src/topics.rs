@@ -8,6 +8,7 @@ const DEFAULT_BASE_PREFIX: &str = "edgex";
 /// The filters of the EdgeX message bus trigger: `subscribe_topics` is a comma list, each entry trimmed, blanks
 /// dropped, with `base_prefix` and a slash in front (an empty prefix is `edgex`). What another entry covers is left out:
 /// listing a topic twice subscribes once, and so does `events/#, events/device/#`. The original runs such a message twice.
+/// In a shared subscription (`$share/<group>/<filter>`, MQTT) the prefix goes before the filter.
 ///
 /// ```
 /// # use edgehold_ingest::subscribe_filters;
@@ -24,7 +25,15 @@ pub fn subscribe_filters(
     subscribe_topics: &str,
 ) -> Result<Vec<TopicFilter>, TriggerError> {
     let base_prefix = prefix_or_default(base_prefix);
-    filters(subscribe_topics, |topic| format!("{base_prefix}/{topic}"))
+    filters(subscribe_topics, |topic| {
+        let shared = topic
+            .strip_prefix("$share/")
+            .and_then(|rest| rest.split_once('/'));
+        match shared {
+            Some((group, topic)) => format!("$share/{group}/{base_prefix}/{topic}"),
+            None => format!("{base_prefix}/{topic}"),
+        }
+    })
 }
 
 /// The filters of the external MQTT trigger: the same list without any prefix, so that shared subscriptions
@@ -88,6 +97,13 @@ mod tests {
         let filters = subscribe_filters("", "events/device/#, events/#, events/core/#, other/+").unwrap();
         let texts: Vec<_> = filters.iter().map(TopicFilter::as_str).collect();
         assert_eq!(texts, ["edgex/events/#", "edgex/other/+"]);
+    }
+
+    #[test]
+    fn instances_share_a_topic_of_the_bus() {
+        let filters = subscribe_filters("edgex", "$share/app/events/#, $share/odd").unwrap();
+        let texts: Vec<_> = filters.iter().map(TopicFilter::as_str).collect();
+        assert_eq!(texts, ["$share/app/edgex/events/#", "edgex/$share/odd"]);
     }
 
     #[test]

@@ -1,0 +1,391 @@
+//! Store and Forward on a PostgreSQL server: beside what the original left there, with several instances of a service,
+//! and while the server is down, dead, frozen or has no connection left.
+//!
+//! How the store keeps what it keeps is the conformance suite's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use edgehold_test_support::wait::{self, LONG};
+use edgehold_test_support::{Behaviour, HttpSink, Mosquitto, Postgres};
+
+use crate::support::{
+    Service, accepted, broker, each, exported_id, publish, refusing, sent, start_subscribed_to, wait_accepted,
+};
+
+const SERVICE_KEY: &str = "app-on-postgres";
+/// The database of EdgeX.
+const DATABASE: &str = "edgex_db";
+
+/// Who may do no more than the store needs.
+const USER: &str = "edgehold";
+const PASSWORD: &str = "a secret";
+
+/// A server on which that user may make a schema in the database of EdgeX.
+async fn server() -> Result<Postgres> {
+    let server = Postgres::start().await?;
+    let user = format!("CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'");
+    server.psql(DATABASE, &user)?;
+    server.psql(
+        DATABASE,
+        &format!("GRANT CREATE ON DATABASE {DATABASE} TO {USER}"),
+    )?;
+    Ok(server)
+}
+
+/// What the original makes of its schema, and a row of its own.
+const ORIGINAL: &str = r#"
+CREATE SCHEMA "app-on-postgres";
+CREATE TABLE "app-on-postgres".store (id UUID PRIMARY KEY, created timestamp NOT NULL DEFAULT now(), content JSONB NOT NULL);
+CREATE TABLE "app-on-postgres".schema_migrations (id SERIAL PRIMARY KEY, version TEXT NOT NULL, status TEXT NOT NULL,
+    created TIMESTAMPTZ NOT NULL DEFAULT NOW());
+INSERT INTO "app-on-postgres".schema_migrations (version, status) VALUES ('4.0.0-dev', 'SUCCESS');
+INSERT INTO "app-on-postgres".store (id, content) VALUES ('5c2b4f0e-3f0b-4a57-8d2e-1f0c9b8a7d6e', '{"appServiceKey": "app-on-postgres"}');
+"#;
+
+/// What the original has there, as text.
+const ORIGINAL_ROWS: &str = r#"SELECT (SELECT json_agg(s) FROM "app-on-postgres".store AS s),
+    (SELECT json_agg(m) FROM "app-on-postgres".schema_migrations AS m)"#;
+
+/// A service that exports everything by HTTP and keeps what fails in the database, once a second.
+fn service(server: &Postgres, broker: &Mosquitto, url: &str, client: &str) -> Result<Service> {
+    let service = Service::new()?;
+    let folder = service.data_dir().join("res");
+    std::fs::create_dir(&folder)?;
+    let configuration = format!(
+        "
+Writable:
+  InsecureSecrets:
+    DB:
+      SecretName: postgres
+      SecretData:
+        username: {user}
+        password: {password:?}
+  StoreAndForward:
+    Enabled: true
+    RetryInterval: 1s
+    MaxRetryCount: 0
+  Pipeline:
+    ExecutionOrder: HTTPExport
+    Functions:
+      HTTPExport:
+        Parameters:
+          Method: post
+          MimeType: application/json
+          Url: {url}
+          PersistOnError: true
+Service:
+  Host: 127.0.0.1
+MessageBus:
+  Type: mqtt
+  Host: 127.0.0.1
+  Port: {bus}
+  Optional:
+    ClientId: {client}
+    Qos: 1
+    CleanSession: false
+Trigger:
+  Type: edgex-messagebus
+  SubscribeTopics: $share/on-postgres/events/#
+Database:
+  Type: postgres
+  Host: 127.0.0.1
+  Port: {port}
+  Timeout: 2s
+",
+        user = USER,
+        password = PASSWORD,
+        bus = broker.port(),
+        port = server.port(),
+    );
+    std::fs::write(folder.join("configuration.yaml"), configuration)?;
+    Ok(service
+        .flag(&format!("-cd={}", folder.display()))
+        .flag(&format!("-sk={SERVICE_KEY}"))
+        .env("EDGEHOLD_GENERATION", "3"))
+}
+
+async fn start(service: &mut Service, broker: &mut Mosquitto) -> Result<()> {
+    start_subscribed_to(service, broker, "$share/on-postgres/edgex/events/#").await
+}
+
+/// How many objects the tables hold, whoever they belong to.
+fn objects(server: &Postgres) -> Result<u64> {
+    let count = server.psql(
+        DATABASE,
+        &format!("SELECT count(*) FROM \"{SERVICE_KEY}\".object"),
+    )?;
+    count.parse().context("a count is a number")
+}
+
+#[tokio::test]
+async fn what_fails_is_kept_beside_the_originals_tables_and_read_by_the_commands() -> Result<()> {
+    // Given a database in which the original has kept its objects.
+    let (server, mut broker, sink) = tokio::try_join!(server(), broker(), HttpSink::start())?;
+    server.psql(DATABASE, ORIGINAL)?;
+    server.psql(
+        DATABASE,
+        &format!("GRANT CREATE, USAGE ON SCHEMA \"{SERVICE_KEY}\" TO {USER}"),
+    )?;
+    let original = server.psql(DATABASE, ORIGINAL_ROWS)?;
+
+    // When exports fail.
+    let mut service = service(&server, &broker, &sink.url("/"), "only")?;
+    sink.behave(refusing());
+    start(&mut service, &mut broker).await?;
+    publish(broker.port(), 1..=3).await?;
+    service
+        .wait_stats("three objects to wait", |stats| stats.store("failed") == 3)
+        .await;
+
+    // Then they are in tables of our own in the same schema, and nowhere else, and the commands read them.
+    assert_eq!(objects(&server)?, 3);
+    assert_eq!(service.store_count()?, 3);
+    let elsewhere = "SELECT string_agg(schemaname || '.' || relname, ' ') FROM pg_stat_user_tables
+                     WHERE schemaname <> 'app-on-postgres'";
+    assert_eq!(server.psql(DATABASE, elsewhere)?, "");
+
+    // And a restart of the service and one of the server later they leave once.
+    service.stop().await?;
+    assert_eq!(service.store_count()?, 3, "also without the service");
+    start(&mut service, &mut broker).await?;
+    sink.behave(Behaviour::status(200));
+    wait_accepted(&sink, 1..=3).await;
+    service.wait_nothing_left().await;
+    assert_eq!(accepted(&sink), each(1..=3, 1));
+    assert_eq!(objects(&server)?, 0);
+
+    // And what the original has there is as it was.
+    assert_eq!(server.psql(DATABASE, ORIGINAL_ROWS)?, original);
+    Ok(())
+}
+
+/// The keys under which each event was sent, by its id.
+fn idempotency_keys(sink: &HttpSink) -> BTreeMap<String, BTreeSet<String>> {
+    let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for request in sink.requests() {
+        if let (Some(id), Some(key)) = (exported_id(&request), request.header("Idempotency-Key")) {
+            keys.entry(id).or_default().insert(key.to_owned());
+        }
+    }
+    keys
+}
+
+#[tokio::test]
+async fn of_two_instances_one_is_killed_and_the_other_delivers_everything_once() -> Result<()> {
+    const EVENTS: u64 = 200;
+    // Given two instances of one service, which share the topic, and a destination that does not answer.
+    let (server, mut broker, sink) = tokio::try_join!(server(), broker(), HttpSink::start())?;
+    let mut services = [
+        service(&server, &broker, &sink.url("/"), "first")?,
+        service(&server, &broker, &sink.url("/"), "second")?,
+    ];
+    sink.behave(refusing());
+    for service in &mut services {
+        start(service, &mut broker).await?;
+    }
+    publish(broker.port(), 1..=EVENTS).await?;
+    let kept = || objects(&server);
+    wait::until("everything to be kept", LONG, async || {
+        let objects = kept()?;
+        ensure!(objects == EVENTS, "there are {objects} of {EVENTS}");
+        Ok(())
+    })
+    .await;
+    let stored: Vec<u64> = [
+        services[0].stats().await?.books("stored"),
+        services[1].stats().await?.books("stored"),
+    ]
+    .into();
+    assert!(
+        stored.iter().all(|stored| *stored > 0),
+        "both took part: {stored:?}"
+    );
+
+    // When both are busy with objects, and the first is killed.
+    sink.behave(Behaviour::Hang);
+    sink.take();
+    let leased = format!("SELECT count(DISTINCT owner) FROM \"{SERVICE_KEY}\".lease");
+    wait::until("both to have objects in hand", LONG, async || {
+        let owners = server.psql(DATABASE, &leased)?;
+        ensure!(owners == "2", "{owners} have some");
+        Ok(())
+    })
+    .await;
+    services[0].kill9()?;
+    let killed = tokio::time::Instant::now();
+    sink.behave(Behaviour::status(200));
+
+    // Then the other one takes over what was in its hands within ten seconds.
+    let alone = format!("SELECT count(*) FROM \"{SERVICE_KEY}\".instance");
+    wait::until("the killed one to be taken over", LONG, async || {
+        let instances = server.psql(DATABASE, &alone)?;
+        ensure!(instances == "1", "there are {instances}");
+        Ok(())
+    })
+    .await;
+    assert!(
+        killed.elapsed() < Duration::from_secs(10),
+        "it took {:?}",
+        killed.elapsed()
+    );
+
+    // And everything arrives, under one key each: a receiver that honours it has each event once.
+    wait_accepted(&sink, 1..=EVENTS).await;
+    wait::until("nothing to be left", LONG, async || {
+        let left = kept()?;
+        ensure!(left == 0, "{left} are left");
+        Ok(())
+    })
+    .await;
+    let keys = idempotency_keys(&sink);
+    assert_eq!(keys.len(), usize::try_from(EVENTS)?);
+    for (id, keys) in &keys {
+        assert_eq!(keys.len(), 1, "{id} was sent under {keys:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_instances_attempt_each_object_once() -> Result<()> {
+    const EVENTS: u64 = 300;
+    // Given two instances and a backlog that waits for a destination.
+    let (server, mut broker, sink) = tokio::try_join!(server(), broker(), HttpSink::start())?;
+    let mut services = [
+        service(&server, &broker, &sink.url("/"), "first")?,
+        service(&server, &broker, &sink.url("/"), "second")?,
+    ];
+    sink.behave(refusing());
+    for service in &mut services {
+        start(service, &mut broker).await?;
+    }
+    publish(broker.port(), 1..=EVENTS).await?;
+    wait::until("everything to be kept", LONG, async || {
+        let objects = objects(&server)?;
+        ensure!(objects == EVENTS, "there are {objects} of {EVENTS}");
+        Ok(())
+    })
+    .await;
+
+    // When the destination is back.
+    sink.behave(Behaviour::status(200));
+
+    // Then each is accepted once, whoever sent it.
+    wait_accepted(&sink, 1..=EVENTS).await;
+    for service in &services {
+        service.wait_nothing_left().await;
+    }
+    assert_eq!(accepted(&sink), each(1..=EVENTS, 1));
+    Ok(())
+}
+
+/// What happens to the server.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Stopped,
+    Killed,
+    Frozen,
+    OutOfConnections,
+}
+
+const FAULTS: [Fault; 4] = [
+    Fault::Stopped,
+    Fault::Killed,
+    Fault::Frozen,
+    Fault::OutOfConnections,
+];
+
+/// A server that is down and back so often, under load, with a destination that is away until the end.
+async fn down_and_back(cycles: u64) -> Result<()> {
+    const EVENTS_A_STEP: u64 = 40;
+    let (mut server, mut broker, sink) = tokio::try_join!(server(), broker(), HttpSink::start())?;
+    let mut service = service(&server, &broker, &sink.url("/"), "only")?;
+    sink.behave(refusing());
+    start(&mut service, &mut broker).await?;
+    let mut published = 0;
+    let mut more = async |port| {
+        let first = published + 1;
+        published += EVENTS_A_STEP;
+        publish(port, first..=published).await?;
+        Ok::<_, anyhow::Error>(published)
+    };
+    let mut memory = 0;
+    for cycle in 0..cycles {
+        for fault in FAULTS {
+            // Given events that are kept by the server.
+            more(broker.port()).await?;
+            // When it is away, events go on coming, and no source is held back.
+            let ends_connections = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                 WHERE application_name LIKE 'edgehold%'";
+            match fault {
+                Fault::Stopped => server.stop().await?,
+                Fault::Killed => server.kill()?,
+                Fault::Frozen => server.freeze()?,
+                Fault::OutOfConnections => {
+                    server.psql("postgres", "ALTER ROLE edgehold CONNECTION LIMIT 0")?;
+                    server.psql("postgres", ends_connections)?;
+                }
+            }
+            let sent = more(broker.port()).await?;
+            service
+                .wait_stats("everything to be taken in", |stats| {
+                    stats.books("received") >= sent
+                })
+                .await;
+            // And when it is back, everything is kept by it.
+            match fault {
+                Fault::Stopped | Fault::Killed => server.restart().await?,
+                Fault::Frozen => server.thaw()?,
+                Fault::OutOfConnections => {
+                    server.psql("postgres", "ALTER ROLE edgehold CONNECTION LIMIT -1")?;
+                }
+            }
+            wait::until("everything to be kept by the server", LONG, async || {
+                let objects = objects(&server)?;
+                ensure!(objects == sent, "after {fault:?} {objects} of {sent}");
+                Ok(())
+            })
+            .await;
+        }
+        // Then no more connections are held than at first, and no more memory.
+        let connections = server.psql(
+            DATABASE,
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'edgehold%'",
+        )?;
+        let connections: u32 = connections.parse()?;
+        assert!(connections <= 6, "cycle {cycle}: {connections} connections");
+        let peak = service.process().peak_memory_bytes()?;
+        if cycle == 0 {
+            memory = peak;
+        }
+    }
+    let peak = service.process().peak_memory_bytes()?;
+    assert!(
+        peak < memory + (16 << 20),
+        "it had {memory} bytes after the first cycle and {peak} after all"
+    );
+
+    // And every event leaves, each once.
+    sink.behave(Behaviour::status(200));
+    wait_accepted(&sink, 1..=published).await;
+    service.wait_nothing_left().await;
+    let again: Vec<_> = accepted(&sink)
+        .into_iter()
+        .filter(|(_, times)| *times > 1)
+        .collect();
+    assert!(again.is_empty(), "accepted again: {again:?}");
+    assert_eq!(sent(&sink).len(), usize::try_from(published)?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_and_back_loses_nothing_and_leaks_nothing() -> Result<()> {
+    down_and_back(3).await
+}
+
+#[tokio::test]
+#[ignore = "an hour: make soak"]
+async fn soak_a_server_that_is_down_and_back_a_hundred_times() -> Result<()> {
+    down_and_back(100).await
+}
