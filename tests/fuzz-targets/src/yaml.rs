@@ -23,8 +23,8 @@ pub fn yaml(data: &[u8]) {
     survives_quoting(&private);
     let mut layers = Layers::default();
     if let Ok(common) = common {
-        layers.all_services = common.all_services;
-        layers.app_services = common.app_services;
+        layers.all_services = common.all_services.layer;
+        layers.app_services = common.app_services.layer;
     }
     let below = resolves(&layers, None);
     layers.private = private;
