@@ -37,6 +37,8 @@ pub struct Context {
     pipeline_input: Option<Data>,
     /// As it was given or restored; otherwise it follows from what the pipeline began with.
     message_id: Option<MessageId>,
+    /// By what name it is kept in order, where not by its device.
+    order: Option<String>,
     position: usize,
     retry_data: Option<RetryData>,
     destination: Option<Destination>,
@@ -65,6 +67,9 @@ impl Context {
     /// Beside the values of a stored object: its kind, a colon and the base64 of what the pipeline began with.
     const STORED_INPUT: &'static str = "edgehold:input";
 
+    /// Beside the values of a stored object: [`Context::set_order`].
+    pub const STORED_ORDER: &'static str = "edgehold:order";
+
     /// A fresh context; the only value it has is `pipelineid`.
     pub fn new(
         service_key: ServiceKey,
@@ -84,6 +89,7 @@ impl Context {
             secrets,
             pipeline_input: None,
             message_id: None,
+            order: None,
             position: 0,
             retry_data: None,
             destination: None,
@@ -163,6 +169,9 @@ impl Context {
             let text = format!("{}:{bytes}", input.kind().as_str());
             stored.insert(Self::STORED_INPUT.to_owned(), text);
         }
+        if let Some(order) = &self.order {
+            stored.insert(Self::STORED_ORDER.to_owned(), order.clone());
+        }
         stored
     }
 
@@ -174,7 +183,14 @@ impl Context {
         self.pipeline_input = stored
             .remove(Self::STORED_INPUT)
             .and_then(|text| input_from_stored(&text));
+        self.order = stored.remove(Self::STORED_ORDER);
         self.values = stored;
+    }
+
+    /// What is kept of this run is kept in order with others of this name, instead of with those of its device
+    /// (`Ordering: device`).
+    pub fn set_order(&mut self, name: String) {
+        self.order = Some(name);
     }
 
     /// Notes what the pipeline begins with, unless that is known: a run that resumes has it from where it began, or else
@@ -513,12 +529,15 @@ mod tests {
         first.add_value("a", "1");
         first.set_position(3);
 
+        first.set_order("a line".to_owned());
         let stored = first.to_stored(true);
+        assert_eq!(stored.get(Context::STORED_ORDER).map(String::as_str), Some("a line"));
         let mut resumed = context();
         resumed.restore(stored);
         resumed.begin_with(&Data::Text("transformed".to_owned()));
         resumed.set_position(3);
 
+        assert_eq!(resumed.to_stored(true), first.to_stored(true));
         assert_eq!(resumed.values(), first.values());
         assert_eq!(resumed.pipeline_input(), first.pipeline_input());
         assert_eq!(resumed.idempotency_key(), first.idempotency_key());

@@ -15,8 +15,8 @@
 //! the room there is for them, when their rows fill the store, and, with items that only memory has, when the service
 //! ends. Whatever the end of that run is, it is written for all rows at once.
 //!
-//! With `Ordering: device` the batches of one function go on one after the other. One that has to be stored may be
-//! overtaken there by the next: order is kept by device, and a batch is of many.
+//! With `Ordering: device` the batches of one function go on one after the other, as if they were of one device: a batch is
+//! of many, and none of these may be overtaken. What has to be stored holds those behind it back in the store.
 
 use std::{
     collections::HashSet,
@@ -42,6 +42,7 @@ use crate::{
     dispatch::report,
     ending::End,
     execute::Run,
+    order::{OrderKey, Turn, Turns},
 };
 
 /// What an item takes beside its bytes.
@@ -116,6 +117,13 @@ impl Batch {
 
     fn place(&self) -> Place {
         (self.pipeline.id().clone(), self.position)
+    }
+
+    fn order_key(&self) -> OrderKey {
+        OrderKey {
+            pipeline_id: self.pipeline.id().clone(),
+            device: format!("edgehold:batch:{}", self.position),
+        }
     }
 
     fn is_in_memory_only(&self) -> bool {
@@ -301,7 +309,7 @@ impl State {
 pub(crate) async fn run(dispatch: Arc<Dispatch>, mut last: ShutdownSignal, hurry: ShutdownSignal) {
     let mut pipelines = dispatch.pipelines.clone();
     let mut under_way = JoinSet::new();
-    let mut busy = HashSet::new();
+    let (mut busy, turns) = (HashSet::new(), Arc::new(Turns::default()));
     let (mut ending, mut changes) = (false, true);
     loop {
         let set = pipelines.borrow_and_update().clone();
@@ -310,8 +318,12 @@ pub(crate) async fn run(dispatch: Arc<Dispatch>, mut last: ShutdownSignal, hurry
             let saf = &settings.store_and_forward;
             saf.enabled && saf.ordering == configuration::Ordering::Device
         };
+        if !in_order {
+            turns.forget();
+        }
         for batch in dispatch.batches.take(&set, ending, in_order.then_some(&mut busy)) {
-            under_way.spawn(go_on(dispatch.clone(), batch, hurry.clone()));
+            let turn = in_order.then(|| turns.line_up(batch.order_key()));
+            under_way.spawn(go_on(dispatch.clone(), batch, turn, hurry.clone()));
         }
         if ending && under_way.is_empty() {
             return;
@@ -343,8 +355,17 @@ pub(crate) async fn run(dispatch: Arc<Dispatch>, mut last: ShutdownSignal, hurry
 }
 
 /// Runs what is behind the function with the batch as its input.
-async fn go_on(dispatch: Arc<Dispatch>, batch: Batch, mut hurry: ShutdownSignal) -> Place {
+async fn go_on(
+    dispatch: Arc<Dispatch>,
+    mut batch: Batch,
+    mut turn: Option<Turn>,
+    mut hurry: ShutdownSignal,
+) -> Place {
     let place = batch.place();
+    if turn.is_some() {
+        let order = batch.order_key().device;
+        batch.ctx.set_order(order);
+    }
     let Batch {
         pipeline,
         position,
@@ -404,7 +425,13 @@ async fn go_on(dispatch: Arc<Dispatch>, batch: Batch, mut hurry: ShutdownSignal)
     let visitor = Visitor::of_batch(dispatch.destinations.clone(), id);
     let mut run = Run::new(pipeline, ctx, position + 1, output, visitor.clone());
     let mut parked_at = None;
-    let outcome = {
+    let has_to_wait = match &mut turn {
+        Some(turn) => turn.has_to_wait(&dispatch.keeper).await,
+        None => false,
+    };
+    let outcome = if has_to_wait {
+        None
+    } else {
         let advance = run.advance(|destination| dispatch.wake.succeeded(destination));
         tokio::pin!(advance);
         tokio::select! {
@@ -420,7 +447,7 @@ async fn go_on(dispatch: Arc<Dispatch>, batch: Batch, mut hurry: ShutdownSignal)
     };
     let end = End {
         dispatch: &dispatch,
-        turn: None,
+        turn: turn.as_ref(),
         run,
         row,
         written,

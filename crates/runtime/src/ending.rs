@@ -158,7 +158,7 @@ impl End<'_> {
         if !matches!(apply(&mut self.row, &action), Applied::Changed) {
             return Some(RunEnd::Kept { error });
         }
-        if let (false, Some(turn)) = (self.written, self.turn) {
+        if let Some(turn) = self.turn {
             turn.kept();
         }
         let kept = self.write(action, || {}).await;

@@ -13,7 +13,6 @@ use crate::{
     ending::End,
     execute::Run,
     journal::{JournalEntry, Source},
-    keeper::StoreState,
     order::Turn,
 };
 
@@ -53,7 +52,10 @@ impl FirstAttempt<'_> {
             safe: Some(safe),
             turn,
         };
-        let has_to_wait = open.line_up(dispatch).await;
+        let has_to_wait = match &mut open.turn {
+            Some(turn) => turn.has_to_wait(&dispatch.keeper).await,
+            None => false,
+        };
         let began = Instant::now();
         let visitor = Visitor::fresh(dispatch.destinations.clone());
         let mut entry = JournalEntry::new(&dispatch.keeper, source, pipeline.clone(), visitor.clone());
@@ -126,31 +128,6 @@ struct Open {
 }
 
 impl Open {
-    /// Waits for the turn. True when others that must go before wait in the store: then the run has to wait there too,
-    /// behind them.
-    async fn line_up(&mut self, dispatch: &Dispatch) -> bool {
-        let Some(turn) = &mut self.turn else {
-            return false;
-        };
-        turn.comes().await;
-        let turn = &*turn;
-        if turn.is_clean() {
-            return false;
-        }
-        let StoreState::Open(queue) = dispatch.keeper.store() else {
-            return false;
-        };
-        let key = turn.key();
-        match queue.is_waiting(&key.pipeline_id, &key.device).await {
-            Ok(false) => {
-                turn.clean();
-                false
-            }
-            // A store that cannot say so cannot be overtaken either: appending waits for it.
-            Ok(true) | Err(_) => true,
-        }
-    }
-
     fn is_journaled(&mut self, dispatch: &Dispatch) {
         self.in_flight = None;
         if let Some(turn) = self.turn.take() {

@@ -1,5 +1,7 @@
 //! `Ordering: device`: the first runs of one pipeline and device, one after the other, in the order of receipt.
 //!
+//! Batches of one function are a line of their own.
+//!
 //! Who lines up gets a [`Turn`]; it comes when the turn before it has been dropped. A turn is dropped when its run has
 //! ended or is in the journal, so that whatever comes behind it finds in the store what must go before.
 
@@ -11,10 +13,13 @@ use std::{
 use edgehold_core::PipelineId;
 use tokio::sync::oneshot;
 
+use crate::{Keeper, keeper::StoreState};
+
 /// What is kept in order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OrderKey {
     pub(crate) pipeline_id: PipelineId,
+    /// Or what stands for one: [`Context::set_order`](edgehold_core::Context::set_order).
     pub(crate) device: String,
 }
 
@@ -78,12 +83,12 @@ impl Turns {
 /// What only who has the turn may ask and say.
 impl Turn {
     /// Whether nothing of this key waits in the store for sure.
-    pub(crate) fn is_clean(&self) -> bool {
+    fn is_clean(&self) -> bool {
         lock(&self.turns.clean).contains(&self.key)
     }
 
     /// The store has nothing of this key.
-    pub(crate) fn clean(&self) {
+    fn clean(&self) {
         lock(&self.turns.clean).insert(self.key.clone());
     }
 
@@ -92,12 +97,28 @@ impl Turn {
         lock(&self.turns.clean).remove(&self.key);
     }
 
-    pub(crate) fn key(&self) -> &OrderKey {
-        &self.key
+    /// Waits for the turn. True when others that must go before wait in the store: then this has to wait there too, behind
+    /// them. Cancel-safe.
+    pub(crate) async fn has_to_wait(&mut self, keeper: &Keeper) -> bool {
+        self.comes().await;
+        if self.is_clean() {
+            return false;
+        }
+        let StoreState::Open(queue) = keeper.store() else {
+            return false;
+        };
+        match queue.is_waiting(&self.key.pipeline_id, &self.key.device).await {
+            Ok(false) => {
+                self.clean();
+                false
+            }
+            // A store that cannot say so cannot be overtaken either: appending waits for it.
+            Ok(true) | Err(_) => true,
+        }
     }
 
     /// Returns when the turn has come. Cancel-safe.
-    pub(crate) async fn comes(&mut self) {
+    async fn comes(&mut self) {
         if let Some(wait) = &mut self.wait {
             // The other end is dropped only after it has called.
             let _ = wait.await;

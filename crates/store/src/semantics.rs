@@ -127,14 +127,15 @@ pub fn ended_at(object: &StoredObject) -> Timestamp {
     object.ended_at.unwrap_or(object.created_at)
 }
 
-/// The device an object is about, by which it may be kept in order.
+/// The device an object is about, or what stands for one, by which it may be kept in order.
 pub fn device(object: &StoredObject) -> Option<&str> {
     device_in(&object.context)
 }
 
-/// The device these context values are about.
+/// As [`device`], for these stored context values.
 pub fn device_in(context: &BTreeMap<String, String>) -> Option<&str> {
-    context.get(Context::DEVICE_NAME).map(String::as_str)
+    let order = context.get(Context::STORED_ORDER);
+    order.or_else(|| context.get(Context::DEVICE_NAME)).map(String::as_str)
 }
 
 /// The context value that says that an object is sealed: how many bytes its payload has when it is open, and what is hidden

@@ -459,6 +459,34 @@ async fn in_order_of_devices_those_in_a_batch_hold_nobody_back_and_keep_their_or
     service.check_books().await;
 }
 
+/// Events of two devices, so that no single one could keep the order.
+#[tokio::test]
+async fn in_order_of_devices_no_batch_overtakes_one_that_had_to_be_stored() {
+    // Given an export that refuses now and then
+    let export = Export::new("a", Answer::RefuseOneOf(3));
+    let leaves: Vec<_> = ENABLED
+        .iter()
+        .copied()
+        .chain([("Ordering", "device"), ("RetryInterval", "10ms"), ("MaxRetryCount", "0")])
+        .collect();
+    let service = Harness::start(&leaves, vec![batching(by_count(2), &export)]);
+    let ids: Vec<_> = (0..200).map(|number| format!("{number:03}")).collect();
+
+    // When batches come one after the other
+    for (number, id) in ids.iter().enumerate() {
+        let event = EVENT.replace("pump-1", ["pump-1", "pump-2"][number % 2]);
+        assert_eq!(service.deliver_as(id, &event).await, Disposition::Done);
+    }
+    service
+        .until("all are exported", |service| service.books().completed == 100)
+        .await;
+
+    // Then some were stored, and they arrive as they came all the same
+    assert!(service.books().stored > 10, "{:?}", service.books());
+    assert_eq!(batches(&export).concat(), ids);
+    service.check_books().await;
+}
+
 #[tokio::test]
 async fn history_keeps_every_item_of_a_delivered_batch() {
     let export = Export::new("a", Answer::Accept);
