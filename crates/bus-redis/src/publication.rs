@@ -182,18 +182,21 @@ impl Publication {
         (publisher, publication)
     }
 
-    /// Connects, and publishes until told to end or until every [`Publisher`] is gone. A server that is away, also at the
-    /// start, is tried again for ever: at least every two seconds, logged once for each reason.
+    /// Connects, and publishes until told to end or until every [`Publisher`] is gone, whether it is connected or not. A
+    /// server that is away, also at the start, is tried again for ever: at least every two seconds, logged once for each reason.
     ///
     /// Told to end, it takes no more messages, sends those it has been given and waits until each is answered; without a
     /// connection it ends at once. The caller bounds that time: dropping this future is safe at any moment and fails what
     /// was on its way.
     pub async fn run(mut self, mut shutdown: ShutdownSignal) {
         let mut retry_at = Instant::now();
+        // Every publisher follows it.
+        let publishers = self.refusal.clone();
         while !shutdown.is_triggered() {
             let attempt = select! {
                 attempt = self.open(retry_at) => attempt,
                 () = shutdown.recv() => break,
+                () = publishers.closed() => break,
             };
             let ended = match attempt {
                 Ok(mut connection) => self.serve(&mut connection, &mut shutdown).await,

@@ -7,26 +7,44 @@ use std::time::Duration;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
 /// With the time of one attempt this stays below the three seconds within which a returned server must be found.
-const MAX_DELAY: Duration = Duration::from_secs(2);
+const DEFAULT_MAX_DELAY: Duration = Duration::from_secs(2);
 
 /// A connection that lived this long was a good one: the next loss starts the backoff from its beginning.
 const GOOD_LIFE: Duration = Duration::from_secs(5);
 
 /// What happened since the last good connection to a server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outage {
+    max_delay: Duration,
     failures: u32,
     last_reason: Option<String>,
     /// Whether the end of the outage is worth a word.
     told: bool,
 }
 
+impl Default for Outage {
+    /// At most two seconds between two attempts.
+    fn default() -> Self {
+        Self::new(DEFAULT_MAX_DELAY)
+    }
+}
+
 impl Outage {
+    /// At most `max_delay` between two attempts, and at least 100 ms.
+    pub fn new(max_delay: Duration) -> Self {
+        Self {
+            max_delay,
+            failures: 0,
+            last_reason: None,
+            told: false,
+        }
+    }
+
     /// A connection failed after having lived for `life` (zero when it never stood). Whether to say so: true for each
     /// reason once, so that trying again every two seconds does not fill the log.
     pub fn begins(&mut self, reason: &str, life: Duration) -> bool {
         if life >= GOOD_LIFE {
-            *self = Self::default();
+            *self = Self::new(self.max_delay);
         }
         self.failures = self.failures.saturating_add(1);
         let news = self.last_reason.as_deref() != Some(reason);
@@ -44,11 +62,13 @@ impl Outage {
         worth_a_word
     }
 
-    /// How long after the beginning of the last attempt the next one may begin: 100 ms, doubling up to 2 s, of which a
+    /// How long after the beginning of the last attempt the next one may begin: 100 ms, doubling up to the longest, of which a
     /// half at most is taken off by `random`, any number, so that many services do not come back at the same moment.
     pub fn delay(&self, random: u64) -> Duration {
-        let doublings = self.failures.saturating_sub(1).min(5);
-        let delay = FIRST_DELAY.saturating_mul(1 << doublings).min(MAX_DELAY);
+        // Beyond a day at any rate.
+        let doublings = self.failures.saturating_sub(1).min(20);
+        let longest = self.max_delay.max(FIRST_DELAY);
+        let delay = FIRST_DELAY.saturating_mul(1 << doublings).min(longest);
         let permille = 1024 - u32::try_from(random % 512).expect("a remainder of 512 fits");
         delay * permille / 1024
     }
@@ -74,6 +94,24 @@ mod tests {
         }
         outage.begins("refused", GOOD_LIFE);
         assert!(outage.delay(0) <= FIRST_DELAY);
+    }
+
+    #[test]
+    fn the_longest_delay_may_be_another() {
+        for (longest, last) in [(30_000, 30_000), (500, 500), (0, 100)] {
+            let mut outage = Outage::new(Duration::from_millis(longest));
+            for _ in 0..40 {
+                outage.begins("refused", Duration::ZERO);
+            }
+            assert_eq!(outage.delay(0), Duration::from_millis(last));
+            // Also after a good connection.
+            outage.begins("refused", GOOD_LIFE);
+            assert_eq!(outage.delay(0), FIRST_DELAY);
+            for _ in 0..40 {
+                outage.begins("refused", Duration::ZERO);
+            }
+            assert_eq!(outage.delay(0), Duration::from_millis(last));
+        }
     }
 
     #[test]

@@ -15,7 +15,8 @@
 //! | `ConnectTimeout` | `30s` | how long one attempt to connect may take, and one message in all |
 //! | `WillEnabled`, `WillTopic`, `WillPayload`, `WillQos`, `WillRetained` | none | what the broker publishes when the connection breaks |
 //! | `PreConnect` | `false` | connects when the pipeline is built, not with the first message; nobody waits for it |
-//! | `AutoReconnect`, `MaxReconnectInterval`, `PreConnectRetryCount`, `PreConnectRetryInterval` | | checked, without effect: a lost connection always comes back, within two seconds of the broker |
+//! | `MaxReconnectInterval` | `2s` | the longest pause between two attempts to connect, which double from 100 ms |
+//! | `AutoReconnect`, `PreConnectRetryCount`, `PreConnectRetryInterval` | | checked, without effect: a lost connection always comes back |
 //!
 //! It hands on nothing: the next function gets what the pipeline began with. MQTT 3.1.1 has no header that could carry an
 //! idempotency key.

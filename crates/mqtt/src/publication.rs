@@ -257,9 +257,9 @@ impl Publication {
             on_the_way: (0..WINDOW).map(|_| None).collect(),
             broker: format!("{}:{}", settings.host, settings.port),
             client_id,
+            outage: Outage::new(settings.max_reconnect_interval),
             settings,
             write_timeout: timeout,
-            outage: Outage::default(),
             obstacle,
             connected: false,
             since: Instant::now(),
@@ -267,18 +267,22 @@ impl Publication {
         Ok((publisher, publication))
     }
 
-    /// Connects, and publishes until told to end or until every [`Publisher`] is gone. A broker that is away, also at
-    /// the start, is tried again for ever: at least every two seconds, logged once for each reason.
+    /// Connects, and publishes until told to end or until every [`Publisher`] is gone, whether it is connected or not. A
+    /// broker that is away, also at the start, is tried again for ever: at least each
+    /// [`ConnectionSettings::max_reconnect_interval`], logged once for each reason.
     ///
     /// Told to end, it takes no more messages, sends those it has been given, waits until each is confirmed or no
     /// longer waited for, and disconnects; without a connection it ends at once. The caller bounds that time: dropping
     /// this future is safe at any moment and fails what was on its way.
     pub async fn run(mut self, mut shutdown: ShutdownSignal) {
         let mut retry_at = Instant::now();
+        // Every publisher follows it.
+        let publishers = self.obstacle.clone();
         while !shutdown.is_triggered() {
             let attempt = select! {
                 attempt = self.connect(retry_at) => attempt,
                 () = shutdown.recv() => break,
+                () = publishers.closed() => break,
             };
             let ended = match attempt {
                 Ok(()) => self.serve(&mut shutdown).await,

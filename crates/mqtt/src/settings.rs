@@ -109,6 +109,8 @@ pub struct ConnectionSettings {
     /// The pause between two attempts until the first connection stands; none, as by default, for 100 ms that grow to 2 s,
     /// which is the pause after that in any case.
     pub start_interval: Option<Duration>,
+    /// The longest pause between two attempts of a connection that publishes. Default 2 s, at least 100 ms.
+    pub max_reconnect_interval: Duration,
     /// The largest payload to hand over whole, in bytes; larger messages are set aside. Default 64 MiB, at most what
     /// MQTT can carry (256 MiB).
     pub max_message_bytes: usize,
@@ -195,6 +197,7 @@ impl ConnectionSettings {
             clean_session: true,
             connect_timeout: Duration::from_secs(5),
             start_interval: None,
+            max_reconnect_interval: Duration::from_secs(2),
             max_message_bytes: 64 * 1024 * 1024,
         }
     }

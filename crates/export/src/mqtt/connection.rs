@@ -9,7 +9,7 @@
 //!   unmade ─────────────────────────────────▶ made ─────────────────────────────────────────────────────▶ ended
 //! ```
 //!
-//! A function that was built later and asks for the same connection with other settings (keep-alive, time limit, will)
+//! A function that was built later and asks for the same connection with other settings (keep-alive, time limits, will)
 //! replaces it with its first message; one that was built earlier then uses the new one. So a changed parameter takes
 //! effect, two functions never fight over a client id, and a change that was refused changes nothing.
 
@@ -42,6 +42,7 @@ pub(super) struct ExportConnection {
     pub(super) skip_verify: bool,
     pub(super) keep_alive: Duration,
     pub(super) connect_timeout: Duration,
+    pub(super) max_reconnect_interval: Duration,
     pub(super) will: Option<LastWill>,
 }
 
@@ -57,6 +58,7 @@ impl ExportConnection {
         let mut settings = ConnectionSettings::new(host, *port, &self.client_id);
         settings.keep_alive = self.keep_alive;
         settings.connect_timeout = self.connect_timeout;
+        settings.max_reconnect_interval = self.max_reconnect_interval;
         settings.will = self.will.clone();
         settings.identity = Some(Identity {
             address: self.address.clone(),

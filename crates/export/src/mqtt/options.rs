@@ -13,6 +13,9 @@ use crate::duration::{Period, TimeLimit};
 const DEFAULT_KEEP_ALIVE: Duration = Duration::from_secs(30);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// That of EdgeX's MQTT library is ten minutes, in which a broker that is back would be waited for.
+const DEFAULT_MAX_RECONNECT_INTERVAL: Duration = Duration::from_secs(2);
+
 /// What one `MQTTExport` is configured to do. The parameters are told in the table of the `mqtt` module.
 #[derive(Debug)]
 pub(super) struct MqttExportOptions {
@@ -31,7 +34,6 @@ impl MqttExportOptions {
     pub(super) fn from_parameters(parameters: &Parameters) -> Result<Self, InvalidFunction> {
         // Without effect here, but what is wrong is wrong.
         parameters.bool("AutoReconnect", false)?;
-        parameters.parsed::<Period>("MaxReconnectInterval")?;
         parameters.parsed::<i64>("PreConnectRetryCount")?;
         parameters.parsed::<Period>("PreConnectRetryInterval")?;
         let address = parameters.required("BrokerAddress")?;
@@ -52,6 +54,9 @@ impl MqttExportOptions {
                 .parsed::<Period>("KeepAlive")?
                 .map_or(DEFAULT_KEEP_ALIVE, |period| period.0),
             connect_timeout: time("ConnectTimeout", DEFAULT_CONNECT_TIMEOUT)?,
+            max_reconnect_interval: parameters
+                .parsed::<Period>("MaxReconnectInterval")?
+                .map_or(DEFAULT_MAX_RECONNECT_INTERVAL, |period| period.0),
             will: will(parameters)?,
         };
         Ok(Self {
@@ -155,6 +160,8 @@ mod tests {
         assert_eq!(connection.auth_mode, AuthMode::None);
         assert_eq!(connection.keep_alive, Duration::from_secs(30));
         assert_eq!(connection.connect_timeout, Duration::from_secs(30));
+        assert_eq!(connection.max_reconnect_interval, Duration::from_secs(2));
+        assert_eq!(connection.secret_name, "");
         assert_eq!(connection.will, None);
     }
 
@@ -175,6 +182,18 @@ mod tests {
         for name in ["Retain", "AutoReconnect", "SkipVerify", "PersistOnError", "Qos"] {
             assert!(refusal(&[(name, "")]).contains(name));
         }
+    }
+
+    #[test]
+    fn the_longest_pause_between_two_attempts_may_be_another() {
+        let longest = |text| {
+            options(&[("MaxReconnectInterval", text)])
+                .unwrap()
+                .connection
+                .max_reconnect_interval
+        };
+        assert_eq!(longest("90s"), Duration::from_secs(90));
+        assert_eq!(longest(""), Duration::from_secs(2));
     }
 
     #[test]

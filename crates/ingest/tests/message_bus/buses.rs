@@ -601,6 +601,27 @@ mod redis_access {
     }
 
     #[tokio::test]
+    async fn when_every_publisher_is_gone_the_connection_ends_also_without_a_server() {
+        let mut server = Redis::start().await.unwrap();
+        for away in [false, true] {
+            if away {
+                server.stop().await.unwrap();
+            }
+            let mut connection = connection(&server);
+            connection.connect_timeout = Duration::from_millis(300);
+            let (publisher, publication) = redis::Publication::new(connection);
+            let (_shutdown, signal) = Shutdown::new();
+            #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
+            let running = tokio::spawn(publication.run(signal));
+            let published = publisher.publish("edgex/a", Bytes::new()).await;
+            assert_eq!(published.is_err(), away, "{published:?}");
+            assert!(!running.is_finished());
+            drop(publisher);
+            timeout(LONG, running).await.expect("it ends").unwrap();
+        }
+    }
+
+    #[tokio::test]
     async fn a_subscriber_with_a_wrong_password_goes_on_trying() {
         let server = Redis::builder().password("hunter2").start().await.unwrap();
         let filters = subscribe_filters("edgex", "events/#").unwrap();

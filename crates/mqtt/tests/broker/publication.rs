@@ -352,6 +352,35 @@ async fn told_to_end_it_sends_what_it_was_given_and_says_goodbye() {
 }
 
 #[tokio::test]
+async fn when_every_publisher_is_gone_it_ends_also_without_a_broker() {
+    // Given a broker that is there, and one that is not
+    let mut broker = Mosquitto::start().await.unwrap();
+    for away in [false, true] {
+        if away {
+            broker.stop().await.unwrap();
+        }
+        let (publisher, publication) = Publication::try_new(&patient(broker.port())).unwrap();
+        let (_shutdown, signal) = Shutdown::new();
+        #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
+        let running = tokio::spawn(publication.run(signal));
+        let published = publisher
+            .clone()
+            .impatient()
+            .publish(TOPIC, Bytes::new(), Qos::AtLeastOnce, false)
+            .await;
+        assert_eq!(published.is_err(), away, "{published:?}");
+        assert!(!running.is_finished());
+
+        // When nobody can publish any more, then it ends by itself
+        drop(publisher);
+        tokio::time::timeout(LONG, running)
+            .await
+            .expect("it ends")
+            .unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_no_packet_can_carry_is_refused_and_the_connection_stands() {
     let broker = Mosquitto::start().await.unwrap();
     let running = Running::start(&patient(broker.port()));
