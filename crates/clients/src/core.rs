@@ -11,13 +11,14 @@ use std::{
 };
 
 use edgehold_config::Client as Address;
-use edgehold_contracts::{API_VERSION, AddEventRequest, BaseResponse, ContentType, Event, Generation, json};
+use edgehold_contracts::{AddEventRequest, BaseResponse, ContentType, Event, Generation, json};
 use reqwest::Method;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
+    DeviceServiceClient, ReadingClient, SubscriptionClient,
     http::CallError,
     service::{Content, Service},
 };
@@ -26,9 +27,12 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Clients {
     events: Option<EventClient>,
+    readings: Option<ReadingClient>,
     metadata: Option<MetadataClient>,
+    device_services: Option<DeviceServiceClient>,
     commands: Option<CommandClient>,
     notifications: Option<NotificationClient>,
+    subscriptions: Option<SubscriptionClient>,
 }
 
 impl Clients {
@@ -48,24 +52,48 @@ impl Clients {
                 .map(|address| Service::new(name, address, limit))
                 .transpose()
         };
+        let data = service("core-data")?;
+        let metadata = service("core-metadata")?;
+        let notifications = service("support-notifications")?;
         Ok(Self {
-            events: service("core-data")?.map(|service| EventClient { service, generation }),
-            metadata: service("core-metadata")?.map(|service| MetadataClient {
+            readings: data.clone().map(|service| ReadingClient { service }),
+            events: data.map(|service| EventClient { service, generation }),
+            device_services: metadata.clone().map(|service| DeviceServiceClient { service }),
+            metadata: metadata.map(|service| MetadataClient {
                 service,
                 resources: Arc::default(),
             }),
             commands: service("core-command")?.map(|service| CommandClient { service }),
-            notifications: service("support-notifications")?.map(|service| NotificationClient { service }),
+            subscriptions: notifications
+                .clone()
+                .map(|service| SubscriptionClient { service }),
+            notifications: notifications.map(|service| NotificationClient { service }),
         })
     }
 
-    /// Events of core-data; none when `Clients/core-data` is not configured. (EdgeX: `EventClient`, `ReadingClient`.)
+    /// Events of core-data; none when `Clients/core-data` is not configured. (EdgeX: `EventClient`.)
     pub fn events(&self) -> Option<&EventClient> {
         self.events.as_ref()
     }
 
+    /// Readings of core-data; none when `Clients/core-data` is not configured. (EdgeX: `ReadingClient`.)
+    pub fn readings(&self) -> Option<&ReadingClient> {
+        self.readings.as_ref()
+    }
+
+    /// Device services; none when `Clients/core-metadata` is not configured. (EdgeX: `DeviceServiceClient`.)
+    pub fn device_services(&self) -> Option<&DeviceServiceClient> {
+        self.device_services.as_ref()
+    }
+
+    /// Subscriptions to notifications; none when `Clients/support-notifications` is not configured.
+    /// (EdgeX: `SubscriptionClient`.)
+    pub fn subscriptions(&self) -> Option<&SubscriptionClient> {
+        self.subscriptions.as_ref()
+    }
+
     /// Devices, profiles and resources; none when `Clients/core-metadata` is not configured.
-    /// (EdgeX: `DeviceClient`, `DeviceProfileClient`, `DeviceServiceClient`.)
+    /// (EdgeX: `DeviceClient`, `DeviceProfileClient`.)
     pub fn metadata(&self) -> Option<&MetadataClient> {
         self.metadata.as_ref()
     }
@@ -370,42 +398,13 @@ impl NotificationClient {
     /// Every [`CallError`]; also [`CallError::Declined`] when the answer as a whole is a success, and that for this
     /// notification is not.
     pub async fn send(&self, notification: &Notification) -> Result<String, CallError> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Request<'a> {
-            api_version: &'static str,
-            notification: &'a Notification,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Answer {
-            status_code: u16,
-            #[serde(default)]
-            message: String,
-            #[serde(default)]
-            id: String,
-        }
-        let request = [Request {
-            api_version: API_VERSION,
-            notification,
-        }];
-        let content = json_content(&request)?;
-        let answers: Vec<Answer> = self
-            .service
-            .call(Method::POST, &["notification"], &[], Some(content))
-            .await?;
-        match answers.into_iter().next() {
-            Some(answer) if answer.status_code < 300 => Ok(answer.id),
-            Some(Answer {
-                status_code, message, ..
-            }) => Err(CallError::Declined {
-                status: status_code,
-                message,
-            }),
-            None => Err(CallError::NotUnderstood {
-                reason: "nothing is said of the notification".to_owned(),
-            }),
-        }
+        let notification = serde_json::to_value(notification).map_err(|error| CallError::NotUnderstood {
+            reason: error.to_string(),
+        })?;
+        let item = json!({ "notification": notification });
+        self.service
+            .call_for_one(Method::POST, &["notification"], item)
+            .await
     }
 }
 

@@ -5,9 +5,12 @@
 //! | [`CoreMetadata`] | `GET /api/v3/version` of core-metadata | the EdgeX release of the stack |
 //! | [`VersionCheck`] | the same, at start and in the background | whether the stack is of our generation |
 //! | [`EventClient`] | core-data | events: add, look up |
+//! | [`ReadingClient`] | core-data | readings: find, count |
+//! | [`DeviceServiceClient`] | core-metadata | device services |
 //! | [`MetadataClient`] | core-metadata | devices, profiles, resources (remembered) |
 //! | [`CommandClient`] | core-command | reading from and writing to devices |
 //! | [`NotificationClient`] | support-notifications | telling people |
+//! | [`SubscriptionClient`] | support-notifications | who is told |
 //! | [`FileUri`] | the address that `-cf` or `-cc` names | the text of a configuration file |
 //!
 //! Does not own what the answers are for: files are parsed by `config`, a start is refused by the composition root.
@@ -17,9 +20,12 @@
 
 mod core;
 mod core_metadata;
+mod device_service;
 mod file_uri;
 mod http;
+mod reading;
 mod service;
+mod subscription;
 mod version_check;
 
 pub use core::{
@@ -27,6 +33,9 @@ pub use core::{
     ResourceProperties, Severity,
 };
 pub use core_metadata::CoreMetadata;
+pub use device_service::DeviceServiceClient;
 pub use file_uri::{FetchError, FileUri, RequestHeader};
 pub use http::CallError;
+pub use reading::{ReadingClient, ReadingPage, ReadingQuery};
+pub use subscription::{SubscribedTo, SubscriptionClient};
 pub use version_check::{VersionCheck, VersionMismatch};

@@ -6,9 +6,10 @@
 use std::{fmt, time::Duration};
 
 use edgehold_config::Client as Address;
-use edgehold_contracts::BaseResponse;
+use edgehold_contracts::{API_VERSION, BaseResponse, json};
 use reqwest::{Client, Method, Url, header};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::http::{self, CallError};
@@ -82,6 +83,85 @@ impl Service {
         serde_json::from_slice(&body).map_err(|error| CallError::NotUnderstood {
             reason: error.to_string(),
         })
+    }
+}
+
+impl Service {
+    /// Calls with a list of this one `item`, beside the API's version, and reads what is said of it: the id it has.
+    ///
+    /// # Errors
+    /// Every [`CallError`]; also [`CallError::Declined`] when the answer as a whole is a success, and that for the item is
+    /// not.
+    pub(crate) async fn call_for_one(
+        &self,
+        method: Method,
+        segments: &[&str],
+        mut item: Value,
+    ) -> Result<String, CallError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Answer {
+            status_code: u16,
+            #[serde(default)]
+            message: String,
+            #[serde(default)]
+            id: String,
+        }
+        item["apiVersion"] = API_VERSION.into();
+        let body = json::to_vec(&[item]).map_err(|error| CallError::NotUnderstood {
+            reason: error.to_string(),
+        })?;
+        let content = Content {
+            content_type: "application/json",
+            body,
+        };
+        let answers: Vec<Answer> = self.call(method, segments, &[], Some(content)).await?;
+        match answers.into_iter().next() {
+            Some(answer) if answer.status_code < 300 => Ok(answer.id),
+            Some(Answer {
+                status_code, message, ..
+            }) => Err(CallError::Declined {
+                status: status_code,
+                message,
+            }),
+            None => Err(CallError::NotUnderstood {
+                reason: format!("nothing is said of the {}", segments.last().unwrap_or(&"request")),
+            }),
+        }
+    }
+
+    /// Gets a page of a list that stands under `key`.
+    ///
+    /// # Errors
+    /// Every [`CallError`].
+    pub(crate) async fn call_for_page(
+        &self,
+        segments: &[&str],
+        key: &str,
+        offset: u32,
+        limit: u32,
+    ) -> Result<Vec<Value>, CallError> {
+        let (offset, limit) = (offset.to_string(), limit.to_string());
+        let query = [("offset", offset.as_str()), ("limit", limit.as_str())];
+        match named(self.call(Method::GET, segments, &query, None).await?, key)? {
+            Value::Array(items) => Ok(items),
+            _ => Err(CallError::NotUnderstood {
+                reason: format!("'{key}' is no list"),
+            }),
+        }
+    }
+}
+
+/// What stands under `key` in an answer.
+///
+/// # Errors
+/// [`CallError::NotUnderstood`] when nothing does.
+pub(crate) fn named(mut answer: Value, key: &str) -> Result<Value, CallError> {
+    match answer.get_mut(key).map(Value::take) {
+        None | Some(Value::Null) => Err(CallError::NotUnderstood {
+            reason: format!("there is no '{key}' in it"),
+        }),
+        Some(value) => Ok(value),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use edgehold_clients::{Clients, Notification, Severity};
+use edgehold_clients::{Clients, Notification, ReadingQuery, Severity, SubscribedTo};
 use edgehold_contracts::{AddEventRequest, ContentType, Event, ReadingValue};
-use edgehold_core::ErrorClass;
+use edgehold_core::{ErrorClass, Timestamp};
 use serde_json::json;
 
 use super::*;
@@ -230,4 +230,208 @@ async fn a_notification_is_refused_by_its_own_status() {
     );
     let error = notifications.send(&notification).await.unwrap_err();
     assert_eq!(error.to_string(), "the answer is status 400: no category");
+}
+
+/// EdgeX: `ReadingClient`.
+#[tokio::test]
+async fn readings_are_found_by_device_resource_and_time_and_counted() {
+    let (sink, clients) = clients().await;
+    let readings = clients.readings().unwrap();
+    let found: serde_json::Value = serde_json::from_str(EVENT).unwrap();
+    answers(
+        &sink,
+        200,
+        json!({"apiVersion":"v3","statusCode":200,"totalCount":7,"readings":found["readings"]}),
+    );
+    let (start, end) = (
+        Timestamp::from_unix_millis(1_700_000_000_000),
+        Timestamp::from_unix_millis(1_700_000_000_500),
+    );
+    let all = ReadingQuery::default();
+    let page = readings.find(&all).await.unwrap();
+    assert_eq!((page.total, &page.readings), (7, &event().readings));
+    for query in [
+        ReadingQuery {
+            device: Some("pump 1/a"),
+            limit: Some(5),
+            ..all
+        },
+        ReadingQuery {
+            resource: Some("Level"),
+            offset: 3,
+            ..all
+        },
+        ReadingQuery {
+            between: Some((start, end)),
+            ..all
+        },
+        ReadingQuery {
+            device: Some("d"),
+            resource: Some("r"),
+            between: Some((start, end)),
+            ..all
+        },
+    ] {
+        readings.find(&query).await.unwrap();
+    }
+    let targets: Vec<_> = sink.take().into_iter().map(|sent| sent.target).collect();
+    assert_eq!(
+        targets,
+        [
+            "/api/v3/reading/all?offset=0",
+            "/api/v3/reading/device/name/pump%201%2Fa?offset=0&limit=5",
+            "/api/v3/reading/resourceName/Level?offset=3",
+            "/api/v3/reading/start/1700000000000000000/end/1700000000500000000?offset=0",
+            "/api/v3/reading/device/name/d/resourceName/r/start/1700000000000000000/end/1700000000500000000?offset=0",
+        ]
+    );
+    for key in ["Count", "count"] {
+        answers(&sink, 200, json!({"apiVersion":"v3","statusCode":200,key:12}));
+        assert_eq!(readings.count(Some("d")).await.unwrap(), 12);
+    }
+    assert_eq!(sink.take()[0].target, "/api/v3/reading/count/device/name/d");
+}
+
+/// EdgeX: `SubscriptionClient`.
+#[tokio::test]
+async fn subscriptions_are_added_changed_found_and_removed() {
+    let (sink, clients) = clients().await;
+    let subscriptions = clients.subscriptions().unwrap();
+    let subscription = json!({ "name": "night shift", "receiver": "ops", "categories": ["alarm"],
+        "channels": [{ "type": "EMAIL", "recipients": ["ops@example.com"] }] });
+    answers(
+        &sink,
+        207,
+        json!([{"apiVersion":"v3","statusCode":201,"id":"s-1"}]),
+    );
+    assert_eq!(subscriptions.add(&subscription).await.unwrap(), "s-1");
+    subscriptions
+        .update(&json!({ "name": "night shift", "receiver": "all" }))
+        .await
+        .unwrap();
+    let sent = sink.take();
+    assert_eq!(
+        (sent[0].method.as_str(), sent[0].target.as_str(), sent[0].json()),
+        (
+            "POST",
+            "/api/v3/subscription",
+            json!([{ "apiVersion": "v3", "subscription": subscription }])
+        )
+    );
+    assert_eq!(sent[1].method, "PATCH");
+    answers(
+        &sink,
+        207,
+        json!([{"apiVersion":"v3","statusCode":409,"message":"it is there"}]),
+    );
+    let error = subscriptions.add(&subscription).await.unwrap_err();
+    assert!(
+        matches!(error, CallError::Declined { status: 409, .. }),
+        "{error}"
+    );
+    sink.take();
+
+    answers(
+        &sink,
+        200,
+        json!({"apiVersion":"v3","statusCode":200,"subscription":subscription}),
+    );
+    assert_eq!(subscriptions.by_name("night shift").await.unwrap(), subscription);
+    subscriptions.delete("night shift").await.unwrap();
+    let error = subscriptions
+        .find(SubscribedTo::Anything, 0, 5)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, CallError::NotUnderstood { .. }),
+        "it is no list: {error}"
+    );
+    answers(
+        &sink,
+        200,
+        json!({"apiVersion":"v3","statusCode":200,"totalCount":1,"subscriptions":[subscription]}),
+    );
+    for to in [
+        SubscribedTo::Category("alarm"),
+        SubscribedTo::Label("l"),
+        SubscribedTo::Receiver("ops"),
+    ] {
+        assert_eq!(
+            subscriptions.find(to, 1, 5).await.unwrap(),
+            [subscription.clone()]
+        );
+    }
+    let targets: Vec<_> = sink
+        .take()
+        .into_iter()
+        .map(|sent| (sent.method, sent.target))
+        .collect();
+    let targets: Vec<_> = targets
+        .iter()
+        .map(|(method, target)| (method.as_str(), target.as_str()))
+        .collect();
+    assert_eq!(
+        targets,
+        [
+            ("GET", "/api/v3/subscription/name/night%20shift"),
+            ("DELETE", "/api/v3/subscription/name/night%20shift"),
+            ("GET", "/api/v3/subscription/all?offset=0&limit=5"),
+            ("GET", "/api/v3/subscription/category/alarm?offset=1&limit=5"),
+            ("GET", "/api/v3/subscription/label/l?offset=1&limit=5"),
+            ("GET", "/api/v3/subscription/receiver/ops?offset=1&limit=5"),
+        ]
+    );
+}
+
+/// EdgeX: `DeviceServiceClient`.
+#[tokio::test]
+async fn device_services_are_added_changed_found_and_removed() {
+    let (sink, clients) = clients().await;
+    let services = clients.device_services().unwrap();
+    let service = json!({ "name": "device-x", "baseAddress": "http://x:59900", "adminState": "UNLOCKED" });
+    answers(
+        &sink,
+        207,
+        json!([{"apiVersion":"v3","statusCode":201,"id":"d-1"}]),
+    );
+    assert_eq!(services.add(&service).await.unwrap(), "d-1");
+    services
+        .update(&json!({ "name": "device-x", "adminState": "LOCKED" }))
+        .await
+        .unwrap();
+    assert_eq!(
+        sink.take()[0].json(),
+        json!([{ "apiVersion": "v3", "service": service }])
+    );
+    answers(
+        &sink,
+        200,
+        json!({"apiVersion":"v3","statusCode":200,"service":service,"services":[service]}),
+    );
+    assert_eq!(services.by_name("device-x").await.unwrap(), service);
+    assert_eq!(services.all(0, 20).await.unwrap(), [service]);
+    services.delete("device-x").await.unwrap();
+    let targets: Vec<_> = sink.take().into_iter().map(|sent| sent.target).collect();
+    assert_eq!(
+        targets,
+        [
+            "/api/v3/deviceservice/name/device-x",
+            "/api/v3/deviceservice/all?offset=0&limit=20",
+            "/api/v3/deviceservice/name/device-x"
+        ]
+    );
+}
+
+/// In EdgeX such a client is nil, and whoever uses it crashes.
+#[tokio::test]
+async fn what_is_not_configured_has_no_client() {
+    let mut unset = client(1);
+    unset.port = 0;
+    for addresses in [BTreeMap::new(), BTreeMap::from([("core-data".to_owned(), unset)])] {
+        let clients = Clients::new(&addresses, Generation::V4, wait::LONG).unwrap();
+        assert!(clients.events().is_none() && clients.readings().is_none());
+        assert!(clients.metadata().is_none() && clients.device_services().is_none());
+        assert!(clients.commands().is_none());
+        assert!(clients.notifications().is_none() && clients.subscriptions().is_none());
+    }
 }
