@@ -117,11 +117,17 @@ async fn several_topics_run_the_pipelines_of_their_own_and_no_topic_has_a_prefix
     publish(&broker, "own2/a/temperature", "nor here").await?;
     publish(&broker, "own/a/temperature", "21.5").await?;
     assert_eq!(exported(&sink).await, ("/second".to_owned(), Bytes::from("21.5")));
+    stack.service.stop().await
+}
 
-    // And an empty message, at which the original crashes.
-    publish(&broker, "own/b/temperature", "").await?;
-    publish(&broker, "own/c/temperature", "22").await?;
-    arrives(&sink, "22").await;
+/// The original looks at its first byte.
+#[tokio::test]
+async fn an_empty_payload_is_a_message_and_no_crash() -> Result<()> {
+    let (mut broker, sink) = (broker().await?, HttpSink::start().await?);
+    let mut stack = external(&url(broker.port()), &sink, json!({}))?;
+    start_subscribed_to(&mut stack.service, &mut broker, "in/#").await?;
+    publish(&broker, "in/a", "").await?;
+    assert_eq!(exported(&sink).await, ("/default".to_owned(), Bytes::new()));
     assert!(stack.service.process().is_running()?);
     stack.service.stop().await
 }

@@ -7,7 +7,7 @@ use edgehold_test_support::{Answer, Behaviour, HttpSink, http};
 use serde_json::Value;
 
 use crate::profiles::profile;
-use crate::support::{Service, event, exported_id, refusing};
+use crate::support::{Service, event, event_id, exported_id, refusing};
 
 /// The `functional-tests` profile with another way through the functions it has.
 fn exporting(sink: &HttpSink) -> Result<Service> {
@@ -128,6 +128,69 @@ async fn a_per_topic_pipeline_for_all_topics_runs_with_the_http_trigger() -> Res
     service.start().await?;
     assert_eq!(post(&service, &event(1)).await?.status, 200);
     assert_eq!(sink.requests().len(), 2);
+    service.stop().await
+}
+
+/// EdgeX lets the request wait for the batch, in memory.
+#[tokio::test]
+async fn what_waits_in_a_batch_is_answered_at_once_survives_a_kill_and_leaves_as_one() -> Result<()> {
+    // Given a pipeline that takes three events at a time
+    let sink = HttpSink::start().await?;
+    let parameters = "WRITABLE_PIPELINE_FUNCTIONS_BATCH_PARAMETERS_";
+    let mut service = profile(Generation::V4, "sample")?
+        .env("TRIGGER_TYPE", "HTTP")
+        .env("DATABASE_TYPE", "sqlite")
+        .env("WRITABLE_STOREANDFORWARD_ENABLED", "true")
+        .env("WRITABLE_STOREANDFORWARD_RETRYINTERVAL", "1s")
+        .env("WRITABLE_PIPELINE_EXECUTIONORDER", "Batch, HTTPExport")
+        .env(&format!("{parameters}MODE"), "bycount")
+        .env(&format!("{parameters}BATCHTHRESHOLD"), "3")
+        .env(
+            "WRITABLE_PIPELINE_FUNCTIONS_HTTPEXPORT_PARAMETERS_PERSISTONERROR",
+            "true",
+        )
+        .env(
+            "WRITABLE_PIPELINE_FUNCTIONS_HTTPEXPORT_PARAMETERS_URL",
+            &sink.url("/export"),
+        );
+    service.start().await?;
+
+    // When two are posted, then both are answered, and are there after a kill
+    for number in 1..=2 {
+        let answer = post(&service, &event(number)).await?;
+        assert_eq!((answer.status, answer.text().as_str()), (200, ""));
+    }
+    service.kill9()?;
+    service.start().await?;
+    service
+        .wait_stats("both to wait in a batch", |stats| stats.books("inBatch") == 2)
+        .await;
+    assert_eq!(sink.count(), 0);
+
+    // When the third comes and the destination refuses, then the batch is kept, and leaves as one
+    sink.behave(refusing());
+    assert_eq!(post(&service, &event(3)).await?.status, 200);
+    service
+        .wait_stats("the batch to be stored", |stats| stats.store("failed") == 1)
+        .await;
+    sink.behave(Behaviour::status(200));
+    service.wait_nothing_left().await;
+    let requests = sink.requests();
+    let accepted: Vec<_> = requests
+        .iter()
+        .filter(|request| request.status == Some(200))
+        .collect();
+    assert_eq!(accepted.len(), 1);
+    // Without IsEventData a batch is a list of byte strings.
+    let ids: Vec<String> = serde_json::from_slice::<Vec<String>>(&accepted[0].body)?
+        .iter()
+        .map(|item| {
+            let item = base64_simd::STANDARD.decode_to_vec(item)?;
+            let event: Value = serde_json::from_slice(&item)?;
+            Ok(event["id"].as_str().unwrap_or_default().to_owned())
+        })
+        .collect::<Result<_>>()?;
+    assert_eq!(ids, [event_id(1), event_id(2), event_id(3)]);
     service.stop().await
 }
 

@@ -31,3 +31,4 @@ mod store_and_forward;
 mod support;
 mod tap;
 mod telemetry;
+mod weaknesses;

@@ -531,7 +531,10 @@ mod tests {
 
         first.set_order("a line".to_owned());
         let stored = first.to_stored(true);
-        assert_eq!(stored.get(Context::STORED_ORDER).map(String::as_str), Some("a line"));
+        assert_eq!(
+            stored.get(Context::STORED_ORDER).map(String::as_str),
+            Some("a line")
+        );
         let mut resumed = context();
         resumed.restore(stored);
         resumed.begin_with(&Data::Text("transformed".to_owned()));

@@ -135,7 +135,9 @@ pub fn device(object: &StoredObject) -> Option<&str> {
 /// As [`device`], for these stored context values.
 pub fn device_in(context: &BTreeMap<String, String>) -> Option<&str> {
     let order = context.get(Context::STORED_ORDER);
-    order.or_else(|| context.get(Context::DEVICE_NAME)).map(String::as_str)
+    order
+        .or_else(|| context.get(Context::DEVICE_NAME))
+        .map(String::as_str)
 }
 
 /// The context value that says that an object is sealed: how many bytes its payload has when it is open, and what is hidden

@@ -68,6 +68,15 @@ fn private<const N: usize>(leaves: [(&str, &str); N]) -> Effective {
     )
 }
 
+/// Contract, messages §8: EdgeX's documentation has false and 30 s.
+#[test]
+fn options_of_the_bus_have_the_defaults_of_the_source() {
+    let bus = Configuration::default().message_bus;
+    // Whoever makes the connection decides: true, as the source has it, unless Store and Forward is on.
+    assert_eq!(bus.clean_session(), None);
+    assert_eq!(bus.connect_timeout(), Duration::from_secs(5));
+}
+
 #[test]
 fn every_shipped_file_is_understood_to_the_last_key() {
     for generation in ["v3", "v4"] {

@@ -467,7 +467,11 @@ async fn in_order_of_devices_no_batch_overtakes_one_that_had_to_be_stored() {
     let leaves: Vec<_> = ENABLED
         .iter()
         .copied()
-        .chain([("Ordering", "device"), ("RetryInterval", "10ms"), ("MaxRetryCount", "0")])
+        .chain([
+            ("Ordering", "device"),
+            ("RetryInterval", "10ms"),
+            ("MaxRetryCount", "0"),
+        ])
         .collect();
     let service = Harness::start(&leaves, vec![batching(by_count(2), &export)]);
     let ids: Vec<_> = (0..200).map(|number| format!("{number:03}")).collect();
