@@ -76,6 +76,7 @@ pub struct Books {
     dropped_not_storable: AtomicU64,
     dropped_capacity: AtomicU64,
     dropped_dead_letter_retention: AtomicU64,
+    background_lost: AtomicU64,
     loss: OnceLock<Arc<ReceptionLoss>>,
 }
 
@@ -119,6 +120,8 @@ pub struct BooksSnapshot {
     pub failed_attempts: u64,
     /// Responses that were not published. Their runs count as what they are.
     pub responses_lost: u64,
+    /// Messages handed over for the background that were not published. They are of no run.
+    pub background_lost: u64,
     /// Runs dropped by name, in all.
     pub dropped: u64,
     /// Of these: the failing function did not ask for its data to be kept.
@@ -231,6 +234,11 @@ impl Books {
         self.completed.load(Ordering::Relaxed) + self.filtered.load(Ordering::Relaxed)
     }
 
+    /// So many messages for the background were not published.
+    pub fn background_lost(&self, messages: u64) {
+        self.background_lost.fetch_add(messages, Ordering::Relaxed);
+    }
+
     /// Tells of what this source loses, too. The first one counts.
     pub fn tell_loss(&self, loss: Arc<ReceptionLoss>) {
         let _ = self.loss.set(loss);
@@ -269,6 +277,7 @@ impl Books {
             carried_over: get(&self.carried_over),
             failed_attempts: get(&self.failed_attempts),
             responses_lost: get(&self.responses_lost),
+            background_lost: get(&self.background_lost),
             dropped: dropped_not_persistent
                 + dropped_store_and_forward_disabled
                 + dropped_pipeline_changed

@@ -47,11 +47,11 @@
 //! | `BuildContext` | [`Setup::build_context`] |
 //! | `SecretProvider` | [`Setup::secrets`] |
 //! | `LoggingClient` | the macros of `tracing` |
-//! | `EventClient`, `DeviceClient`, `DeviceProfileClient`, `CommandClient`, `NotificationClient` | [`Setup::clients`]; functions take what they need along |
+//! | `EventClient`, `ReadingClient`, `DeviceClient`, `DeviceProfileClient`, `DeviceServiceClient`, `CommandClient`, `NotificationClient`, `SubscriptionClient` | [`Setup::clients`]; functions take what they need along |
+//! | `RegistryClient` | [`Setup::registry`] |
 //! | `LoadCustomConfig` | [`Setup::section`] |
-//! | `ListenForCustomConfigChanges` | [`Setup::watch_section`], for sections below `Writable` |
 //! | `MetricsManager` | [`Setup::metrics`]; functions take their [`Counter`], [`Timer`] and so on along |
-//! | `RegistryClient`, `ReadingClient`, `SubscriptionClient`, `DeviceServiceClient` | not there |
+//! | `ListenForCustomConfigChanges` | [`Setup::watch_section`]: at once below `Writable`, within two seconds elsewhere |
 //!
 //! | `AppFunctionContext` (Go) | [`Context`] |
 //! | --- | --- |
@@ -104,11 +104,13 @@ mod trigger;
 
 pub use edgehold_api::{CustomRoute, InvalidRoute, RouteHandler, RouteMethod, RouteRequest, RouteResponse};
 pub use edgehold_clients::{
-    CallError, Clients, CommandClient, DeviceResource, EventClient, MetadataClient, Notification,
-    NotificationClient, ResourceProperties, Severity,
+    CallError, Clients, CommandClient, DeviceResource, DeviceServiceClient, EventClient, MetadataClient,
+    Notification, NotificationClient, ReadingClient, ReadingPage, ReadingQuery, ResourceProperties, Severity,
+    SubscribedTo, SubscriptionClient,
 };
 pub use edgehold_config::{
-    Configuration, Flags, LogFormat, Section, configuration::LogLevel, schema::settings_table_markdown,
+    Configuration, Endpoint, Flags, LogFormat, ProviderError, Registration, Registry, Section,
+    configuration::LogLevel, schema::settings_table_markdown,
 };
 pub use edgehold_contracts::{
     AddEventRequest, Event, Generation, MessageEnvelope, Metric, Payload, Reading, ReadingValue, Tags,

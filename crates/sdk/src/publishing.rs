@@ -11,6 +11,7 @@ use edgehold_core::{
     ShutdownSignal, UnresolvedPlaceholder,
 };
 use edgehold_ingest::{BusPublishError, BusPublisher};
+use edgehold_runtime::Books;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
@@ -187,33 +188,28 @@ impl BackgroundPublisher {
     }
 }
 
-/// A publisher for the background, and what publishes for it: until every publisher is gone or the service has ended, and
-/// then what has been handed over by then.
+/// A publisher for the background, and what publishes for it: until every publisher is gone or the service is ending, and
+/// then what has been handed over by then. What it cannot publish, also because its time is up, is counted.
 pub(crate) fn background(
     messages: Arc<dyn MessagePublisher>,
     capacity: usize,
+    books: Arc<Books>,
 ) -> (BackgroundPublisher, Companion) {
-    let (sender, mut receiver) = mpsc::channel::<OutgoingMessage>(capacity.max(1));
+    let (sender, receiver) = mpsc::channel(capacity.max(1));
     let companion: Companion = Box::new(move |mut shutdown: ShutdownSignal| {
         Box::pin(async move {
-            loop {
-                // Cancel-safe: a message stays in the channel until it is received.
-                let message = tokio::select! {
-                    message = receiver.recv() => message,
-                    () = shutdown.recv() => {
-                        receiver.close();
-                        receiver.recv().await
-                    }
-                };
-                let Some(message) = message else {
-                    return shutdown.recv().await;
-                };
-                let id = message
-                    .correlation_id
-                    .as_ref()
-                    .map_or("", CorrelationId::as_str)
-                    .to_owned();
-                if let Err(error) = messages.publish(message).await {
+            let mut queue = Queue {
+                receiver,
+                under_way: 0,
+                books,
+            };
+            while let Some(message) = queue.next(&mut shutdown).await {
+                let id = message.correlation_id.as_ref().map_or("", CorrelationId::as_str);
+                let id = id.to_owned();
+                let published = messages.publish(message).await;
+                queue.under_way = 0;
+                if let Err(error) = published {
+                    queue.books.background_lost(1);
                     tracing::error!(
                         correlation_id = id,
                         "a message for the background is lost: {}",
@@ -221,7 +217,97 @@ pub(crate) fn background(
                     );
                 }
             }
+            shutdown.recv().await;
         })
     });
     (BackgroundPublisher { messages: sender }, companion)
+}
+
+/// What waits for the background. Dropped, it counts what is left.
+struct Queue {
+    receiver: mpsc::Receiver<OutgoingMessage>,
+    /// Whether one is being published.
+    under_way: u64,
+    books: Arc<Books>,
+}
+
+impl Queue {
+    /// The next message; none when none can come any more. Cancel-safe: a message stays in the channel until it is
+    /// received.
+    async fn next(&mut self, shutdown: &mut ShutdownSignal) -> Option<OutgoingMessage> {
+        let message = tokio::select! {
+            message = self.receiver.recv() => message,
+            () = shutdown.recv() => {
+                self.receiver.close();
+                self.receiver.recv().await
+            }
+        };
+        self.under_way = u64::from(message.is_some());
+        message
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.receiver.close();
+        let left = u64::try_from(self.receiver.len()).unwrap_or(u64::MAX) + self.under_way;
+        if left > 0 {
+            self.books.background_lost(left);
+            tracing::error!(
+                messages = left,
+                "messages for the background are lost: the service has ended"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use edgehold_core::{ServiceKey, Shutdown};
+
+    use super::*;
+
+    /// Publishes so many, and hangs with the next.
+    struct HangsAfter(AtomicUsize);
+
+    impl MessagePublisher for HangsAfter {
+        fn publish(&self, _: OutgoingMessage) -> BoxFuture<'_, Result<(), PublishError>> {
+            Box::pin(async move {
+                if self
+                    .0
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                    .is_err()
+                {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_published_when_the_time_is_up_is_counted() {
+        // Given a queue of five, of which two can be published
+        let ctx = crate::context_for_test("app-x", Generation::V4).unwrap();
+        assert_eq!(ctx.service_key(), &ServiceKey::try_new("app-x").unwrap());
+        let books = Arc::new(Books::default());
+        let publisher = Arc::new(HangsAfter(AtomicUsize::new(2)));
+        let (background, companion) = background(publisher.clone(), 8, books.clone());
+        for number in 0..5 {
+            let data = Data::Text(number.to_string());
+            background.publish("out", &data, &ctx).await.unwrap();
+        }
+        let (shutdown, signal) = Shutdown::new();
+        shutdown.trigger();
+
+        // When its time is up, then the one that hangs and those behind it are counted
+        let time_is_up = tokio::time::timeout(std::time::Duration::from_millis(50), companion(signal)).await;
+        assert!(time_is_up.is_err());
+        assert_eq!(publisher.0.load(Ordering::Relaxed), 0);
+        assert_eq!(books.snapshot().background_lost, 3);
+        let late = background.publish("out", &Data::Text(String::new()), &ctx).await;
+        assert!(matches!(late, Err(BackgroundError::Ended)), "{late:?}");
+    }
 }

@@ -6,7 +6,7 @@
 //!
 //! 1. deregister ([`crate::membership`]); the trigger stops receiving, the retry loop stops claiming;
 //! 2. deliveries in hand are exported or stored; what is still being sent when most of the time is gone is stored as it is;
-//! 3. REST, which has answered until now, finishes the requests in hand;
+//! 3. REST, which has answered until now, finishes the requests in hand; what waits for the background is published;
 //! 4. the store is closed, then support ends;
 //! 5. what is still running after the grace time is named and aborted.
 
@@ -25,6 +25,7 @@ use edgehold_telemetry::Reporter;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
 
 use crate::{
@@ -44,7 +45,11 @@ pub(crate) struct Parts {
     pub(crate) live: LiveSettings,
     pub(crate) provider: Option<Arc<dyn ConfigurationProvider>>,
     pub(crate) trigger: Box<dyn Trigger>,
+    /// Follows sections outside `Writable`, where there are some and a provider.
+    pub(crate) sections_elsewhere: Option<Companion>,
     pub(crate) companions: Vec<Companion>,
+    /// What publishes in the background, over one of these connections.
+    pub(crate) background: Vec<Companion>,
     /// Told as soon as the end begins.
     pub(crate) ending: Shutdown,
     pub(crate) stop_requested: watch::Receiver<bool>,
@@ -68,11 +73,13 @@ pub(crate) struct Parts {
 pub struct Running {
     work: Tasks,
     rest: Tasks,
+    background: Tasks,
     support: Tasks,
     registration: Tasks,
     stop_work: Shutdown,
     hurry: Shutdown,
     stop_rest: Shutdown,
+    stop_background: Shutdown,
     stop_support: Shutdown,
     stop_registration: Shutdown,
     ending: Shutdown,
@@ -116,6 +123,9 @@ impl Running {
                 provider.watch(snapshot_sender, support_signal.clone()),
             );
         }
+        if let Some(sections) = parts.sections_elsewhere {
+            support.spawn("sections outside Writable", sections(support_signal.clone()));
+        }
         support.spawn("live settings", parts.live.run(snapshots, support_signal.clone()));
         support.spawn(
             "store",
@@ -152,6 +162,11 @@ impl Running {
             support.spawn("publishing connection", companion(support_signal.clone()));
         }
         support.spawn("metrics", parts.reporter.run(support_signal.clone()));
+        let (stop_background, background_signal) = Shutdown::new();
+        let mut background = Tasks::default();
+        for companion in parts.background {
+            background.spawn("background publisher", companion(background_signal.clone()));
+        }
         if let Some(membership) = parts.membership {
             registration.spawn("registration", membership.run(registration_signal));
         }
@@ -184,11 +199,13 @@ impl Running {
         Self {
             work,
             rest,
+            background,
             support,
             registration,
             stop_work,
             hurry,
             stop_rest,
+            stop_background,
             stop_support,
             stop_registration,
             ending: parts.ending,
@@ -207,6 +224,7 @@ impl Running {
             early = self.rest.early_end() => early.to_string(),
             early = self.support.early_end() => early.to_string(),
             early = self.registration.early_end() => early.to_string(),
+            early = self.background.early_end() => early.to_string(),
             Ok(reason) = &mut self.fatal => reason,
         }
     }
@@ -237,6 +255,7 @@ impl Running {
 
     /// Ends the service in order, within `grace`.
     pub async fn drain(self, grace: Duration) {
+        let ends_at = Instant::now() + grace;
         self.ending.trigger();
         self.stop_registration.trigger();
         let mut late = self.registration.drain(grace / 8).await;
@@ -254,6 +273,10 @@ impl Running {
         };
         self.stop_rest.trigger();
         late.extend(self.rest.drain(grace / 8).await);
+        // Nothing runs any more that could hand over a message, and the connections still stand.
+        self.stop_background.trigger();
+        let left = ends_at.saturating_duration_since(Instant::now());
+        late.extend(self.background.drain((left / 2).min(grace / 8)).await);
         let queue = self.queue.borrow().queue().cloned();
         if let Some(queue) = queue {
             queue.close().await;

@@ -5,6 +5,8 @@
 //! must match their field's name exactly; keys no field has are left alone.
 //! (EdgeX: `LoadCustomConfig`, `ListenForCustomConfigChanges`.)
 
+mod follow;
+
 use std::{collections::BTreeMap, fmt, marker::PhantomData, sync::Arc};
 
 use edgehold_config::Layer;
@@ -18,16 +20,12 @@ use serde::{
 };
 use tokio::sync::watch;
 
+pub(crate) use follow::follow;
+
 /// A section that is not what its type asks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SectionError(String);
-
-impl SectionError {
-    pub(crate) fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into())
-    }
-}
 
 impl serde::de::Error for SectionError {
     fn custom<T: fmt::Display>(message: T) -> Self {
@@ -35,7 +33,7 @@ impl serde::de::Error for SectionError {
     }
 }
 
-/// A section below `Writable`, followed while the service runs.
+/// A section of one's own, followed while the service runs.
 #[derive(Clone, Debug)]
 pub struct SectionWatch<T> {
     name: Arc<str>,

@@ -40,6 +40,7 @@ use crate::{
     metrics::KeptNumbers,
     publishing::{BusMessages, base64_payload},
     running::{Parts, Running},
+    section,
     setup::{Added, Handles, PipelineControl, Setup, SetupError, SetupHook, StopHandle, build_all},
     sources,
     store::{Opened, StoreOpener},
@@ -427,13 +428,16 @@ impl AppService {
         let (ending, ending_signal) = Shutdown::new();
         let (replace, replacements) = mpsc::channel(1);
         let (stop, stop_requested) = watch::channel(false);
+        let books = Arc::new(Books::default());
+        let membership = membership(invocation, &configuration, &service_key)?;
         let handles = Handles {
             pipelines: PipelineControl(replace),
             stop: StopHandle(stop),
             ending: ending_signal,
             metrics: telemetry.own.clone(),
+            books: books.clone(),
+            registry: membership.as_ref().map(|membership| membership.registry.clone()),
         };
-        let membership = membership(invocation, &configuration, &service_key)?;
         // In dev mode everything is on this machine, whatever the registry says.
         let addresses = match &membership {
             Some(membership) if !invocation.flags.dev => {
@@ -467,7 +471,6 @@ impl AppService {
             };
             hook(&mut setup).map_err(StartError::Setup)?;
         }
-        companions.append(&mut added.companions);
 
         let mut pipelines = Pipelines::new(functions, trigger::topic_prefix(&configuration));
         let (registry, prefix) = (pipelines.registry(), pipelines.topic_prefix());
@@ -480,6 +483,15 @@ impl AppService {
         if let Some(target_type) = self.target_type {
             pipelines.set_target_type(target_type);
         }
+        let elsewhere = added.sections_elsewhere;
+        let sections_elsewhere =
+            provider
+                .clone()
+                .filter(|_| !elsewhere.is_empty())
+                .map(|provider| -> Companion {
+                    let layers = layers.clone();
+                    Box::new(move |shutdown| Box::pin(section::follow(provider, layers, elsewhere, shutdown)))
+                });
         let hooks = LiveHooks {
             writable: writable_out,
             sections: added.sections,
@@ -519,6 +531,9 @@ impl AppService {
             https: https.map(Arc::new),
             routes: added.routes,
             companions,
+            background: added.background,
+            sections_elsewhere,
+            books,
             ending,
             stop_requested,
             own_functions: added.functions,
@@ -548,6 +563,9 @@ pub struct Built {
     https: Option<Arc<Https>>,
     routes: Vec<CustomRoute>,
     companions: Vec<Companion>,
+    background: Vec<Companion>,
+    sections_elsewhere: Option<Companion>,
+    books: Arc<Books>,
     ending: Shutdown,
     stop_requested: watch::Receiver<bool>,
     own_functions: bool,
@@ -594,7 +612,7 @@ impl Built {
                 setting("MaxRetryCount")
             );
         }
-        let books = Arc::new(Books::default());
+        let books = self.books;
         if let Some(loss) = self.ingress.loss {
             books.tell_loss(loss);
         }
@@ -675,6 +693,8 @@ impl Built {
             provider: self.provider,
             trigger: self.ingress.trigger,
             companions: self.companions,
+            background: self.background,
+            sections_elsewhere: self.sections_elsewhere,
             ending: self.ending,
             stop_requested: self.stop_requested,
             durability: Durability {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
 use edgehold_api::CustomRoute;
 use edgehold_clients::Clients;
-use edgehold_config::{Configuration, Layer, Layers};
+use edgehold_config::{Configuration, Layer, Layers, Registry};
 use edgehold_contracts::Generation;
 use edgehold_core::{
     BuiltFunction, Context, CorrelationId, FunctionFactory, FunctionRegistry, InvalidId, MessagePublisher,
@@ -17,7 +17,7 @@ use edgehold_export::{
     Formatter,
     mqtt::{Connections, MqttExportFactory},
 };
-use edgehold_runtime::ServiceIdentity;
+use edgehold_runtime::{Books, ServiceIdentity};
 use edgehold_telemetry::MetricsManager;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -65,13 +65,16 @@ pub struct Setup<'a> {
 pub(crate) struct Added {
     pub(crate) drafts: Vec<PipelineDraft>,
     pub(crate) routes: Vec<CustomRoute>,
+    /// Below `Writable`.
     pub(crate) sections: Vec<LiveSection>,
-    pub(crate) companions: Vec<Companion>,
+    pub(crate) sections_elsewhere: Vec<LiveSection>,
+    /// What publishes in the background.
+    pub(crate) background: Vec<Companion>,
     /// Whether a function of one's own can run.
     pub(crate) functions: bool,
 }
 
-/// A section below `Writable` that somebody follows.
+/// A section that somebody follows.
 pub(crate) struct LiveSection {
     pub(crate) name: String,
     pub(crate) sender: watch::Sender<Layer>,
@@ -83,6 +86,8 @@ pub(crate) struct Handles {
     pub(crate) stop: StopHandle,
     pub(crate) ending: ShutdownSignal,
     pub(crate) metrics: MetricsManager,
+    pub(crate) books: Arc<Books>,
+    pub(crate) registry: Option<Arc<dyn Registry>>,
 }
 
 impl Setup<'_> {
@@ -140,24 +145,24 @@ impl Setup<'_> {
         section::read(name, &self.layers.section(name))
     }
 
-    /// A section below `Writable` (`Writable/MyFunction`), followed while the service runs. Settings elsewhere are read
-    /// once, by EdgeX's own rule of what may change. (EdgeX: `ListenForCustomConfigChanges`.)
+    /// A section of one's own, followed while the service runs, where there is a configuration provider. Below `Writable`
+    /// (`Writable/MyFunction`) a change is told at once and together with others; elsewhere (`AppCustom`) within two seconds.
+    /// (EdgeX: `ListenForCustomConfigChanges`.)
     ///
     /// # Errors
-    /// [`SectionError`] for another place, and as [`Setup::section`].
+    /// As [`Setup::section`].
     pub fn watch_section<T: DeserializeOwned>(
         &mut self,
         name: &str,
     ) -> Result<SectionWatch<T>, SectionError> {
-        if !name.starts_with("Writable/") {
-            return Err(SectionError::new(format!(
-                "{name} is not below Writable, so that it cannot change while the service runs"
-            )));
-        }
         let layer = self.layers.section(name);
         section::read::<T>(name, &layer)?;
         let (sender, receiver) = watch::channel(layer);
-        self.added.sections.push(LiveSection {
+        let sections = match name.starts_with("Writable/") {
+            true => &mut self.added.sections,
+            false => &mut self.added.sections_elsewhere,
+        };
+        sections.push(LiveSection {
             name: name.to_owned(),
             sender,
         });
@@ -202,13 +207,15 @@ impl Setup<'_> {
     }
 
     /// Publishes to the message bus in the background; at most `capacity` messages wait. Each call makes a queue of its
-    /// own. Works with every trigger, where EdgeX refuses it for HTTP and external MQTT.
+    /// own. Works with every trigger, where EdgeX refuses it for HTTP and external MQTT. What waits when the service ends is
+    /// published within its grace time, or counted (`backgroundLost` of the books).
     ///
     /// # Errors
     /// [`NoMessageBus`].
     pub fn background_publisher(&mut self, capacity: usize) -> Result<BackgroundPublisher, NoMessageBus> {
-        let (publisher, companion) = background(self.messages()?, capacity);
-        self.added.companions.push(companion);
+        let books = self.handles.books.clone();
+        let (publisher, companion) = background(self.messages()?, capacity, books);
+        self.added.background.push(companion);
         Ok(publisher)
     }
 
@@ -244,6 +251,11 @@ impl Setup<'_> {
 
     fn messages(&self) -> Result<Arc<dyn MessagePublisher>, NoMessageBus> {
         self.identity.publisher.clone().ok_or(NoMessageBus)
+    }
+
+    /// Where services find each other; none when the service was started without `-r`. (EdgeX: `RegistryClient`.)
+    pub fn registry(&self) -> Option<Arc<dyn Registry>> {
+        self.handles.registry.clone()
     }
 
     /// A context outside a pipeline, for what publishes in the background or calls functions by itself.

@@ -358,7 +358,7 @@ async fn subscriptions_are_added_changed_found_and_removed() {
     ] {
         assert_eq!(
             subscriptions.find(to, 1, 5).await.unwrap(),
-            [subscription.clone()]
+            std::slice::from_ref(&subscription)
         );
     }
     let targets: Vec<_> = sink

@@ -183,10 +183,11 @@ async fn settings_sections_and_the_service_itself_are_known_at_setup() {
             assert_eq!(mine.topics, ["a", "b"]);
             let live: SectionWatch<Live> = setup.watch_section("Writable/Mine")?;
             assert_eq!(live.current()?, Live { limit: 7 });
-            assert!(
-                setup.watch_section::<Mine>("Mine").is_err(),
-                "only Writable is live"
-            );
+            let elsewhere: SectionWatch<Mine> = setup.watch_section("Mine")?;
+            assert_eq!(elsewhere.current()?.name, "press");
+            assert!(setup.watch_section::<Live>("Mine").is_err());
+            assert!(setup.registry().is_none(), "it was started without");
+            assert!(setup.clients().readings().is_none());
             let wrong = setup.section::<Live>("Mine").unwrap_err().to_string();
             assert!(wrong.contains("missing field `Limit`"), "{wrong}");
             let ctx = setup.build_context("corr-9", "application/json");
@@ -288,6 +289,30 @@ async fn what_functions_and_services_publish_is_an_envelope_of_the_generation() 
         );
         running.drain(Duration::from_secs(5)).await;
     }
+}
+
+/// EdgeX: what has not been published when the service ends is lost.
+#[tokio::test]
+async fn what_waits_for_the_background_at_the_end_is_sent() {
+    const MESSAGES: usize = 500;
+    let broker = Mosquitto::start().await.unwrap();
+    let subscriber = MqttSubscriber::connect(broker.port(), "edgex/out/#", Qos::AtLeastOnce)
+        .await
+        .unwrap();
+    let (service, handles) = with(AppService::new("app-surface"), |setup| {
+        setup.add_pipeline(PipelineDraft::default_pipeline().step("Count", counting(&Count::default())));
+        let queue = setup.background_publisher(MESSAGES).unwrap();
+        (queue, setup.build_context("c", "text/plain"))
+    });
+    let place = Place::new(&SERVICE.replace("@PORT@", &broker.port().to_string()));
+    let running = place.build(service).await.unwrap().spawn();
+    let (queue, ctx) = handles.await.unwrap();
+    for number in 0..MESSAGES {
+        let data = Data::Text(number.to_string());
+        queue.publish("out/x", &data, &ctx).await.unwrap();
+    }
+    running.drain(Duration::from_secs(20)).await;
+    assert_eq!(subscriber.wait_for(MESSAGES, LONG).await.len(), MESSAGES);
 }
 
 /// Contract, messages §4: with the HTTP trigger and external MQTT the original refuses to start a background publisher,
