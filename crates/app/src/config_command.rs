@@ -41,8 +41,9 @@ check: errors keep a service from starting or a value from being used, warnings 
 knowing. With a provider it is a dry run of a start: what would be seeded, what would be rejected, which overrides of the
 environment would have no effect, whether the pipelines can be built. Nothing is written.
 diff: with a provider the private file and the provider's private section, otherwise the defaults and what holds.
-push: only settings that the provider lacks, unless more is asked for. A pipeline with its functions goes in one
-transaction. Refused when it would bring in what check calls an error, as set and unset are.
+push: the file as it is, without overrides of the environment; only settings that the provider lacks, unless more is asked
+for. A pipeline with its functions goes in one transaction. Refused when it would bring in what check calls an error, as
+set and unset are.
 set: KEY=- reads the value from standard input, so that a secret is in no history of a shell:
      edgehold -cp=... config set Writable/InsecureSecrets/mqtt/SecretData/password=- < password.txt
 
@@ -171,7 +172,9 @@ async fn execute(invocation: &Invocation, command: ConfigCommand) -> Result<Ende
                     Ok(Assignment { path, text })
                 })
                 .collect::<Result<Vec<_>>>()?;
-            write(&view, &view.plan_set(section, &assignments)?, writing, json).await
+            let plan = view.plan_set(section, &assignments)?;
+            tell_hidden(&view, section, &plan)?;
+            write(&view, &plan, writing, json).await
         }
         Verb::Unset {
             keys,
@@ -203,6 +206,26 @@ async fn execute(invocation: &Invocation, command: ConfigCommand) -> Result<Ende
             write(&view, &view.plan_unset(section, &paths)?, writing, json).await
         }
     }
+}
+
+/// Says which settings of a common section have no effect here, because a section above has them too.
+fn tell_hidden(view: &SettingsView, section: Section, plan: &ChangePlan) -> Result<()> {
+    for change in &plan.changes {
+        for (above, name) in [
+            (Section::Private, "private"),
+            (Section::AppServices, "app-services"),
+        ] {
+            if above > section && view.leaf(above, &change.path)?.is_some() {
+                let service = view.service_key();
+                tell(&format!(
+                    "{} has no effect on {service}: its {name} section has another value",
+                    change.path
+                ));
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn from_standard_input(key: &str) -> Result<String> {

@@ -212,6 +212,14 @@ fn configurations_of_edgex_are_without_errors() {
             let report = said.json();
             assert_eq!(report["errors"], 0);
             assert_ne!(report["pipelines"][0], Value::Null, "{generation}/{profile}");
+            let has_placeholder = said
+                .out
+                .contains("'<put your URL here>' is still to be filled in");
+            assert_eq!(
+                has_placeholder,
+                profile == "http-export",
+                "{generation}/{profile}: {said:?}"
+            );
         }
     }
 }

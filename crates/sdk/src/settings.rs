@@ -153,8 +153,6 @@ pub struct ShownSetting {
     pub json: serde_json::Value,
     /// Where it comes from.
     pub origin: SettingOrigin,
-    /// Whether it is one of EdgeX's settings, or of this service's own.
-    pub of_edgex: bool,
 }
 
 impl AppService {
@@ -273,7 +271,6 @@ impl SettingsView {
                 text: leaves.shown(path)?,
                 json: leaves.json(path)?,
                 origin: self.origin(leaves.get(path)?.origin(), path, &environment),
-                of_edgex: edgehold_config::schema::find(path).is_some_and(|setting| setting.of_edgex),
             })
         };
         let mut settings: Vec<_> = leaves.iter().filter_map(|(path, _)| setting(path)).collect();
@@ -285,7 +282,6 @@ impl SettingsView {
                 path,
                 text: String::new(),
                 json: serde_json::json!({}),
-                of_edgex: true,
             });
         }
         settings.sort_by(|one, other| one.path.cmp(&other.path));

@@ -329,7 +329,10 @@ fn settings_are_set_and_removed_in_one_transaction_after_they_were_checked() {
 
     // Common sections have their own, also where the private one hides it.
     let words = ["set", "Writable/LogLevel=ERROR", "--common", "all-services"];
-    stack.printed(0, &words);
+    let said = stack.run(&words);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let hidden = "Writable/LogLevel has no effect on app-x: its private section has another value";
+    assert!(said.err.contains(hidden), "{said:?}");
     assert_eq!(
         stack.printed(0, &["get", "Writable/LogLevel", "--common=all-services"]),
         "ERROR\n"
