@@ -11,6 +11,7 @@
 //! | `POST /api/v3/secret` | 201 when the secret is stored: see `secret` |
 //! | `GET /api/v3/store/stats` | 200 the books and what the store holds |
 //! | `POST /api/v3/trigger` | with the HTTP trigger: see [`Api::trigger`] |
+//! | `GET /metrics` | 200 all metrics as Prometheus reads them, unless the developer has a route of that path |
 //! | `GET /readyz` | 200 `{"ready":true,"problems":{}}`, or 503 with the problems by name |
 //!
 //! Every route, whoever wrote it, has the same limits around it (`limits`): 413, 503, a correlation id. A new one is a line
@@ -31,7 +32,7 @@ use std::sync::Arc;
 
 use edgehold_config::configuration::Cors;
 use edgehold_contracts::Generation;
-use edgehold_core::{Inlet, SecretStorer, ServiceKey, ShutdownSignal};
+use edgehold_core::{BoxFuture, Inlet, SecretStorer, ServiceKey, ShutdownSignal};
 use edgehold_runtime::{Books, Drain, Health, QueueHandle};
 use tokio::net::TcpListener;
 
@@ -41,6 +42,9 @@ pub use limits::Limits;
 
 /// Answers with the configuration as it is now.
 pub type ConfigView = Arc<dyn Fn() -> ConfigShown + Send + Sync>;
+
+/// Answers with the metrics as they are now, as Prometheus reads them.
+pub type MetricsView = Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
 
 /// The configuration as it is shown, secrets redacted.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +69,8 @@ pub struct Api {
     pub sdk_version: String,
     /// The effective configuration.
     pub config: ConfigView,
+    /// The metrics.
+    pub metrics: MetricsView,
     /// What became of every run.
     pub books: Arc<Books>,
     /// The store, once it is open.

@@ -27,6 +27,9 @@ const DATE: &[BorrowedFormatItem<'_>] = format_description!(
     "[weekday repr:short] [month repr:short] [day padding:space] [hour]:[minute]:[second] UTC [year]"
 );
 
+/// Where Prometheus looks by default.
+const METRICS: &str = "/metrics";
+
 /// Answer to `GET /api/v3/config`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -105,9 +108,14 @@ fn routes(api: &Api) -> Router<Api> {
         .route("/api/v3/secret", post(add_secret))
         .route("/api/v3/store/stats", get(store_stats))
         .route("/readyz", get(readyz));
-    match api.trigger {
+    let router = match api.trigger {
         Some(_) => router.route("/api/v3/trigger", post(trigger)),
         None => router,
+    };
+    // Not reserved: a service that comes from elsewhere may have its own.
+    match api.routes.iter().any(|route| route.path() == METRICS) {
+        false => router.route(METRICS, get(metrics)),
+        true => router,
     }
 }
 
@@ -129,6 +137,12 @@ async fn config(State(api): State<Api>) -> Response {
         service_name: api.service_key.as_str(),
     };
     Json(config).into_response()
+}
+
+async fn metrics(State(api): State<Api>) -> Response {
+    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let text = (api.metrics)().await;
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }
 
 async fn store_stats(State(api): State<Api>) -> Response {

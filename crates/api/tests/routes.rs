@@ -7,7 +7,7 @@ mod requests;
 
 use std::{sync::Arc, time::Duration};
 
-use edgehold_api::{Api, ConfigShown, CustomRoute, Https, Limits};
+use edgehold_api::{Api, ConfigShown, CustomRoute, Https, Limits, RouteMethod, RouteResponse};
 use edgehold_config::{
     Configuration, configuration::Cors, memory::MemoryProvider, secrets::InsecureSecretStorer,
 };
@@ -85,6 +85,7 @@ impl Build {
                 config: serde_json::json!({ "Writable": { "LogLevel": "INFO" } }),
                 rejected: Vec::new(),
             }),
+            metrics: Arc::new(|| Box::pin(std::future::ready("up 1\n".to_owned()))),
             books: Arc::new(Books::default()),
             queue,
             health: health.clone(),
@@ -176,6 +177,22 @@ async fn readiness_names_what_is_wrong_as_long_as_it_is() {
     assert_eq!((broken.status, broken.text()), (503, text.to_owned()));
     server.health.works(Health::STORE);
     assert_eq!(ask().await.status, 200);
+}
+
+#[tokio::test]
+async fn metrics_are_where_prometheus_looks_unless_the_developer_has_a_route_there() {
+    let server = Server::start().await;
+    let metrics = server.ask("GET", "/metrics", &[]).await;
+    assert_eq!((metrics.status, metrics.text()), (200, "up 1\n".to_owned()));
+    assert_eq!(
+        metrics.header("content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
+    let own = CustomRoute::try_new("/metrics", &[RouteMethod::Get], |_| async {
+        RouteResponse::text(200, "mine")
+    });
+    let server = Server::with(generous(), vec![own.unwrap()]).await;
+    assert_eq!(server.ask("GET", "/metrics", &[]).await.text(), "mine");
 }
 
 #[tokio::test]

@@ -58,9 +58,7 @@ impl Source for KeptNumbers {
             ));
             let of_store = [names::STORE_FORWARD_QUEUE_SIZE, names::STORE_FORWARD_DEAD_LETTERS];
             // The store is asked only for somebody.
-            if of_store
-                .iter()
-                .any(|name| selection.configured_name(name).is_some())
+            if of_store.iter().any(|name| selection.wants(name))
                 && let Some(stats) = self.store().await
             {
                 // What was journaled or waits in a batch has not failed, and is in no queue of EdgeX's.

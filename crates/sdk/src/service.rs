@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
-use edgehold_api::{Api, ConfigShown, CustomRoute, Https, HttpsError};
+use edgehold_api::{Api, ConfigShown, CustomRoute, Https, HttpsError, MetricsView};
 use edgehold_clients::{Clients, VersionCheck, VersionMismatch};
 use edgehold_config::{
     Configuration, Registration, Rejection,
@@ -22,7 +22,9 @@ use edgehold_runtime::{
     ServiceIdentity, StoreState, Wake,
 };
 use edgehold_store::{CustomStoreFactory, InvalidStoreName, StoreError, StoreFactories};
-use edgehold_telemetry::{CurrentMetrics, MeteredSecrets, MetricsManager, Reporter, ServiceMetrics};
+use edgehold_telemetry::{
+    CurrentMetrics, MeteredSecrets, MetricsManager, Reporter, ServiceMetrics, Source, exposition,
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -580,6 +582,14 @@ pub struct Built {
     begun: Instant,
 }
 
+/// The metrics as a text, made anew each time.
+fn for_prometheus(service_key: ServiceKey, sources: Vec<Arc<dyn Source>>) -> MetricsView {
+    Arc::new(move || {
+        let (service_key, sources) = (service_key.clone(), sources.clone());
+        Box::pin(async move { exposition(&service_key, &sources).await })
+    })
+}
+
 /// What is counted, and how it is published.
 struct Telemetry {
     metrics: Arc<ServiceMetrics>,
@@ -633,22 +643,23 @@ impl Built {
             own,
             publisher,
         } = self.telemetry;
+        let sources: Vec<Arc<dyn Source>> = vec![
+            Arc::new(CurrentMetrics {
+                metrics: metrics.clone(),
+                pipelines: self.view.pipelines.clone(),
+            }),
+            Arc::new(KeptNumbers {
+                books: books.clone(),
+                queue: queue.clone(),
+                destinations: destinations.clone(),
+                effective: self.view.effective.clone(),
+            }),
+            Arc::new(own),
+        ];
         let reporter = Reporter {
             service_key: self.identity.service_key.clone(),
             settings: self.view.writable.clone(),
-            sources: vec![
-                Arc::new(CurrentMetrics {
-                    metrics: metrics.clone(),
-                    pipelines: self.view.pipelines.clone(),
-                }),
-                Arc::new(KeptNumbers {
-                    books: books.clone(),
-                    queue: queue.clone(),
-                    destinations: destinations.clone(),
-                    effective: self.view.effective.clone(),
-                }),
-                Arc::new(own),
-            ],
+            sources: sources.clone(),
             publisher,
             metrics,
         };
@@ -665,6 +676,7 @@ impl Built {
                     rejected: effective.rejected.iter().map(Rejection::to_json).collect(),
                 }
             }),
+            metrics: for_prometheus(self.identity.service_key.clone(), sources),
             books: books.clone(),
             queue: queue.clone(),
             health,

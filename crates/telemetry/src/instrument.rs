@@ -111,11 +111,11 @@ impl Histogram {
 
     /// What there is to say now.
     pub fn summary(&self) -> Summary {
-        let (count, values) = {
+        let (total, values) = {
             let sample = lock(&self.0);
-            (sample.count(), sample.values())
+            (sample.total(), sample.values())
         };
-        Summary::of(count, &values)
+        Summary::of(total, &values)
     }
 }
 
@@ -154,11 +154,11 @@ impl Timer {
 
     /// What there is to say now, in nanoseconds.
     pub fn summary(&self) -> Summary {
-        let (count, values) = {
+        let (total, values) = {
             let sample = lock(&self.0.sample);
-            (sample.count(), sample.values())
+            (sample.total(), sample.values())
         };
-        Summary::of(count, &values)
+        Summary::of(total, &values)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Owns what counts and measures ([`Counter`], [`Gauge`], [`FloatGauge`], [`Timer`], [`Histogram`]), what a service counts
 //! of itself ([`ServiceMetrics`], which whoever runs and sends tells through [`edgehold_core::Observer`]), the metrics of a
-//! developer's own ([`MetricsManager`]), and the [`Reporter`] that publishes what is switched on. Does not own the message
+//! developer's own ([`MetricsManager`]), the [`Reporter`] that publishes what is switched on, and the text that Prometheus
+//! reads ([`exposition`]). Does not own the message
 //! bus, nor numbers that are kept elsewhere: these come from a [`Source`].
 //!
 //! Invariants: counting never waits for anything but a short lock, and never allocates for a name that is known; reporting
@@ -10,6 +11,7 @@
 
 mod instrument;
 pub mod names;
+mod prometheus;
 mod registry;
 mod reporter;
 mod reservoir;
@@ -19,6 +21,7 @@ mod series;
 mod service;
 
 pub use instrument::{Counter, FloatGauge, Gauge, Histogram, Timer};
+pub use prometheus::exposition;
 pub use registry::{Instrument, MetricsManager, RegisterError};
 pub use reporter::{Reporter, Source};
 pub use reservoir::Summary;

@@ -154,11 +154,10 @@ impl MetricsManager {
 impl Source for MetricsManager {
     fn read<'a>(&'a self, selection: Selection<'a>) -> BoxFuture<'a, Vec<Series>> {
         let all = self.all();
-        let wanted = all
-            .iter()
-            .filter(|(name, _)| selection.configured_name(name).is_some());
+        let wanted = all.iter().filter(|(name, _)| selection.wants(name));
         let series = wanted.map(|(name, registered)| Series {
             name: name.clone(),
+            family: name.clone(),
             tags: registered.tags.clone(),
             reading: registered.instrument.read(),
         });

@@ -11,11 +11,13 @@ pub(crate) const RESERVOIR_SIZE: usize = 1028;
 /// How fast old numbers give way, for each second: after five minutes only new ones are left. (go-metrics.)
 const ALPHA: f64 = 0.015;
 
-/// What is said of a stream of numbers. All but `count` is of the sample alone.
+/// What is said of a stream of numbers. All but `count` and `sum` is of the sample alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Summary {
     /// How many there have been.
     pub count: i64,
+    /// All of them added up. Not reported to the message bus.
+    pub sum: i64,
     /// The least; 0 when there is none.
     pub min: i64,
     /// The greatest; 0 when there is none.
@@ -30,10 +32,12 @@ pub struct Summary {
 
 impl Summary {
     /// Of a stream of `count` numbers, of which these were kept.
-    pub(crate) fn of(count: i64, values: &[i64]) -> Self {
+    pub(crate) fn of(Total { count, sum: total }: Total, values: &[i64]) -> Self {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
         let (Some(&min), Some(&max)) = (values.iter().min(), values.iter().max()) else {
             return Self {
                 count,
+                sum: total,
                 ..Self::default()
             };
         };
@@ -44,12 +48,27 @@ impl Summary {
         let variance = squares / size;
         Self {
             count,
+            sum: total,
             min,
             max,
             mean,
             stddev: variance.sqrt(),
             variance,
         }
+    }
+}
+
+/// What is exact about a stream of numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Total {
+    pub(crate) count: u64,
+    pub(crate) sum: i64,
+}
+
+impl Total {
+    fn add(&mut self, value: i64) {
+        self.count += 1;
+        self.sum = self.sum.saturating_add(value);
     }
 }
 
@@ -83,7 +102,7 @@ impl Random {
 /// Every number there has been has the same chance to be kept (Vitter's algorithm R).
 #[derive(Debug)]
 pub(crate) struct UniformReservoir {
-    count: u64,
+    total: Total,
     values: Vec<i64>,
     random: Random,
 }
@@ -91,26 +110,26 @@ pub(crate) struct UniformReservoir {
 impl UniformReservoir {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            count: 0,
+            total: Total::default(),
             values: Vec::new(),
             random: Random(seed),
         }
     }
 
     pub(crate) fn record(&mut self, value: i64) {
-        self.count += 1;
+        self.total.add(value);
         if self.values.len() < RESERVOIR_SIZE {
             self.values.push(value);
             return;
         }
-        let place = usize::try_from(self.random.below(self.count)).unwrap_or(usize::MAX);
+        let place = usize::try_from(self.random.below(self.total.count)).unwrap_or(usize::MAX);
         if let Some(kept) = self.values.get_mut(place) {
             *kept = value;
         }
     }
 
-    pub(crate) fn count(&self) -> i64 {
-        i64::try_from(self.count).unwrap_or(i64::MAX)
+    pub(crate) fn total(&self) -> Total {
+        self.total
     }
 
     pub(crate) fn values(&self) -> Vec<i64> {
@@ -124,7 +143,7 @@ impl UniformReservoir {
 /// kept. Here the logarithm of the weight is compared, which never grows too large: there is nothing to rescale.
 #[derive(Debug)]
 pub(crate) struct DecayingReservoir {
-    count: u64,
+    total: Total,
     /// The least weight is on top.
     values: BinaryHeap<Weighted>,
     random: Random,
@@ -139,7 +158,7 @@ struct Weighted {
 impl DecayingReservoir {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            count: 0,
+            total: Total::default(),
             values: BinaryHeap::new(),
             random: Random(seed),
         }
@@ -147,7 +166,7 @@ impl DecayingReservoir {
 
     /// Records a number, so many seconds after whatever moment the others are counted from.
     pub(crate) fn record(&mut self, value: i64, seconds: f64) {
-        self.count += 1;
+        self.total.add(value);
         // As go-metrics has it, the newest is always kept, however light.
         if self.values.len() >= RESERVOIR_SIZE {
             self.values.pop();
@@ -156,8 +175,8 @@ impl DecayingReservoir {
         self.values.push(Weighted { weight, value });
     }
 
-    pub(crate) fn count(&self) -> i64 {
-        i64::try_from(self.count).unwrap_or(i64::MAX)
+    pub(crate) fn total(&self) -> Total {
+        self.total
     }
 
     pub(crate) fn values(&self) -> Vec<i64> {
@@ -192,11 +211,13 @@ mod tests {
     /// go-metrics: `SampleVariance` divides by the number of values, not by one less.
     #[test]
     fn a_summary_is_computed_as_go_metrics_does() {
-        let summary = Summary::of(9, &[2, 4, 4, 4, 5, 5, 7, 9]);
+        let total = |count, sum| Total { count, sum };
+        let summary = Summary::of(total(9, 41), &[2, 4, 4, 4, 5, 5, 7, 9]);
         assert_eq!(
             summary,
             Summary {
                 count: 9,
+                sum: 41,
                 min: 2,
                 max: 9,
                 mean: 5.0,
@@ -204,8 +225,8 @@ mod tests {
                 variance: 4.0
             }
         );
-        assert_eq!(Summary::of(0, &[]), Summary::default());
-        let extreme = Summary::of(2, &[i64::MAX, i64::MAX]);
+        assert_eq!(Summary::of(Total::default(), &[]), Summary::default());
+        let extreme = Summary::of(total(2, i64::MAX), &[i64::MAX, i64::MAX]);
         assert_eq!((extreme.mean, extreme.variance), (i64::MAX as f64, 0.0));
     }
 
@@ -215,8 +236,12 @@ mod tests {
         for value in 1..=100_000 {
             sample.record(value);
         }
-        assert_eq!((sample.count(), sample.values().len()), (100_000, RESERVOIR_SIZE));
-        let mean = Summary::of(sample.count(), &sample.values()).mean;
+        let summary = Summary::of(sample.total(), &sample.values());
+        assert_eq!(
+            (summary.count, summary.sum, sample.values().len()),
+            (100_000, 5_000_050_000, RESERVOIR_SIZE)
+        );
+        let mean = summary.mean;
         // The standard error of the mean of so many uniform numbers is 900: six of them.
         assert!((44_600.0..55_400.0).contains(&mean), "{mean}");
     }
@@ -230,7 +255,7 @@ mod tests {
             sample.record(value, f64::from(tick) / 10.0);
         }
         let values = sample.values();
-        assert_eq!((sample.count(), values.len()), (39_000, RESERVOIR_SIZE));
+        assert_eq!((sample.total().count, values.len()), (39_000, RESERVOIR_SIZE));
         let new = values.iter().filter(|value| **value == 2).count();
         assert!(new * 100 > values.len() * 95, "{new} of {}", values.len());
     }

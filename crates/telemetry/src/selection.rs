@@ -2,14 +2,24 @@
 
 use std::collections::BTreeMap;
 
-/// `Writable.Telemetry.Metrics`.
+/// Those that `Writable.Telemetry.Metrics` switches on, or all of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Selection<'a>(&'a BTreeMap<String, bool>);
+pub struct Selection<'a>(Option<&'a BTreeMap<String, bool>>);
 
 impl<'a> Selection<'a> {
     /// As it is configured.
     pub fn new(metrics: &'a BTreeMap<String, bool>) -> Self {
-        Self(metrics)
+        Self(Some(metrics))
+    }
+
+    /// Every metric there is, configured or not.
+    pub fn everything() -> Self {
+        Self(None)
+    }
+
+    /// Whether the metric of this registered name is wanted.
+    pub fn wants(&self, registered: &str) -> bool {
+        self.0.is_none() || self.configured_name(registered).is_some()
     }
 
     /// The name by which a metric is reported: the longest of those that are switched on and with which its registered
@@ -17,19 +27,20 @@ impl<'a> Selection<'a> {
     /// `HttpExport` may be switched on beside the `HttpExportSize` that EdgeX's common configuration switches off. (The
     /// original asks one of the fitting names, any of them.)
     pub fn configured_name(&self, registered: &str) -> Option<&'a str> {
-        let switched_on = self
-            .0
-            .iter()
-            .filter(|(_, on)| **on)
-            .map(|(name, _)| name.as_str());
-        switched_on
-            .filter(|name| !name.trim().is_empty() && registered.starts_with(name))
-            .max_by_key(|name| name.len())
+        let fitting = self.switched_on().filter(|name| registered.starts_with(name));
+        fitting.max_by_key(|name| name.len())
     }
 
-    /// Whether nothing is reported, whatever there is.
+    /// Whether there is nothing to report, whatever there is.
     pub fn is_empty(&self) -> bool {
-        !self.0.iter().any(|(name, on)| *on && !name.trim().is_empty())
+        self.switched_on().next().is_none()
+    }
+
+    fn switched_on(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let names = self.0.into_iter().flatten().filter(|(_, on)| **on);
+        names
+            .map(|(name, _)| name.as_str())
+            .filter(|name| !name.trim().is_empty())
     }
 }
 

@@ -10,7 +10,9 @@ pub struct Series {
     /// The name it is registered by: `HttpExportSize-http://sink/in`. It is reported by the name that is configured, which
     /// this one begins with.
     pub name: String,
-    /// What tells it from others of that name.
+    /// That name without what tells it from others of its kind: `HttpExportSize`.
+    pub family: String,
+    /// What tells it from others of its kind.
     pub tags: Vec<(String, String)>,
     /// What it says.
     pub reading: Reading,
@@ -34,8 +36,10 @@ pub enum Reading {
 impl Series {
     /// A metric without a tag of its own.
     pub fn new(name: impl Into<String>, reading: Reading) -> Self {
+        let name = name.into();
         Self {
-            name: name.into(),
+            family: name.clone(),
+            name,
             tags: Vec::new(),
             reading,
         }
@@ -46,6 +50,7 @@ impl Series {
     pub fn of(name: &str, tag: &str, value: &str, reading: Reading) -> Self {
         Self {
             name: format!("{name}-{value}"),
+            family: name.to_owned(),
             tags: vec![(tag.to_owned(), value.to_owned())],
             reading,
         }
@@ -80,6 +85,7 @@ fn summary_fields(kind: &str, summary: Summary) -> Vec<MetricField> {
         mean,
         stddev,
         variance,
+        ..
     } = summary;
     vec![
         MetricField::integer(format!("{kind}-count"), count),

@@ -72,7 +72,7 @@ impl ServiceMetrics {
         let mut all = Vec::new();
         let mut of_one = |name: &str, tag: &str, value: &str, reading: &dyn Fn() -> Reading| {
             // A summary is worth the work only when somebody wants it.
-            if selection.configured_name(&format!("{name}-{value}")).is_some() {
+            if selection.wants(&format!("{name}-{value}")) {
                 all.push(Series::of(name, tag, value, reading()));
             }
         };

@@ -2,7 +2,7 @@
 //! of one's own, the end from within.
 
 use edgehold::{
-    Ack, BackgroundPublisher, CorrelationId, CustomRoute, Delivery, DeliveryReport, Event, Inlet,
+    Ack, BackgroundPublisher, CorrelationId, Counter, CustomRoute, Delivery, DeliveryReport, Event, Inlet,
     MissingSetting, NoMessageBus, PayloadForm, PipelineDraft, Publisher, Received, ReplaceError, RouteMethod,
     RouteResponse, RunEnd, SectionWatch, Setup, StopHandle, Transform,
 };
@@ -313,6 +313,71 @@ async fn what_waits_for_the_background_at_the_end_is_sent() {
     }
     running.drain(Duration::from_secs(20)).await;
     assert_eq!(subscriber.wait_for(MESSAGES, LONG).await.len(), MESSAGES);
+}
+
+/// EdgeX: `MetricsManager`.
+#[tokio::test]
+async fn a_metric_of_ones_own_is_reported_like_those_of_the_service() {
+    // Given a function that counts, and a configuration that switches this on
+    let broker = Mosquitto::start().await.unwrap();
+    let telemetry = "  Telemetry:\n    Interval: 100ms\n    Metrics:\n      CallsSeen: true\nMine:\n  Name:";
+    let configuration = SERVICE.replacen("Mine:\n  Name:", telemetry, 1);
+    let place = Place::new(&configuration.replace("@PORT@", &broker.port().to_string()));
+    let subscriber = MqttSubscriber::connect(broker.port(), "edgex/telemetry/#", Qos::AtLeastOnce)
+        .await
+        .unwrap();
+    let (inlet, trigger) = Inlet::new();
+    let (service, metrics) = with(AppService::new("app-surface").with_trigger(trigger), |setup| {
+        let calls = Counter::new();
+        let registered = setup.metrics().register("CallsSeen-7", &calls, [("line", "7")]);
+        registered.unwrap();
+        let count = CountCalls(calls);
+        setup.add_pipeline(PipelineDraft::default_pipeline().step("CountCalls", BuiltFunction::new(count)));
+        setup.metrics().clone()
+    });
+    let built = place.build(service).await.unwrap();
+    let port = built.rest_address().unwrap().port();
+    let running = built.spawn();
+    let metrics = metrics.await.unwrap();
+
+    // When it has counted
+    report(&inlet, "edgex/events/device/d/Pump/pump-1/Level").await;
+
+    // Then its number is on the bus, with the tag of the service and its own
+    let mut seen = 0;
+    let metric = loop {
+        seen += 1;
+        let message = subscriber.wait_for(seen, LONG).await.remove(seen - 1);
+        assert_eq!(message.topic, "edgex/telemetry/app-surface/CallsSeen");
+        let metric = envelope(&message)["payload"].take();
+        if metric["fields"] == json!([{ "name": "counter-count", "value": 1 }]) {
+            break metric;
+        }
+    };
+    assert_eq!(
+        metric["tags"],
+        json!([{ "name": "service", "value": "app-surface" }, { "name": "line", "value": "7" }])
+    );
+
+    // And where Prometheus looks, beside those of the service, until it is taken away
+    let text = http::get(port, "/metrics").await.unwrap().text();
+    let own = "edgehold_calls_seen_7_total{service=\"app-surface\",line=\"7\"} 1\n";
+    let of_pipeline = "edgehold_pipeline_messages_processed_total{service=\"app-surface\",pipeline=\"default-pipeline\"} 1\n";
+    assert!(text.contains(own) && text.contains(of_pipeline), "{text}");
+    assert!(metrics.unregister("CallsSeen-7"));
+    let text = http::get(port, "/metrics").await.unwrap().text();
+    assert!(!text.contains("calls_seen"), "{text}");
+    running.drain(Duration::from_secs(5)).await;
+}
+
+/// Counts what it is handed.
+struct CountCalls(Counter);
+
+impl Transform for CountCalls {
+    fn apply(&self, _: &mut Context, data: Data) -> Result<Flow, FunctionError> {
+        self.0.increment();
+        Ok(Flow::Continue(data))
+    }
 }
 
 /// Contract, messages §4: with the HTTP trigger and external MQTT the original refuses to start a background publisher,

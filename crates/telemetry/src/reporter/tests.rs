@@ -250,6 +250,7 @@ fn every_recorded_metric_is_written_as_it_was_recorded() {
             let own = metric.tags.iter().filter(|tag| tag.name != "service");
             let series = Series {
                 name: format!("{}-x", metric.name),
+                family: metric.name.clone(),
                 tags: own.map(|tag| (tag.name.clone(), tag.value.clone())).collect(),
                 reading: reading(&metric),
             };
@@ -277,6 +278,7 @@ fn reading(metric: &Metric) -> Reading {
     let float = |at: usize| number(at).as_f64().unwrap();
     let summary = || Summary {
         count: integer(0),
+        sum: 0,
         min: integer(1),
         max: integer(2),
         mean: float(3),
