@@ -277,7 +277,7 @@ fn every_row_of_the_table_names_a_test_that_is_there() -> Result<()> {
         let Some(cells) = line.strip_prefix("//! | ").filter(|row| row.contains(".rs::")) else {
             continue;
         };
-        let named = cells.split('`').filter(|text| text.contains(".rs::")).next_back();
+        let named = cells.split('`').rfind(|text| text.contains(".rs::"));
         let (file, test) = named.and_then(|named| named.split_once("::")).context(line)?;
         let source = std::fs::read_to_string(root.join(file)).with_context(|| file.to_owned())?;
         // Recorded cases are named in a list, tests of every bus in a macro.
