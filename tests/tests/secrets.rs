@@ -1,17 +1,18 @@
 //! No secret leaves the service by any door but the one it is for. Secrets are put wherever one can stand in a
 //! configuration, each with a mark of its own; after exports that succeed and exports that fail, everything the service has
-//! written and answered is searched for the marks: its log at TRACE, its data folder, REST, the error collection, what the
-//! commands print.
+//! written and answered is searched for the marks: its log at TRACE, its data folder, REST, the error collection, its metrics
+//! on the bus, what the commands print.
 //!
 //! A payload that a function itself put a secret into is not meant.
 
 use std::path::Path;
 use std::process::Output;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64_simd::STANDARD;
-use edgehold_test_support::wait::LONG;
-use edgehold_test_support::{Answer, Behaviour, Port, http};
+use edgehold_test_support::wait::{self, LONG};
+use edgehold_test_support::{Answer, Behaviour, MqttSubscriber, Port, Qos, http};
+use serde_json::Value;
 
 use crate::support::{PRIVATE, Service, Stack, refusing, wait_accepted};
 
@@ -161,8 +162,17 @@ async fn no_secret_is_written_or_answered_anywhere() -> Result<()> {
         .service
         .set_env("WRITABLE_PIPELINE_FUNCTIONS_HTTPEXPORT_PARAMETERS_URL", &good_url);
 
-    // When it exports well, with all of them,
+    // When it exports well, with all of them, and reports that on the bus,
     stack.start_service().await?;
+    let bus = MqttSubscriber::connect(stack.broker.port(), "edgex/telemetry/#", Qos::AtMostOnce).await?;
+    stack
+        .set(&[
+            ("Telemetry/Interval", "200ms"),
+            ("Telemetry/Metrics/HttpExportSize", "true"),
+            ("Telemetry/Metrics/HttpExportErrors", "true"),
+            ("Telemetry/Metrics/MqttExportErrors", "true"),
+        ])
+        .await?;
     stack.publish(1..=3).await?;
     wait_accepted(&stack.sink, 1..=3).await;
     let exported = stack.sink.requests().pop().context("it has been exported")?;
@@ -281,7 +291,16 @@ async fn no_secret_is_written_or_answered_anywhere() -> Result<()> {
     ] {
         seen.add(format!("GET {target}"), stack.service.get(target).await?.body);
     }
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 12] = [
+        &["config", "check"],
+        &["config", "show"],
+        &["config", "show", "--origin"],
+        &["config", "diff"],
+        &[
+            "config",
+            "get",
+            "Writable/InsecureSecrets/mine/SecretData/headervalue",
+        ],
         &["settings"],
         &["store", "ls", "--json"],
         &["dead", "ls"],
@@ -292,6 +311,19 @@ async fn no_secret_is_written_or_answered_anywhere() -> Result<()> {
     ];
     for words in commands {
         seen.add_output(&words.join(" "), stack.service.run(words)?);
+    }
+    let metric = "edgex/telemetry/app-http-export/HttpExportSize";
+    wait::until("a metric with an address", LONG, async || {
+        let heard = bus.messages();
+        let found = heard.iter().any(|message| message.topic == metric);
+        ensure!(found, "{} metrics have come", heard.len());
+        Ok(())
+    })
+    .await;
+    for message in bus.messages() {
+        let envelope: Value = serde_json::from_slice(&message.payload)?;
+        let payload = envelope["payload"].as_str().context("it is in base64")?;
+        seen.add(message.topic, STANDARD.decode_to_vec(payload)?);
     }
     stack.service.stop().await?;
     seen.add("the log", stack.service.process().lines().join("\n"));

@@ -28,6 +28,7 @@ mod outage;
 mod parameter;
 mod pipeline;
 mod publish;
+pub mod redact;
 mod renewable;
 pub mod retry;
 mod secret;

@@ -43,7 +43,7 @@ use std::{io::Write, sync::Arc, time::Duration};
 use bytes::Bytes;
 use edgehold_core::{
     AppFunction, BoxFuture, BuiltFunction, Context, Data, Destination, ErrorClass, ExportTarget, Fault, Flow,
-    FunctionError, FunctionFactory, InvalidFunction, Parameters, Unsent,
+    FunctionError, FunctionFactory, InvalidFunction, Parameters, Unsent, redact::without_secret_queries,
 };
 use flate2::{Compression, write::GzEncoder};
 use reqwest::{
@@ -196,7 +196,8 @@ impl HttpExport {
         match url.scheme() {
             "http" | "https" => {
                 let shown = without_password(&url).unwrap_or(text);
-                Ok((url, shown))
+                // EdgeX shows these.
+                Ok((url, without_secret_queries(&shown, HIDDEN)))
             }
             scheme => Err(FunctionError::permanent(format!(
                 "{}: unsupported protocol scheme '{scheme}'",
@@ -353,12 +354,15 @@ fn destination(url: &Url) -> Destination {
     Destination::new(&format!("{}://{host}:{port}", url.scheme()))
 }
 
+/// What Go shows in place of a password.
+const HIDDEN: &str = "xxxxx";
+
 /// The URL with `xxxxx` for its password, as Go shows it; none when it has no password.
 fn without_password(url: &Url) -> Option<String> {
     url.password()?;
     let mut shown = url.clone();
     // Whatever has a password can have another one.
-    shown.set_password(Some("xxxxx")).ok()?;
+    shown.set_password(Some(HIDDEN)).ok()?;
     Some(shown.into())
 }
 

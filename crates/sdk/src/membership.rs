@@ -103,7 +103,7 @@ pub(crate) async fn discover(
             }
             Ok(_) => tracing::warn!(
                 "{service_key} is not registered with {name}: using the configured address {}:{}",
-                client.host,
+                edgehold_config::shown("Host", &client.host),
                 client.port
             ),
             Err(error) => {
