@@ -10,6 +10,7 @@
 //! | `GET /api/v3/config` | 200 `{"apiVersion","config","serviceName"}`, secrets redacted |
 //! | `POST /api/v3/secret` | 201 when the secret is stored: see `secret` |
 //! | `GET /api/v3/store/stats` | 200 the books and what the store holds |
+//! | `… /api/v3/store/errors…`, `… /api/v3/store/runs…` | the error collection: see [`errors`] |
 //! | `POST /api/v3/trigger` | with the HTTP trigger: see [`Api::trigger`] |
 //! | `GET /metrics` | 200 all metrics as Prometheus reads them, unless the developer has a route of that path |
 //! | `GET /readyz` | 200 `{"ready":true,"problems":{}}`, or 503 with the problems by name |
@@ -20,6 +21,7 @@
 mod body;
 mod cors;
 mod custom;
+mod errors;
 mod https;
 mod limits;
 mod route;
@@ -30,13 +32,14 @@ mod trigger;
 
 use std::sync::Arc;
 
-use edgehold_config::configuration::Cors;
+use edgehold_config::{Admin, configuration::Cors};
 use edgehold_contracts::Generation;
 use edgehold_core::{BoxFuture, Inlet, SecretStorer, ServiceKey, ShutdownSignal};
-use edgehold_runtime::{Books, Drain, Health, QueueHandle};
+use edgehold_runtime::{Books, Drain, ErrorCollection, Health, QueueHandle};
 use tokio::net::TcpListener;
 
 pub use custom::{CustomRoute, InvalidRoute, RouteHandler, RouteMethod, RouteRequest, RouteResponse};
+pub use errors::wire;
 pub use https::{Https, HttpsError};
 pub use limits::Limits;
 
@@ -89,6 +92,10 @@ pub struct Api {
     pub secrets: Arc<dyn SecretStorer>,
     /// Where `POST /api/v3/trigger` puts its deliveries; none with any other trigger, where the route does not exist.
     pub trigger: Option<Inlet>,
+    /// The error collection.
+    pub errors: ErrorCollection,
+    /// What may be done beyond EdgeX's own routes.
+    pub admin: Admin,
     /// The developer's own routes.
     pub routes: Vec<CustomRoute>,
 }

@@ -19,7 +19,8 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 use crate::{
-    Api, ConfigShown, body::text, cors::Crossing, custom, limits, secret::add_secret, trigger::trigger,
+    Api, ConfigShown, body::text, cors::Crossing, custom, errors, limits, secret::add_secret,
+    trigger::trigger,
 };
 
 /// The layout of the Unix `date` command, day of month padded with a space.
@@ -108,6 +109,7 @@ fn routes(api: &Api) -> Router<Api> {
         .route("/api/v3/secret", post(add_secret))
         .route("/api/v3/store/stats", get(store_stats))
         .route("/readyz", get(readyz));
+    let router = router.merge(errors::router(api.admin));
     let router = match api.trigger {
         Some(_) => router.route("/api/v3/trigger", post(trigger)),
         None => router,

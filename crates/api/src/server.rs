@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, extract::ConnectInfo};
 use edgehold_core::ShutdownSignal;
 use hyper::{
     body::Incoming,
@@ -104,24 +105,34 @@ impl Server {
     async fn connection(self, stream: TcpStream, mut shutdown: ShutdownSignal) {
         // Answers are written at once and whole.
         let _ = stream.set_nodelay(true);
+        let peer = stream.peer_addr().ok().map(ConnectInfo);
         let Some(https) = self.https.clone() else {
-            return self.talk(TokioIo::new(stream), shutdown).await;
+            return self.talk(TokioIo::new(stream), peer, shutdown).await;
         };
         tokio::select! {
             shaken = timeout(self.limit, https.handshake(stream)) => {
                 if let Ok(Some(stream)) = shaken {
-                    self.talk(TokioIo::new(stream), shutdown).await;
+                    self.talk(TokioIo::new(stream), peer, shutdown).await;
                 }
             }
             () = shutdown.recv() => {}
         }
     }
 
-    async fn talk<IO: Read + Write + Unpin>(self, io: IO, mut shutdown: ShutdownSignal) {
+    async fn talk<IO: Read + Write + Unpin>(
+        self,
+        io: IO,
+        peer: Option<ConnectInfo<SocketAddr>>,
+        mut shutdown: ShutdownSignal,
+    ) {
         let router = TowerToHyperService::new(self.router);
         let asked = AtomicBool::new(false);
-        let service = service_fn(|request: hyper::Request<Incoming>| {
+        let service = service_fn(|mut request: hyper::Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
+            // For routes that tell who asked.
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
             router.call(request)
         });
         let connection = http1::Builder::new()

@@ -2,6 +2,8 @@
 
 #[path = "routes/connections.rs"]
 mod connections;
+#[path = "routes/errors.rs"]
+mod errors;
 #[path = "routes/requests.rs"]
 mod requests;
 
@@ -9,12 +11,12 @@ use std::{sync::Arc, time::Duration};
 
 use edgehold_api::{Api, ConfigShown, CustomRoute, Https, Limits, RouteMethod, RouteResponse};
 use edgehold_config::{
-    Configuration, configuration::Cors, memory::MemoryProvider, secrets::InsecureSecretStorer,
+    Admin, Configuration, configuration::Cors, memory::MemoryProvider, secrets::InsecureSecretStorer,
 };
 use edgehold_contracts::Generation;
 use edgehold_core::{ByteBudget, Deliveries, Inlet, ServiceKey, Shutdown, Trigger};
-use edgehold_runtime::{Books, Health, StoreState};
-use edgehold_store::MemoryQueue;
+use edgehold_runtime::{Books, ErrorCollection, Health, StoreState};
+use edgehold_store::{MemoryQueue, RetryQueue};
 use edgehold_test_support::http::{self, Response};
 use futures_util::FutureExt;
 use tokio::{
@@ -29,6 +31,7 @@ struct Server {
     shutdown: Shutdown,
     health: Arc<Health>,
     _state: watch::Sender<StoreState>,
+    store: Arc<dyn RetryQueue>,
     /// What has come in by the trigger's route.
     deliveries: Deliveries,
 }
@@ -50,6 +53,7 @@ struct Build {
     cors: Cors,
     https: Option<Https>,
     secrets: Option<MemoryProvider>,
+    admin: Admin,
 }
 
 impl Default for Build {
@@ -61,6 +65,7 @@ impl Default for Build {
             cors: Configuration::default().service.cors,
             https: None,
             secrets: None,
+            admin: Admin::Write,
         }
     }
 }
@@ -71,8 +76,10 @@ impl Build {
         let port = listener.local_addr().unwrap().port();
         let service_key = ServiceKey::try_new("app-rest").unwrap();
         let health = Arc::new(Health::default());
-        let (state, queue) =
-            watch::channel(StoreState::Open(Arc::new(MemoryQueue::new(service_key.clone()))));
+        let store: Arc<dyn RetryQueue> = Arc::new(MemoryQueue::new(service_key.clone()));
+        let (state, queue) = watch::channel(StoreState::Open(store.clone()));
+        let books = Arc::new(Books::default());
+        let (errors, runs) = ErrorCollection::new(queue.clone(), books.clone(), Arc::default());
         let (inlet, trigger) = Inlet::new();
         let provider = self.secrets.map(|provider| Arc::new(provider) as _);
         let (_, writable) = watch::channel(Configuration::default().writable);
@@ -86,7 +93,7 @@ impl Build {
                 rejected: Vec::new(),
             }),
             metrics: Arc::new(|| Box::pin(std::future::ready("up 1\n".to_owned()))),
-            books: Arc::new(Books::default()),
+            books,
             queue,
             health: health.clone(),
             drain: Arc::default(),
@@ -96,9 +103,12 @@ impl Build {
             secrets: Arc::new(InsecureSecretStorer::new(provider, writable)),
             trigger: Some(inlet),
             routes: self.routes,
+            errors,
+            admin: self.admin,
         };
         let (shutdown, signal) = Shutdown::new();
         let mut running = JoinSet::new();
+        running.spawn(runs.run(shutdown.signal()));
         running.spawn(api.serve(listener, signal));
         let (sender, deliveries) = mpsc::channel(1);
         // Until then its route answers that nothing is taken yet.
@@ -114,6 +124,7 @@ impl Build {
             running,
             shutdown,
             _state: state,
+            store,
             deliveries,
         }
     }

@@ -3,7 +3,11 @@
 //! Flags stand before the command and are EdgeX's; options stand behind it and are read here. One or two dashes,
 //! `--name value` or `--name=value`, in any order with the id.
 
-use edgehold::{ErrorReason, ObjectName, ObjectState, PipelineId};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+
+use edgehold::{
+    ErrorAction, ErrorReason, ObjectName, ObjectState, PipelineId, StoredObjectId, parse_go_duration,
+};
 
 use crate::{config_command::ConfigCommand, pipeline_command::PipelineTest};
 
@@ -13,26 +17,39 @@ pub(crate) const USAGE: &str = "Usage: edgehold [flags] store ls [options]      
        edgehold [flags] store count                how many wait: a number and nothing else
        edgehold [flags] dead ls [options]          the error collection: what was given up
        edgehold [flags] dead show ID [options]     one of it, whole
+       edgehold [flags] dead count [options]       how many, by pipeline and reason
+       edgehold [flags] dead redrive WHICH         try them again, with a fresh count
+       edgehold [flags] dead purge WHICH           remove them for good
+       edgehold [flags] dead export [options]      write them down, payloads whole: a JSON object a line
+       edgehold [flags] dead import FILE           bring back what was exported (with the service stopped)
        edgehold [flags] pipeline test ...          pipelines on a message: 'edgehold pipeline --help'
        edgehold [flags] config ...                 the configuration: 'edgehold config --help'
        edgehold settings                           every setting, as a Markdown table
 
-Beside the running service or without it; nothing is changed. The flags are those of the service (--configProvider,
---configDir, --profile, --data-dir, ...: 'edgehold --help') and say whose store it is. ID is the id or the SEQ of an
-object; by SEQ it is found faster.
+Beside the running service or without it. A running service re-drives and purges itself, over REST, if it was started with
+EDGEHOLD_ADMIN=write; the store of a stopped one is opened. The flags are those of the service (--configProvider,
+--configDir, --profile, --data-dir, ...: 'edgehold --help') and say whose store it is. ID is the id or the SEQ of an object.
+WHICH is ids, options that say which, or --all.
 
 Options:
-  --pipeline ID    only objects of this pipeline (ls)
-  --reason NAME    only objects given up for this reason (dead ls): retries_exceeded, pipeline_changed,
+  --pipeline ID    only objects of this pipeline (all of 'dead', store ls)
+  --device NAME    only objects about this device (dead)
+  --reason NAME    only objects given up for this reason (dead): retries_exceeded, pipeline_changed,
                    pipeline_removed, permanent_error, too_old, capacity, undecodable, crashed, corrupt
+  --older-than AGE only objects given up so long ago (dead): 90s, 15m, 12h, 168h
+  --newer-than AGE only objects given up since then (dead)
+  --all            all of them: has to be said (redrive, purge)
+  --dry-run        count and change nothing (redrive, purge)
+  --rate N         at most N objects a second (redrive, purge)
+  --to FILE        write to this file instead of standard output (export)
   --limit N        at most so many, oldest first; 0 = all; default 50 (ls)
   --after SEQ      only objects behind this one: the next page (ls)
   --json           for scripts: one JSON object a line; times in milliseconds since 1970, payload in base64, and
-                   as payloadText too when it is UTF-8 (ls, show)
+                   as payloadText too when it is UTF-8 (ls, show, count, redrive, purge)
   --raw            the bytes of the payload and nothing else (show)
   -h, --help       this text
 
-Exit code: 0, 1 when there is no such object or the store cannot be read, 2 for a wrong call.
+Exit code: 0, 1 when there is no such object, the store cannot be read or a run did not get to its end, 2 for a wrong call.
 ";
 
 /// How many objects are listed unless asked otherwise.
@@ -45,6 +62,8 @@ pub(crate) enum Command {
     Run,
     /// A look at the store.
     Store(StoreCommand),
+    /// Something with the error collection.
+    Dead(DeadCommand),
     /// Pipelines on a message.
     Pipeline(PipelineTest),
     /// How to try pipelines.
@@ -73,6 +92,50 @@ pub(crate) enum StoreCommand {
     Show(ShowOptions),
 }
 
+/// Something with the error collection that is more than a look at objects.
+#[derive(Debug, PartialEq)]
+pub(crate) enum DeadCommand {
+    /// How many, by pipeline and reason.
+    Count {
+        /// Which ones.
+        which: Which,
+        /// As JSON.
+        json: bool,
+    },
+    /// Re-drive or purge.
+    Run(RunOptions),
+    /// Writes them down.
+    Export {
+        /// Which ones.
+        which: Which,
+        /// Where; none = standard output.
+        to: Option<PathBuf>,
+    },
+    /// Brings back what was exported.
+    Import(PathBuf),
+}
+
+/// What to re-drive or purge, and how.
+#[derive(Debug, PartialEq)]
+pub(crate) struct RunOptions {
+    pub(crate) action: ErrorAction,
+    pub(crate) which: Which,
+    pub(crate) rate: Option<NonZeroU32>,
+    pub(crate) dry_run: bool,
+    pub(crate) json: bool,
+}
+
+/// Which objects of the error collection; ages are told from the moment of the call.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Which {
+    pub(crate) ids: Vec<StoredObjectId>,
+    pub(crate) pipeline: Option<PipelineId>,
+    pub(crate) device: Option<String>,
+    pub(crate) reason: Option<ErrorReason>,
+    pub(crate) older_than: Option<Duration>,
+    pub(crate) newer_than: Option<Duration>,
+}
+
 /// The part of the store a command looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Collection {
@@ -96,8 +159,7 @@ impl Collection {
 #[derive(Debug, PartialEq)]
 pub(crate) struct ListOptions {
     pub(crate) collection: Collection,
-    pub(crate) pipeline: Option<PipelineId>,
-    pub(crate) reason: Option<ErrorReason>,
+    pub(crate) which: Which,
     /// None = all.
     pub(crate) limit: Option<usize>,
     pub(crate) after_seq: i64,
@@ -161,7 +223,10 @@ pub(crate) fn parse(words: &[String]) -> Result<Command, WrongCall> {
     let Some(options) = Options::read(&words[1..])? else {
         return Ok(Command::Help);
     };
-    options.into_command(collection).map(Command::Store)
+    match collection {
+        Collection::Dead if let Some(command) = options.dead()? => Ok(Command::Dead(command)),
+        _ => options.into_command(collection).map(Command::Store),
+    }
 }
 
 /// The words behind `store` or `dead`, before it is known which of them make sense together.
@@ -170,12 +235,22 @@ struct Options<'a> {
     /// What is not an option: the verb and its object.
     words: Vec<&'a str>,
     pipeline: Option<&'a str>,
+    device: Option<&'a str>,
     reason: Option<&'a str>,
+    older_than: Option<&'a str>,
+    newer_than: Option<&'a str>,
+    rate: Option<&'a str>,
+    to: Option<&'a str>,
     limit: Option<&'a str>,
     after: Option<&'a str>,
     json: bool,
     raw: bool,
+    all: bool,
+    dry_run: bool,
 }
+
+/// Options that say which objects of the error collection.
+const WHICH: [&str; 5] = ["pipeline", "device", "reason", "older-than", "newer-than"];
 
 impl<'a> Options<'a> {
     /// None when help is asked for.
@@ -194,10 +269,15 @@ impl<'a> Options<'a> {
             };
             let value = match name {
                 "pipeline" => &mut options.pipeline,
+                "device" => &mut options.device,
                 "reason" => &mut options.reason,
+                "older-than" => &mut options.older_than,
+                "newer-than" => &mut options.newer_than,
+                "rate" => &mut options.rate,
+                "to" => &mut options.to,
                 "limit" => &mut options.limit,
                 "after" => &mut options.after,
-                "json" | "raw" | "h" | "help" if given.is_some() => {
+                "json" | "raw" | "all" | "dry-run" | "h" | "help" if given.is_some() => {
                     return Err(WrongCall::usage(format_args!("--{name} takes no value")));
                 }
                 "json" => {
@@ -206,6 +286,14 @@ impl<'a> Options<'a> {
                 }
                 "raw" => {
                     options.raw = true;
+                    continue;
+                }
+                "all" => {
+                    options.all = true;
+                    continue;
+                }
+                "dry-run" => {
+                    options.dry_run = true;
                     continue;
                 }
                 "h" | "help" => return Ok(None),
@@ -228,7 +316,16 @@ impl<'a> Options<'a> {
             (_, ["ls"]) => {
                 let allowed = match collection {
                     Collection::Waiting => &["pipeline", "limit", "after", "json"][..],
-                    Collection::Dead => &["pipeline", "reason", "limit", "after", "json"],
+                    Collection::Dead => &[
+                        "pipeline",
+                        "device",
+                        "reason",
+                        "older-than",
+                        "newer-than",
+                        "limit",
+                        "after",
+                        "json",
+                    ],
                 };
                 self.only("ls", allowed)?;
                 Ok(StoreCommand::List(self.list(collection)?))
@@ -256,11 +353,98 @@ impl<'a> Options<'a> {
         }
     }
 
+    /// A command about the error collection alone; none for those that there are of both.
+    fn dead(&self) -> Result<Option<DeadCommand>, WrongCall> {
+        let allowing = |more: &[&'static str]| [&WHICH[..], more].concat();
+        let Some((verb, objects)) = self.words.split_first() else {
+            return Ok(None);
+        };
+        Ok(Some(match (*verb, objects) {
+            ("count", []) => {
+                self.only("count", &allowing(&["json"]))?;
+                DeadCommand::Count {
+                    which: self.which(&[])?,
+                    json: self.json,
+                }
+            }
+            ("redrive" | "purge", _) => {
+                self.only(verb, &allowing(&["all", "dry-run", "rate", "json"]))?;
+                let which = self.which(objects)?;
+                if which == Which::default() && !self.all {
+                    return Err(WrongCall::usage(format_args!(
+                        "{verb} which objects? Name ids, say which by options, or --all"
+                    )));
+                }
+                if which != Which::default() && self.all {
+                    return Err(WrongCall::usage("--all or some of them, not both"));
+                }
+                DeadCommand::Run(RunOptions {
+                    action: match *verb {
+                        "purge" => ErrorAction::Purge,
+                        _ => ErrorAction::Redrive,
+                    },
+                    which,
+                    rate: self.rate.map(|text| number("rate", text)).transpose()?,
+                    dry_run: self.dry_run,
+                    json: self.json,
+                })
+            }
+            ("export", _) => {
+                self.only("export", &allowing(&["to"]))?;
+                DeadCommand::Export {
+                    which: self.which(objects)?,
+                    to: self.to.map(PathBuf::from),
+                }
+            }
+            ("import", [file]) => {
+                self.only("import", &[])?;
+                DeadCommand::Import(PathBuf::from(file))
+            }
+            ("import", _) => return Err(WrongCall::usage("import needs one file")),
+            _ => return Ok(None),
+        }))
+    }
+
+    fn which(&self, ids: &[&str]) -> Result<Which, WrongCall> {
+        let age = |option: &str, text: Option<&str>| {
+            text.map(|text| {
+                let age = parse_go_duration(text).ok().and_then(|age| age.to_std());
+                age.ok_or_else(|| {
+                    WrongCall::usage(format_args!(
+                        "--{option} needs an age such as 90s, 15m or 12h, not '{text}'"
+                    ))
+                })
+            })
+            .transpose()
+        };
+        let ids: Result<_, _> = ids
+            .iter()
+            .map(|id| id.parse().map_err(WrongCall::usage))
+            .collect();
+        let pipeline = self.pipeline.map(PipelineId::try_new).transpose();
+        let reason = self.reason.map(ErrorReason::from_name).transpose();
+        Ok(Which {
+            ids: ids?,
+            pipeline: pipeline.map_err(WrongCall::usage)?,
+            device: self.device.map(str::to_owned),
+            reason: reason.map_err(WrongCall::usage)?,
+            older_than: age("older-than", self.older_than)?,
+            newer_than: age("newer-than", self.newer_than)?,
+        })
+    }
+
     /// Refuses what is given and means nothing to this command.
     fn only(&self, verb: &str, allowed: &[&str]) -> Result<(), WrongCall> {
         let given = [
             ("pipeline", self.pipeline.is_some()),
+            ("device", self.device.is_some()),
             ("reason", self.reason.is_some()),
+            ("older-than", self.older_than.is_some()),
+            ("newer-than", self.newer_than.is_some()),
+            ("rate", self.rate.is_some()),
+            ("to", self.to.is_some()),
+            ("all", self.all),
+            ("dry-run", self.dry_run),
             ("limit", self.limit.is_some()),
             ("after", self.after.is_some()),
             ("json", self.json),
@@ -284,16 +468,7 @@ impl<'a> Options<'a> {
         };
         Ok(ListOptions {
             collection,
-            pipeline: self
-                .pipeline
-                .map(PipelineId::try_new)
-                .transpose()
-                .map_err(WrongCall::usage)?,
-            reason: self
-                .reason
-                .map(ErrorReason::from_name)
-                .transpose()
-                .map_err(WrongCall::usage)?,
+            which: self.which(&[])?,
             limit: Some(limit).filter(|limit| *limit > 0),
             after_seq: self.after.map_or(Ok(0), |text| number("after", text))?,
             json: self.json,
@@ -326,8 +501,7 @@ mod tests {
     fn list(collection: Collection) -> ListOptions {
         ListOptions {
             collection,
-            pipeline: None,
-            reason: None,
+            which: Which::default(),
             limit: Some(DEFAULT_LIMIT),
             after_seq: 0,
             json: false,
@@ -348,8 +522,11 @@ mod tests {
     #[test]
     fn options_come_in_any_order_with_one_or_two_dashes_and_with_or_without_equals() {
         let expected = Command::Store(StoreCommand::List(ListOptions {
-            pipeline: Some(PipelineId::try_new("float").unwrap()),
-            reason: Some(ErrorReason::TooOld),
+            which: Which {
+                pipeline: Some(PipelineId::try_new("float").unwrap()),
+                reason: Some(ErrorReason::TooOld),
+                ..Which::default()
+            },
             limit: Some(7),
             after_seq: 12,
             json: true,
@@ -361,6 +538,46 @@ mod tests {
         ] {
             assert_eq!(parsed(line).as_ref(), Ok(&expected), "{line}");
         }
+    }
+
+    #[test]
+    fn what_is_redriven_or_purged_is_said_by_ids_by_options_or_as_all() {
+        let run = |which| {
+            Ok(Command::Dead(DeadCommand::Run(RunOptions {
+                action: ErrorAction::Redrive,
+                which,
+                rate: None,
+                dry_run: false,
+                json: false,
+            })))
+        };
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        assert_eq!(parsed("dead redrive --all"), run(Which::default()));
+        assert_eq!(
+            parsed(&format!(
+                "dead redrive {id} {id} --device pump --older-than 1h30m --newer-than=48h"
+            )),
+            run(Which {
+                ids: vec![id.parse().unwrap(); 2],
+                device: Some("pump".to_owned()),
+                older_than: Some(Duration::from_secs(5_400)),
+                newer_than: Some(Duration::from_secs(172_800)),
+                ..Which::default()
+            })
+        );
+        assert_eq!(
+            parsed("dead purge --reason corrupt --rate 5 --dry-run --json"),
+            Ok(Command::Dead(DeadCommand::Run(RunOptions {
+                action: ErrorAction::Purge,
+                which: Which {
+                    reason: Some(ErrorReason::Corrupt),
+                    ..Which::default()
+                },
+                rate: NonZeroU32::new(5),
+                dry_run: true,
+                json: true,
+            })))
+        );
     }
 
     #[test]
@@ -414,7 +631,7 @@ mod tests {
         for (line, problem) in [
             ("store", "which command?"),
             ("store fly", "unknown command 'fly'"),
-            ("dead count", "unknown command 'count'"),
+            ("store purge", "unknown command 'purge'"),
             ("dead ls now", "unknown command 'ls now'"),
             ("dead show", "show needs the id of an object"),
             ("dead ls --colour", "unknown option '--colour'"),
@@ -426,6 +643,19 @@ mod tests {
             ("store count --json", "--json means nothing to 'count' here"),
             ("dead show 1 --limit 2", "--limit means nothing to 'show' here"),
             ("dead show 1 --raw --json", "--json or --raw, not both"),
+            (
+                "dead purge",
+                "purge which objects? Name ids, say which by options, or --all",
+            ),
+            ("dead redrive --all --device a", "--all or some of them, not both"),
+            ("dead redrive --all --rate 0", "--rate needs a number, not '0'"),
+            (
+                "dead redrive --older-than yesterday",
+                "--older-than needs an age such as 90s, 15m or 12h, not 'yesterday'",
+            ),
+            ("dead export --rate 1", "--rate means nothing to 'export' here"),
+            ("dead import", "import needs one file"),
+            ("store ls --device a", "--device means nothing to 'ls' here"),
             ("dead ls --reason bored", "\"bored\" is not a known error reason"),
             ("dead show x", "invalid stored object id \"x\": it is not a UUID"),
         ] {
@@ -435,8 +665,8 @@ mod tests {
 
     #[test]
     fn every_reason_that_the_usage_names_is_one() {
-        let (_, after) = USAGE.split_once("given up for this reason (dead ls): ").unwrap();
-        let (names, _) = after.split_once("--limit").unwrap();
+        let (_, after) = USAGE.split_once("given up for this reason (dead): ").unwrap();
+        let (names, _) = after.split_once("--older-than").unwrap();
         let names: Vec<_> = names.split(',').map(str::trim).collect();
         assert_eq!(names.len(), 9);
         for name in names {

@@ -3,7 +3,8 @@
 //! ```text
 //! edgehold [flags]                    run the service
 //! edgehold [flags] store ls|show|count    look at what waits for another attempt
-//! edgehold [flags] dead ls|show           look at the error collection
+//! edgehold [flags] dead ls|show|count     look at the error collection
+//! edgehold [flags] dead redrive|purge|export|import   what becomes of it
 //! edgehold [flags] pipeline test          try pipelines on a message
 //! edgehold [flags] config check|show|diff|push|get|set|unset   the configuration
 //! edgehold settings                   print the table of all settings
@@ -15,6 +16,7 @@
 
 mod command;
 mod config_command;
+mod dead_command;
 #[cfg(feature = "demo")]
 mod demo;
 mod pipeline_command;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     match command::parse(&invocation.command) {
         Ok(Command::Run) => exit(AppService::new(SERVICE_KEY).block_on(&invocation)),
         Ok(Command::Store(command)) => store_command::run(&invocation, command),
+        Ok(Command::Dead(command)) => dead_command::run(&invocation, command),
         Ok(Command::Pipeline(test)) => pipeline_command::run(&invocation, test),
         Ok(Command::PipelineHelp) => print(pipeline_command::USAGE),
         Ok(Command::Config(command)) => config_command::run(&invocation, command),

@@ -6,7 +6,7 @@
 mod page;
 mod record;
 mod table;
-mod text;
+pub(crate) mod text;
 
 use std::{
     io::{self, BufWriter, Write},
@@ -23,14 +23,41 @@ use edgehold::{
 use self::{record::Record, table::Table};
 use crate::{
     SERVICE_KEY,
-    command::{Form, ListOptions, ShowOptions, StoreCommand},
+    command::{Form, ListOptions, ShowOptions, StoreCommand, Which},
 };
 
 /// Objects that are read at once.
 const PAGE: usize = 256;
 
+/// What a command means by these options.
+pub(crate) fn filter(which: &Which, now: Timestamp) -> ObjectFilter {
+    ObjectFilter {
+        ids: which.ids.clone(),
+        pipeline_ids: which.pipeline.clone().into_iter().collect(),
+        version: None,
+        devices: which.device.clone().into_iter().collect(),
+        reasons: which.reason.into_iter().collect(),
+        ended_from: which.newer_than.map(|age| now.saturating_sub(age)),
+        ended_before: which.older_than.map(|age| now.saturating_sub(age)),
+    }
+}
+
 /// Runs a command and says how it ended.
 pub(crate) fn run(invocation: &Invocation, command: StoreCommand) -> ExitCode {
+    let what = match command {
+        StoreCommand::Count => "count",
+        StoreCommand::List(_) => "list",
+        StoreCommand::Show(_) => "show",
+    };
+    block_on(invocation, what, execute(invocation, command))
+}
+
+/// Runs what is to be done beside a service and says how it ended.
+pub(crate) fn block_on(
+    invocation: &Invocation,
+    what: &str,
+    work: impl Future<Output = Result<ExitCode>>,
+) -> ExitCode {
     LogControl::init(
         "edgehold",
         LogLevel::Warn,
@@ -44,12 +71,7 @@ pub(crate) fn run(invocation: &Invocation, command: StoreCommand) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let what = match command {
-        StoreCommand::Count => "count",
-        StoreCommand::List(_) => "list",
-        StoreCommand::Show(_) => "show",
-    };
-    match runtime.block_on(execute(invocation, command)) {
+    match runtime.block_on(work) {
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -94,6 +116,7 @@ async fn execute(invocation: &Invocation, command: StoreCommand) -> Result<ExitC
 /// Writes objects page by page.
 async fn list(view: &StoreView, options: ListOptions, out: &mut impl Write) -> Result<()> {
     let mut table = Table::new(options.collection);
+    let filter = filter(&options.which, now());
     let mut left = options.limit;
     let mut after_seq = options.after_seq;
     let mut written = 0_usize;
@@ -101,11 +124,7 @@ async fn list(view: &StoreView, options: ListOptions, out: &mut impl Write) -> R
         let page = view
             .list(ListRequest {
                 states: options.collection.states().to_vec(),
-                filter: ObjectFilter {
-                    pipeline_ids: options.pipeline.clone().into_iter().collect(),
-                    reasons: options.reason.into_iter().collect(),
-                    ..ObjectFilter::default()
-                },
+                filter: filter.clone(),
                 after_seq,
                 limit: left.map_or(PAGE, |left| left.min(PAGE)),
             })
@@ -167,7 +186,7 @@ fn write_json(object: &StoredObject, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// The wall clock, which ages are told by.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since_epoch = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();

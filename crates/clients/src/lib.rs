@@ -11,6 +11,7 @@
 //! | [`CommandClient`] | core-command | reading from and writing to devices |
 //! | [`NotificationClient`] | support-notifications | telling people |
 //! | [`SubscriptionClient`] | support-notifications | who is told |
+//! | [`ApplicationClient`] | another application service | routes beyond EdgeX's own, for commands beside it |
 //! | [`FileUri`] | the address that `-cf` or `-cc` names | the text of a configuration file |
 //!
 //! Does not own what the answers are for: files are parsed by `config`, a start is refused by the composition root.
@@ -18,6 +19,7 @@
 //! Invariants: every call ends within a time limit and reads a bounded body; no message holds credentials, be they part
 //! of an address or of a secret; nothing spawns.
 
+mod application;
 mod core;
 mod core_metadata;
 mod device_service;
@@ -28,6 +30,7 @@ mod service;
 mod subscription;
 mod version_check;
 
+pub use application::ApplicationClient;
 pub use core::{
     Clients, CommandClient, DeviceResource, EventClient, MetadataClient, Notification, NotificationClient,
     ResourceProperties, Severity,

@@ -103,6 +103,8 @@ pub struct Flags {
     pub generation_override: Option<u8>,
     /// The form of log lines (`EDGEHOLD_LOG_FORMAT`).
     pub log_format: LogFormat,
+    /// What may be done over REST beyond EdgeX's own routes (`EDGEHOLD_ADMIN`).
+    pub admin: Admin,
     /// What was ignored and why, for warnings.
     pub warnings: Vec<String>,
     /// Flags and variables that were given and are accepted, but have no effect yet, for warnings.
@@ -118,6 +120,18 @@ pub struct RemoteServiceHosts {
     pub core: String,
     /// What to listen at.
     pub bind: String,
+}
+
+/// What may be done over REST beyond EdgeX's own routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admin {
+    /// Nothing: the routes do not exist.
+    Off,
+    /// Looking.
+    #[default]
+    Read,
+    /// Looking and changing.
+    Write,
 }
 
 /// The form of log lines.
@@ -233,6 +247,7 @@ impl Flags {
             base64_payload: from.switch("EDGEX_MSG_BASE64_PAYLOAD").unwrap_or(false),
             generation_override,
             log_format: log_format(from.variable("EDGEHOLD_LOG_FORMAT"))?,
+            admin: admin(from.variable("EDGEHOLD_ADMIN"))?,
             not_in_effect: NOT_IN_EFFECT
                 .into_iter()
                 .filter(|name| from.is_given(name))
@@ -432,6 +447,15 @@ fn log_format(text: Option<&str>) -> Result<LogFormat, FlagError> {
             other,
             "it is neither logfmt nor json",
         )),
+    }
+}
+
+fn admin(text: Option<&str>) -> Result<Admin, FlagError> {
+    match text {
+        Some("off") => Ok(Admin::Off),
+        None | Some("read") => Ok(Admin::Read),
+        Some("write") => Ok(Admin::Write),
+        Some(other) => Err(invalid("EDGEHOLD_ADMIN", other, "it is none of off, read, write")),
     }
 }
 

@@ -44,7 +44,9 @@ pub use edit::{Edit, EditError, Expected};
 pub use effective::{Adjustment, Change, Effective, KeptPipelines, Rejection, UnknownKey, diff, resolve};
 pub use environment::{EnvironmentError, differing_overrides};
 pub use file::FileError;
-pub use flags::{FlagError, Flags, LogFormat, Parsed, ProviderKind, ProviderUrl, RemoteServiceHosts, usage};
+pub use flags::{
+    Admin, FlagError, Flags, LogFormat, Parsed, ProviderKind, ProviderUrl, RemoteServiceHosts, usage,
+};
 pub use layer::Layer;
 pub use layers::{Layers, VanishedSection};
 pub use leaves::{Leaf, Leaves, Origin};

@@ -7,7 +7,7 @@
 //!
 //! The unit is the pipeline run: one delivery in one pipeline. `waiting` and `error collection` are the store's own
 //! counts; `carried over` is what the store held when it was opened. A run in the journal waits; what is in flight is
-//! only in memory. When a batch of so many runs is exported, filtered or stored, all but one of them end as `batched`: it
+//! only in memory. A re-drive moves runs from the error collection back to those that wait: the sum stays. When a batch of so many runs is exported, filtered or stored, all but one of them end as `batched`: it
 //! goes on as one run. Until then each of them waits, or is in flight where the store does not have it. Deliveries that never became a run are counted apart: unmatched and undecodable ones, of which the
 //! latter may be in the error collection too. So is what was lost before it became a delivery, because its source keeps
 //! nothing (`loss`).
@@ -35,6 +35,8 @@ pub enum DropReason {
     Capacity,
     /// It was in the error collection for longer than `DeadLetterRetention`, or beyond `DeadLetterMaxItems`.
     DeadLetterRetention,
+    /// Somebody removed it from the error collection.
+    Purged,
 }
 
 impl DropReason {
@@ -47,6 +49,7 @@ impl DropReason {
             Self::NotStorable => "not_storable",
             Self::Capacity => "capacity",
             Self::DeadLetterRetention => "dead_letter_retention",
+            Self::Purged => "purged",
         }
     }
 }
@@ -67,6 +70,7 @@ pub struct Books {
     journaled: AtomicU64,
     stored: AtomicU64,
     given_up: AtomicU64,
+    redriven: AtomicU64,
     carried_over: AtomicU64,
     failed_attempts: AtomicU64,
     responses_lost: AtomicU64,
@@ -77,6 +81,7 @@ pub struct Books {
     dropped_capacity: AtomicU64,
     dropped_dead_letter_retention: AtomicU64,
     background_lost: AtomicU64,
+    dropped_purged: AtomicU64,
     loss: OnceLock<Arc<ReceptionLoss>>,
 }
 
@@ -114,6 +119,8 @@ pub struct BooksSnapshot {
     pub stored: u64,
     /// Runs moved to the error collection.
     pub given_up: u64,
+    /// Runs taken out of it again, to wait for another attempt.
+    pub redriven: u64,
     /// Objects the store held, waiting or in the error collection, when it was opened.
     pub carried_over: u64,
     /// Attempts that failed, retries included.
@@ -136,6 +143,8 @@ pub struct BooksSnapshot {
     pub dropped_capacity: u64,
     /// Of these: the error collection keeps no more, or no longer.
     pub dropped_dead_letter_retention: u64,
+    /// Of these: somebody removed them from the error collection.
+    pub dropped_purged: u64,
 }
 
 fn add(counter: &AtomicU64) {
@@ -205,6 +214,11 @@ impl Books {
         self.given_up.fetch_add(objects, Ordering::Relaxed);
     }
 
+    /// Objects were taken out of the error collection, to wait for another attempt.
+    pub(crate) fn redriven(&self, objects: u64) {
+        self.redriven.fetch_add(objects, Ordering::Relaxed);
+    }
+
     pub(crate) fn response_lost(&self) {
         add(&self.responses_lost);
     }
@@ -225,6 +239,7 @@ impl Books {
             DropReason::NotStorable => &self.dropped_not_storable,
             DropReason::Capacity => &self.dropped_capacity,
             DropReason::DeadLetterRetention => &self.dropped_dead_letter_retention,
+            DropReason::Purged => &self.dropped_purged,
         };
         counter.fetch_add(runs, Ordering::Relaxed);
     }
@@ -258,6 +273,7 @@ impl Books {
         let dropped_not_storable = get(&self.dropped_not_storable);
         let dropped_capacity = get(&self.dropped_capacity);
         let dropped_dead_letter_retention = get(&self.dropped_dead_letter_retention);
+        let dropped_purged = get(&self.dropped_purged);
         BooksSnapshot {
             received: get(&self.received),
             undecodable: get(&self.undecodable),
@@ -274,6 +290,7 @@ impl Books {
             journaled: get(&self.journaled),
             stored: get(&self.stored),
             given_up: get(&self.given_up),
+            redriven: get(&self.redriven),
             carried_over: get(&self.carried_over),
             failed_attempts: get(&self.failed_attempts),
             responses_lost: get(&self.responses_lost),
@@ -283,13 +300,15 @@ impl Books {
                 + dropped_pipeline_changed
                 + dropped_not_storable
                 + dropped_capacity
-                + dropped_dead_letter_retention,
+                + dropped_dead_letter_retention
+                + dropped_purged,
             dropped_not_persistent,
             dropped_store_and_forward_disabled,
             dropped_pipeline_changed,
             dropped_not_storable,
             dropped_capacity,
             dropped_dead_letter_retention,
+            dropped_purged,
         }
     }
 }

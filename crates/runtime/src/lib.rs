@@ -2,7 +2,7 @@
 //!
 //! Owns dispatch (which pipelines a delivery runs through, how many at a time, when it is acknowledged), execution
 //! (one pipeline from one position on), batches in the making, store and forward (what is kept, the retry loop), building pipelines from
-//! settings, the books that account for every run, and the helper all tasks are spawned through.
+//! settings, runs over the error collection, the books that account for every run, and the helper all tasks are spawned through.
 //!
 //! Does not own decisions that need no clock (`core::retry`), decoding (`contracts`), any connection or any database.
 //!
@@ -18,6 +18,7 @@ mod destinations;
 mod dispatch;
 mod drain;
 mod ending;
+mod error_collection;
 mod execute;
 #[cfg(feature = "fail-points")]
 mod fail_point;
@@ -40,6 +41,9 @@ pub use clock::now;
 pub use destinations::Destinations;
 pub use dispatch::{Dispatch, ServiceIdentity};
 pub use drain::Drain;
+pub use error_collection::{
+    BeginError, ErrorAction, ErrorCollection, ErrorOrder, ErrorRun, ErrorRuns, RunId, RunState, meant_by,
+};
 pub use health::Health;
 pub use housekeeping::Housekeeping;
 pub use keeper::{Keeper, QueueHandle, StoreState};

@@ -82,6 +82,7 @@
 mod bootstrap;
 mod draft;
 mod durability;
+mod error_admin;
 mod files;
 mod inspect;
 mod invocation;
@@ -115,6 +116,7 @@ pub use edgehold_config::{
 pub use edgehold_contracts::{
     AddEventRequest, Event, Generation, MessageEnvelope, Metric, Payload, Reading, ReadingValue, Tags,
 };
+pub use edgehold_core::duration::parse_go_duration;
 pub use edgehold_core::{
     Ack, AppFunction, AttemptError, AttemptErrors, BoxFuture, BuiltFunction, ByteBudget, BytePermit, Context,
     CorrelationId, Data, DataKind, Delivery, DeliveryReport, DeliverySender, Destination, ErrorClass,
@@ -126,7 +128,10 @@ pub use edgehold_core::{
 };
 pub use edgehold_export::{Formatter, http::HttpExportFactory};
 pub use edgehold_functions::add_tags;
-pub use edgehold_runtime::{Books, BooksSnapshot, Rehearsed, StepEnd};
+pub use edgehold_runtime::{
+    BeginError, Books, BooksSnapshot, ErrorAction, ErrorCollection, ErrorOrder, ErrorRun, Rehearsed, RunId,
+    RunState, StepEnd, meant_by,
+};
 pub use edgehold_store::{
     Credentials, CustomStoreFactory, DatabaseSettings, ErrorGroup, ErrorPage, InvalidStoreName, ListRequest,
     Moved, ObjectFilter, Page, RetryQueue, Room, StateCount, StoreClient, StoreError, StoreStats,
@@ -137,6 +142,8 @@ pub use edgehold_telemetry::{
 };
 
 pub use draft::{InvalidDraft, PipelineDraft};
+pub use edgehold_api::wire;
+pub use error_admin::{AdminError, AdminOrder, ErrorAdmin};
 pub use inspect::{ObjectName, StoreView, ViewError, waiting_objects};
 pub use invocation::{Invocation, InvocationError};
 pub use logging::{LogControl, LogOutput};

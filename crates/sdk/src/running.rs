@@ -18,7 +18,8 @@ use edgehold_config::ConfigurationProvider;
 use edgehold_core::{Shutdown, Trigger};
 use edgehold_export::mqtt::ConnectionRunner;
 use edgehold_runtime::{
-    BooksSnapshot, Dispatch, Drain, Housekeeping, QueueHandle, RetryLoop, StoreState, Tasks,
+    BooksSnapshot, Dispatch, Drain, ErrorCollection, ErrorRuns, Housekeeping, QueueHandle, RetryLoop,
+    StoreState, Tasks,
 };
 use edgehold_store::StoreStats;
 use edgehold_telemetry::Reporter;
@@ -63,6 +64,7 @@ pub(crate) struct Parts {
     pub(crate) log: ServiceLog,
     pub(crate) store_state: watch::Sender<StoreState>,
     pub(crate) queue: QueueHandle,
+    pub(crate) error_runs: ErrorRuns,
     pub(crate) drain: Arc<Drain>,
     pub(crate) api: Api,
     pub(crate) dispatch: Dispatch,
@@ -86,6 +88,7 @@ pub struct Running {
     stop_requested: watch::Receiver<bool>,
     dispatch: Dispatch,
     queue: QueueHandle,
+    errors: ErrorCollection,
     fatal: oneshot::Receiver<String>,
     log: ServiceLog,
 }
@@ -152,6 +155,7 @@ impl Running {
         if let Some(check) = parts.version_check {
             support.spawn("version check", check.run(support_signal.clone()));
         }
+        let errors = parts.api.errors.clone();
         rest.spawn("REST interface", parts.api.serve(parts.listener, rest_signal));
         let secrets = parts.dispatch.identity.secrets.clone();
         support.spawn(
@@ -192,6 +196,7 @@ impl Running {
             dispatch: parts.dispatch.clone(),
             queue: parts.queue.clone(),
         };
+        work.spawn("error collection", parts.error_runs.run(work_signal.clone()));
         work.spawn("retry loop", retry_loop.run(work_signal, hurry_signal));
         if !parts.startup_message.is_empty() {
             tracing::info!("{}", parts.startup_message);
@@ -212,6 +217,7 @@ impl Running {
             stop_requested: parts.stop_requested,
             dispatch: parts.dispatch,
             queue: parts.queue,
+            errors,
             fatal,
             log: parts.log,
         }
@@ -251,6 +257,11 @@ impl Running {
             books: self.dispatch.books.snapshot(),
             store,
         }
+    }
+
+    /// The error collection.
+    pub fn error_collection(&self) -> &ErrorCollection {
+        &self.errors
     }
 
     /// Ends the service in order, within `grace`.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use edgehold_api::{Api, ConfigShown, CustomRoute, Https, HttpsError, MetricsView};
 use edgehold_clients::{Clients, VersionCheck, VersionMismatch};
 use edgehold_config::{
-    Configuration, Registration, Rejection,
+    Admin, Configuration, Registration, Rejection,
     configuration::LogLevel,
     secrets::{InsecureSecretProvider, InsecureSecretStorer},
     usage, without_passwords,
@@ -18,8 +18,8 @@ use edgehold_core::{
 };
 use edgehold_export::mqtt::{ConnectionRunner, Connections};
 use edgehold_runtime::{
-    Batches, Books, Destinations, Dispatch, Drain, Health, Keeper, PipelineRejection, Pipelines,
-    ServiceIdentity, StoreState, Wake,
+    Batches, Books, Destinations, Dispatch, Drain, ErrorCollection, ErrorRuns, Health, Keeper,
+    PipelineRejection, Pipelines, QueueHandle, ServiceIdentity, StoreState, Wake,
 };
 use edgehold_store::{CustomStoreFactory, InvalidStoreName, StoreError, StoreFactories};
 use edgehold_telemetry::{
@@ -427,16 +427,20 @@ impl AppService {
             observer: metrics,
         };
 
+        let books = Arc::new(Books::default());
+        let wake = Arc::new(Wake::default());
+        let (store_state, queue) = watch::channel(StoreState::Opening);
+        let (errors, error_runs) = ErrorCollection::new(queue.clone(), books.clone(), wake.clone());
         let (ending, ending_signal) = Shutdown::new();
         let (replace, replacements) = mpsc::channel(1);
         let (stop, stop_requested) = watch::channel(false);
-        let books = Arc::new(Books::default());
         let membership = membership(invocation, &configuration, &service_key)?;
         let handles = Handles {
             pipelines: PipelineControl(replace),
             stop: StopHandle(stop),
             ending: ending_signal,
             metrics: telemetry.own.clone(),
+            errors: errors.clone(),
             books: books.clone(),
             registry: membership.as_ref().map(|membership| membership.registry.clone()),
         };
@@ -514,7 +518,7 @@ impl AppService {
             factories: self.stores,
             secrets: secrets.clone(),
             db_name: invocation.flags.db_name.clone(),
-            wake: Arc::new(Wake::default()),
+            wake,
         };
         let opened = match configuration.writable.store_and_forward.enabled {
             true => Some(opener.open().await?),
@@ -538,6 +542,11 @@ impl AppService {
             books,
             ending,
             stop_requested,
+            store_state,
+            queue,
+            errors,
+            error_runs,
+            admin: invocation.flags.admin,
             own_functions: added.functions,
             export_connections: self.export_connections,
             opener,
@@ -570,6 +579,11 @@ pub struct Built {
     books: Arc<Books>,
     ending: Shutdown,
     stop_requested: watch::Receiver<bool>,
+    store_state: watch::Sender<StoreState>,
+    queue: QueueHandle,
+    errors: ErrorCollection,
+    error_runs: ErrorRuns,
+    admin: Admin,
     own_functions: bool,
     export_connections: ConnectionRunner,
     opener: StoreOpener,
@@ -622,13 +636,12 @@ impl Built {
                 setting("MaxRetryCount")
             );
         }
-        let books = self.books;
+        let (books, queue) = (self.books, self.queue);
         if let Some(loss) = self.ingress.loss {
             books.tell_loss(loss);
         }
         let wake = self.opener.wake.clone();
         let (health, drain) = (Arc::new(Health::default()), Arc::new(Drain::default()));
-        let (store_state, queue) = watch::channel(StoreState::Opening);
         let destinations = Arc::new(Destinations::new(self.view.writable.clone(), queue.clone()));
         let keeper = Arc::new(Keeper::new(
             self.identity.service_key.clone(),
@@ -687,6 +700,8 @@ impl Built {
             secrets: self.storer,
             trigger: self.ingress.inlet,
             routes: self.routes,
+            errors: self.errors,
+            admin: self.admin,
         };
         let dispatch = Dispatch {
             identity: self.identity,
@@ -720,8 +735,9 @@ impl Built {
             version_check: self.version_check,
             listener: self.listener,
             log: self.log,
-            store_state,
+            store_state: self.store_state,
             queue,
+            error_runs: self.error_runs,
             drain,
             api,
             dispatch,

@@ -17,7 +17,7 @@ use edgehold_export::{
     Formatter,
     mqtt::{Connections, MqttExportFactory},
 };
-use edgehold_runtime::{Books, ServiceIdentity};
+use edgehold_runtime::{Books, ErrorCollection, ServiceIdentity};
 use edgehold_telemetry::MetricsManager;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -88,6 +88,7 @@ pub(crate) struct Handles {
     pub(crate) metrics: MetricsManager,
     pub(crate) books: Arc<Books>,
     pub(crate) registry: Option<Arc<dyn Registry>>,
+    pub(crate) errors: ErrorCollection,
 }
 
 impl Setup<'_> {
@@ -306,6 +307,12 @@ impl Setup<'_> {
     /// Ends the service from within.
     pub fn stop_handle(&self) -> StopHandle {
         self.handles.stop.clone()
+    }
+
+    /// The error collection: what was given up can be looked at, re-driven and purged from within. It answers as soon as the
+    /// store is open.
+    pub fn error_collection(&self) -> ErrorCollection {
+        self.handles.errors.clone()
     }
 
     /// Tells when the service is ending. (EdgeX: `AppContext`.)

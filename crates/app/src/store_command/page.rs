@@ -58,6 +58,18 @@ pub(super) fn write(object: &StoredObject, now: Timestamp, out: &mut impl Write)
     for (name, value) in &fields {
         writeln!(out, "{name:<15} {value}")?;
     }
+    if !object.errors.as_slice().is_empty() {
+        writeln!(out, "\nattempts")?;
+        for error in object.errors.as_slice() {
+            let at = moment(error.at, now);
+            writeln!(
+                out,
+                "  {:>4}  {at}  {}",
+                error.attempt,
+                text::visible(&error.error)
+            )?;
+        }
+    }
     if !object.context.is_empty() {
         writeln!(out, "\ncontext")?;
         let names: Vec<String> = object.context.keys().map(|name| text::visible(name)).collect();

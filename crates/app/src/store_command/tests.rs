@@ -85,7 +85,7 @@ fn a_record_is_one_line_with_all_its_keys() {
              \"input\":{{\"kind\":\"event\",\"contentType\":null,\"topic\":null,\"form\":null}},\"state\":\"error\",\
              \"reason\":\"retries_exceeded\",\"attempts\":4,\"createdAt\":1795372932345,\
              \"lastAttemptAt\":1795373107345,\"notBefore\":null,\"endedAt\":1795373108345,\"crashes\":0,\
-             \"lastError\":\"status 500\\nfrom the far side\",\"destination\":\"http://cloud:8080\",\
+             \"lastError\":\"status 500\\nfrom the far side\",\"errors\":[],\"destination\":\"http://cloud:8080\",\
              \"payload\":\"eyJ2IjogMX0=\",\"payloadBytes\":8,\"payloadText\":\"{{\\\"v\\\": 1}}\"}}\n"
         )
     );

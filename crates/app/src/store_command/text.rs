@@ -6,7 +6,7 @@ use std::{fmt::Write as _, time::Duration};
 const BYTES_PER_CHARACTER: usize = 4;
 
 /// How long something took, in its largest unit: `45s`, `3m`, `5h`, `12d`.
-pub(super) fn age(duration: Duration) -> String {
+pub(crate) fn age(duration: Duration) -> String {
     const UNITS: [(u64, &str); 3] = [(86_400, "d"), (3_600, "h"), (60, "m")];
     let seconds = duration.as_secs();
     UNITS.iter().find(|(unit, _)| seconds >= *unit).map_or_else(
@@ -16,7 +16,7 @@ pub(super) fn age(duration: Duration) -> String {
 }
 
 /// How large something is: `512B`, `1.4KiB`, `23MiB`.
-pub(super) fn size(bytes: usize) -> String {
+pub(crate) fn size(bytes: usize) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if bytes < 1024 {
         return format!("{bytes}B");
@@ -35,7 +35,7 @@ pub(super) fn size(bytes: usize) -> String {
 }
 
 /// Text with everything that a terminal would act on, or show as nothing, written as an escape.
-pub(super) fn visible(text: &str) -> String {
+pub(crate) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -1,0 +1,293 @@
+//! `edgehold dead count|redrive|purge|export|import`: what becomes of the error collection, from outside.
+//!
+//! Which way to go (the running service over REST, or the file of a stopped one) is `edgehold::ErrorAdmin`'s to find out.
+//! Progress goes to standard error and only when that is a terminal; Ctrl-C ends a run after the page it is at.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use edgehold::{
+    AdminOrder, ErrorAction, ErrorAdmin, Invocation, ListRequest, ObjectFilter, ObjectState, StoreView,
+    Timestamp, record,
+    wire::{Count, RunBody},
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::{
+    SERVICE_KEY,
+    command::{DeadCommand, RunOptions},
+    store_command::{block_on, filter, now, text},
+};
+
+/// Objects that are read at once.
+const PAGE: usize = 256;
+/// Objects that are asked of a service at once: with their payloads they are one answer.
+const REMOTE_PAGE: usize = 50;
+/// Objects that are brought back at once.
+const IMPORT_PAGE: usize = 1_000;
+
+/// Runs a command and says how it ended.
+pub(crate) fn run(invocation: &Invocation, command: DeadCommand) -> ExitCode {
+    let what = match &command {
+        DeadCommand::Count { .. } => "count",
+        DeadCommand::Run(options) => match options.action {
+            ErrorAction::Redrive => "re-drive",
+            ErrorAction::Purge => "purge",
+        },
+        DeadCommand::Export { .. } => "export",
+        DeadCommand::Import(_) => "import",
+    };
+    block_on(invocation, what, execute(invocation, command))
+}
+
+async fn execute(invocation: &Invocation, command: DeadCommand) -> Result<ExitCode> {
+    let admin = ErrorAdmin::new(invocation, SERVICE_KEY).await?;
+    match command {
+        DeadCommand::Count { which, json } => {
+            let order = AdminOrder {
+                action: ErrorAction::Purge,
+                filter: filter(&which, now()),
+                rate: None,
+            };
+            write_count(&admin.count(&order).await?, json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        DeadCommand::Run(options) => move_out(&admin, options).await,
+        DeadCommand::Export { which, to } => {
+            let filter = filter(&which, now());
+            export(invocation, &admin, filter, to.as_deref()).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        DeadCommand::Import(file) => {
+            import(&admin, &file).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Re-drives or purges.
+async fn move_out(admin: &ErrorAdmin, options: RunOptions) -> Result<ExitCode> {
+    let order = AdminOrder {
+        action: options.action,
+        filter: filter(&options.which, now()),
+        rate: options.rate,
+    };
+    if options.dry_run {
+        write_count(&admin.count(&order).await?, options.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let begun = now();
+    let bar = progress();
+    let cancelled = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // Then nobody can ask for it.
+            std::future::pending::<()>().await;
+        }
+    };
+    let run = admin
+        .carry_out(&order, cancelled, |run| {
+            bar.set_length(run.meant);
+            bar.set_position(run.done);
+            bar.set_message(run.problem.clone().unwrap_or_default());
+        })
+        .await;
+    bar.finish_and_clear();
+    let run = run?;
+    let mut out = io::stdout().lock();
+    if options.json {
+        serde_json::to_writer(&mut out, &run)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{}", told(&run, now().saturating_since(begun)))?;
+    }
+    Ok(match run.state == "done" {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// How a run went, in a line.
+fn told(run: &RunBody, took: Duration) -> String {
+    let what = match run.action.as_str() {
+        "purge" => "purged",
+        _ => "re-driven",
+    };
+    let rest = run.meant.saturating_sub(run.done);
+    let end = match run.state.as_str() {
+        "done" => String::new(),
+        state => format!("; {state}, {rest} are left: the same call goes on with them"),
+    };
+    format!(
+        "{what}: {} of {} objects ({}) in {:.1} s{end}",
+        run.done,
+        run.meant,
+        text::size(usize::try_from(run.payload_bytes).unwrap_or(usize::MAX)),
+        took.as_secs_f64()
+    )
+}
+
+/// A bar on a terminal, and nothing anywhere else.
+fn progress() -> ProgressBar {
+    let target = match io::stderr().is_terminal() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec}, {eta} left {msg}");
+    ProgressBar::with_draw_target(Some(0), target)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn write_count(count: &Count, json: bool) -> Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, count)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    let now = now();
+    let age = |millis| text::age(now.saturating_since(Timestamp::from_unix_millis(millis)));
+    let mut lines = vec![["PIPELINE", "REASON", "OBJECTS", "SIZE", "FIRST", "LAST"].map(str::to_owned)];
+    for group in &count.groups {
+        lines.push([
+            text::visible(&group.pipeline),
+            group.reason.clone().unwrap_or_else(|| "-".to_owned()),
+            group.objects.to_string(),
+            text::size(usize::try_from(group.payload_bytes).unwrap_or(usize::MAX)),
+            age(group.first),
+            age(group.last),
+        ]);
+    }
+    if !count.groups.is_empty() {
+        let width = |column: usize| {
+            lines
+                .iter()
+                .map(|line| line[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let widths: [usize; 6] = std::array::from_fn(width);
+        for [pipeline, reason, objects, size, first, last] in &lines {
+            let [w0, w1, w2, w3, w4, w5] = widths;
+            writeln!(
+                out,
+                "{pipeline:<w0$}  {reason:<w1$}  {objects:>w2$}  {size:>w3$}  {first:>w4$}  {last:>w5$}"
+            )?;
+        }
+    }
+    let size = text::size(usize::try_from(count.payload_bytes).unwrap_or(usize::MAX));
+    writeln!(out, "{} objects ({size})", count.objects)?;
+    Ok(())
+}
+
+/// Writes objects down, a JSON object (`edgehold::record`) a line.
+async fn export(
+    invocation: &Invocation,
+    admin: &ErrorAdmin,
+    filter: ObjectFilter,
+    to: Option<&Path>,
+) -> Result<()> {
+    let mut out: BufWriter<Box<dyn Write>> = BufWriter::new(match to {
+        Some(path) => {
+            let file = File::create_new(path).with_context(|| {
+                format!(
+                    "{} cannot be made (what is there is not overwritten)",
+                    path.display()
+                )
+            })?;
+            Box::new(file)
+        }
+        None => Box::new(io::stdout().lock()),
+    });
+    let view = match admin.is_file() {
+        true => Some(StoreView::open(invocation, SERVICE_KEY).await?),
+        false => None,
+    };
+    let (mut after_seq, mut written) = (0, 0_usize);
+    let bar = progress();
+    loop {
+        let next = match &view {
+            Some(view) => {
+                let page = view
+                    .list(ListRequest {
+                        states: vec![ObjectState::Error],
+                        filter: filter.clone(),
+                        after_seq,
+                        limit: PAGE,
+                    })
+                    .await?;
+                for object in &page.objects {
+                    out.write_all(&record::to_json(object))?;
+                    writeln!(out)?;
+                }
+                written += page.objects.len();
+                page.next_after_seq
+            }
+            None => {
+                let (objects, next) = admin.page(&filter, after_seq, REMOTE_PAGE).await?;
+                for object in &objects {
+                    serde_json::to_writer(&mut out, object)?;
+                    writeln!(out)?;
+                }
+                written += objects.len();
+                next
+            }
+        };
+        bar.set_position(u64::try_from(written).unwrap_or(u64::MAX));
+        match next {
+            Some(next) => after_seq = next,
+            None => break,
+        }
+    }
+    out.flush()?;
+    bar.finish_and_clear();
+    if let Some(view) = view {
+        view.close().await;
+    }
+    if let Some(path) = to {
+        File::open(path)?.sync_all()?;
+        writeln!(
+            io::stdout().lock(),
+            "exported: {written} objects to {}",
+            path.display()
+        )?;
+    }
+    Ok(())
+}
+
+/// Brings back what was exported.
+async fn import(admin: &ErrorAdmin, path: &Path) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let (mut read, mut brought) = (0_usize, 0);
+    let mut objects = Vec::new();
+    let mut lines = BufReader::new(file).lines().enumerate().peekable();
+    while let Some((number, line)) = lines.next() {
+        let line = line?;
+        if !line.trim().is_empty() {
+            let at = || format!("{} line {}", path.display(), number + 1);
+            let object = record::from_json(line.as_bytes()).with_context(at)?;
+            anyhow::ensure!(
+                object.state == ObjectState::Error,
+                "{}: it was not in an error collection but {}",
+                at(),
+                object.state.as_str()
+            );
+            objects.push(object);
+            read += 1;
+        }
+        if objects.len() >= IMPORT_PAGE || lines.peek().is_none() {
+            brought += admin.bring_back(&objects).await?;
+            objects.clear();
+        }
+    }
+    writeln!(
+        io::stdout().lock(),
+        "imported: {brought} of {read} objects; the others were there"
+    )?;
+    Ok(())
+}
