@@ -369,6 +369,9 @@ fn below<'a>(settings: &'a [ShownSetting], path: &str) -> Vec<&'a ShownSetting> 
 
 async fn diff(view: &SettingsView, with: &Counterpart, json: bool) -> Result<Ended> {
     let comparison = view.compare(with).await?;
+    for rejection in &comparison.rejected {
+        tell(&format!("the running service does not use {rejection}"));
+    }
     let text = if json {
         comparison
             .differences

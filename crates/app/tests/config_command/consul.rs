@@ -419,6 +419,18 @@ fn commands_work_beside_the_running_service() {
         "{said:?}"
     );
 
+    // What it does not use it says, with the reason.
+    stack.put("app-x/Writable/StoreAndForward/RetryInterval", "soon");
+    let told = "edgehold: the running service does not use Writable/StoreAndForward/RetryInterval = 'soon': ";
+    let deadline = Instant::now() + LONG;
+    while !stack.run(&["diff", "--running"]).err.starts_with(told) {
+        assert!(
+            Instant::now() < deadline,
+            "{:?}",
+            stack.run(&["diff", "--running"])
+        );
+    }
+
     service.signal_term().unwrap();
     stack.runtime.block_on(service.wait_exit(LONG));
     let said = stack.run(&["diff", "--running"]);

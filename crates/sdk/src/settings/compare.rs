@@ -42,6 +42,8 @@ pub struct Comparison {
     pub right: String,
     /// What differs, by ascending path.
     pub differences: Vec<SettingDifference>,
+    /// What a running service says that it does not use, and why.
+    pub rejected: Vec<String>,
 }
 
 impl SettingsView {
@@ -72,6 +74,7 @@ impl SettingsView {
             left: "defaults".to_owned(),
             right: "effective".to_owned(),
             differences: differences.collect(),
+            rejected: Vec::new(),
         })
     }
 
@@ -97,6 +100,7 @@ impl SettingsView {
             left: self.file(),
             right: remote.provider.describe(),
             differences: differences.collect(),
+            rejected: Vec::new(),
         })
     }
 
@@ -153,6 +157,7 @@ impl SettingsView {
             },
             right: url.clone(),
             differences: differences.collect(),
+            rejected: rejected(&answer),
         })
     }
 
@@ -169,6 +174,27 @@ impl SettingsView {
             ..nowhere("private")
         }
     }
+}
+
+/// What a service says beside its settings: values it does not use.
+fn rejected(answer: &Json) -> Vec<String> {
+    let list = answer.get("rejected").and_then(Json::as_array);
+    let text = |rejection: &Json, name: &str| {
+        rejection
+            .get(name)
+            .and_then(Json::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let told = |rejection: &Json| {
+        format!(
+            "{} = '{}': {}",
+            text(rejection, "key"),
+            text(rejection, "value"),
+            text(rejection, "reason")
+        )
+    };
+    list.into_iter().flatten().map(told).collect()
 }
 
 /// The address of a service's settings: the one given, unless it names a service alone.
