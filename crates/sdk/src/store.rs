@@ -17,6 +17,8 @@ use edgehold_store_sealed::{SealedQueue, Sealing};
 use edgehold_store_sqlite::{Options, SqliteQueue};
 use tokio::{sync::watch, time::timeout};
 
+use crate::logging::with_causes;
+
 pub(crate) mod postgres;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -102,7 +104,8 @@ impl StoreOpener {
             Ok(opened) => opened,
             Err(error) => {
                 tracing::warn!(
-                    "there is no local spool, so while the store is away deliveries are held back: {error}"
+                    "there is no local spool, so while the store is away deliveries are held back: {}",
+                    with_causes(&error)
                 );
                 return match first {
                     Some(outcome) => outcome,
@@ -118,7 +121,10 @@ impl StoreOpener {
                 return Ok(Opened::new(queue, driver));
             }
             Some(Err(error)) => {
-                tracing::warn!("the store cannot be opened yet, what is new goes to the spool: {error}");
+                tracing::warn!(
+                    "the store cannot be opened yet, what is new goes to the spool: {}",
+                    with_causes(&error)
+                );
                 (spool_driver, None)
             }
             None => {
@@ -279,10 +285,13 @@ impl StoreOpener {
                 match self.open().await {
                     Ok(ready) => break ready,
                     Err(error) => {
-                        tracing::error!("Store and Forward has no store, will try again: {error}");
+                        tracing::error!(
+                            "Store and Forward has no store, will try again: {}",
+                            with_causes(&error)
+                        );
                         let failed = error.class() == ErrorClass::Permanent;
                         state.send_replace(match failed {
-                            true => StoreState::Failed(error.to_string()),
+                            true => StoreState::Failed(with_causes(&error)),
                             false => StoreState::Opening,
                         });
                     }
@@ -324,10 +333,11 @@ impl StoreOpener {
                     Ok(opened) => return opened,
                     Err(error) if error.class() == ErrorClass::Permanent => {
                         tracing::error!(
-                            "the store cannot be opened, what is new stays in the spool: {error}"
+                            "the store cannot be opened, what is new stays in the spool: {}",
+                            with_causes(&error)
                         );
                     }
-                    Err(error) => tracing::warn!("the store cannot be opened yet: {error}"),
+                    Err(error) => tracing::warn!("the store cannot be opened yet: {}", with_causes(&error)),
                 }
             }
         };
@@ -368,7 +378,7 @@ async fn carry_over(queue: &dyn RetryQueue, books: &Books) {
                 );
             }
         }
-        Err(error) => tracing::warn!("cannot count what an earlier run left: {error}"),
+        Err(error) => tracing::warn!("cannot count what an earlier run left: {}", with_causes(&error)),
     }
 }
 

@@ -38,6 +38,10 @@ pub(crate) fn store_error(server: &str, error: sqlx::Error) -> StoreError {
         None => match &error {
             sqlx::Error::PoolTimedOut => format!("{server} gave no connection in time"),
             sqlx::Error::Tls(_) => format!("no TLS connection with {server}"),
+            // So rustls says that it does not believe a certificate.
+            sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                format!("no TLS connection with {server}")
+            }
             _ => format!("no connection with {server}"),
         },
     };

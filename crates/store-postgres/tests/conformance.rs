@@ -1,34 +1,102 @@
-//! The suite every store must pass, on a real PostgreSQL server.
+//! The suite every store must pass, on a real PostgreSQL server, and what only this one promises: how it is opened, and
+//! several instances on the same tables.
+
+#[path = "conformance/instances.rs"]
+mod instances;
+#[path = "conformance/opening.rs"]
+mod opening;
 
 use std::sync::Arc;
 
-use edgehold_core::SecretText;
-use edgehold_store::conformance::{self, TestStore};
-use edgehold_store_postgres::{Options, PostgresQueue};
+use edgehold_core::{SecretText, ServiceKey};
+use edgehold_store::{
+    RetryQueue as _,
+    conformance::{self, TestStore},
+};
+use edgehold_store_postgres::{Options, PostgresQueue, Worker};
 use edgehold_test_support::Postgres;
 
 /// A database of its own, on a server that other tests use as well.
 async fn make_store() -> TestStore {
-    let server = Postgres::shared().await.unwrap();
-    let database: Arc<str> = server.database().unwrap().into();
+    let database = Database::new().await;
     TestStore::new(move || {
-        let (server, database) = (server.clone(), database.clone());
-        async move {
-            let options = Options {
-                port: server.port(),
-                database: database.to_string(),
-                username: Postgres::USER.to_owned(),
-                password: SecretText::new(Postgres::PASSWORD),
-                ..Options::new("127.0.0.1", conformance::service_key())
-            };
-            let (queue, worker) = PostgresQueue::open(options).await.unwrap();
-            #[expect(clippy::disallowed_methods, reason = "a test has no service to spawn through")]
-            tokio::spawn(worker.run());
-            queue
-        }
+        let options = database.options();
+        async move { open(options).await }
     })
 }
 
 edgehold_store::queue_conformance!(make_store);
 edgehold_store::restart_conformance!(make_store);
 edgehold_store::crash_conformance!(make_store);
+
+/// An empty database on a server that other tests use as well.
+#[derive(Clone)]
+struct Database {
+    server: Arc<Postgres>,
+    name: Arc<str>,
+}
+
+impl Database {
+    async fn new() -> Self {
+        let server = Postgres::shared().await.unwrap();
+        let name = server.database().unwrap().into();
+        Self { server, name }
+    }
+
+    fn options(&self) -> Options {
+        options(&self.server, &self.name, conformance::service_key())
+    }
+
+    /// What SQL answers, run in the schema of the service.
+    fn sql(&self, sql: &str) -> String {
+        let sql = format!("SET search_path = \"{}\"; {sql}", conformance::service_key());
+        self.server.psql(&self.name, &sql).unwrap()
+    }
+}
+
+fn options(server: &Postgres, database: &str, service_key: ServiceKey) -> Options {
+    Options {
+        port: server.port(),
+        database: database.to_owned(),
+        username: Postgres::USER.to_owned(),
+        password: SecretText::new(Postgres::PASSWORD),
+        ..Options::new("127.0.0.1", service_key)
+    }
+}
+
+/// Opens a queue whose worker runs until it is closed.
+async fn open(options: Options) -> PostgresQueue {
+    let (queue, worker) = PostgresQueue::open(options).await.unwrap();
+    spawn(worker);
+    queue
+}
+
+fn spawn(worker: Worker) -> tokio::task::JoinHandle<()> {
+    #[expect(clippy::disallowed_methods, reason = "a test has no service to spawn through")]
+    tokio::spawn(worker.run())
+}
+
+#[tokio::test]
+async fn the_connections_are_closed_with_the_queue() {
+    let database = Database::new().await;
+    let connections = || {
+        let count = "SELECT count(*) FROM pg_stat_activity
+                     WHERE datname = current_database() AND application_name LIKE 'edgehold%'";
+        database.sql(count)
+    };
+    for _ in 0..3 {
+        let queue = open(database.options()).await;
+        queue.stats().await.unwrap();
+        assert!(connections().parse::<u32>().unwrap() <= 6, "{}", connections());
+        queue.close().await;
+    }
+    edgehold_test_support::wait::until(
+        "the connections to be closed",
+        edgehold_test_support::wait::LONG,
+        async || {
+            anyhow::ensure!(connections() == "0", "there are {}", connections());
+            Ok(())
+        },
+    )
+    .await;
+}
