@@ -17,6 +17,7 @@ use edgehold_bench::{
     sink::{Asked, Sink, Told},
     source::Subscriber,
 };
+use edgehold_test_support::Postgres;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -130,17 +131,30 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Memory and start with so many waiting; with `drains`, what is asked of the dead destination, and the drains.
-pub(crate) async fn of(stack: &Stack, count: usize, drains: bool, report: &mut Report) -> Result<()> {
+pub(crate) async fn of(
+    stack: &Stack,
+    server: Option<&Postgres>,
+    count: usize,
+    drains: bool,
+    report: &mut Report,
+) -> Result<()> {
     let destination = Destination::refusing().await?;
-    let service_key = format!("app-bench-{count}");
-    let settings = Settings::new(&service_key, &destination.sink.url("/"));
+    let place = server.map_or("", |_| " in PostgreSQL");
+    let service_key = match server {
+        None => format!("app-bench-{count}"),
+        Some(_) => format!("app-bench-postgres-{count}"),
+    };
+    let mut settings = Settings::new(&service_key, &destination.sink.url("/"));
+    if let Some(server) = server {
+        settings.in_postgres(server);
+    }
     let (mut service, subscriber, mut source) = start(stack, settings).await?;
     let filled = feed(&subscriber, generated(count), WINDOW).await?;
     drop(filled);
     wait_for_waiting(&service, count).await?;
     let memory = |service: &Service, name: &str| -> Result<Memory> {
         Ok(Memory {
-            name: format!("{count} waiting, {name}"),
+            name: format!("{count} waiting{place}, {name}"),
             resident: service.memory()?,
             goal_bytes: Some(GOAL_BYTES),
         })
@@ -152,7 +166,7 @@ pub(crate) async fn of(stack: &Stack, count: usize, drains: bool, report: &mut R
     let started = service.restart().await?;
     let first = destination.first().await?.duration_since(started);
     report.figures.push(Figure {
-        name: format!("first send after a start with {count} waiting, s"),
+        name: format!("first send after a start with {count} waiting{place}, s"),
         value: first.as_secs_f64(),
         goal: Some("at most 2".to_owned()),
         comparable: false,
@@ -177,7 +191,7 @@ pub(crate) async fn of(stack: &Stack, count: usize, drains: bool, report: &mut R
     let probes = f64::from(u32::try_from(destination.asked() - asked)?) * a_minute;
     let cpu = service.cpu_time()?.saturating_sub(cpu);
     report.figures.push(Figure {
-        name: format!("requests a minute to a dead destination, {count} waiting"),
+        name: format!("requests a minute to a dead destination, {count} waiting{place}"),
         value: probes,
         goal: Some(format!(
             "2 probes, and one of each object in {WATCHED_INTERVAL} without a breaker"
@@ -185,7 +199,7 @@ pub(crate) async fn of(stack: &Stack, count: usize, drains: bool, report: &mut R
         comparable: true,
     });
     report.figures.push(Figure {
-        name: "CPU seconds a minute meanwhile".to_owned(),
+        name: format!("CPU seconds a minute meanwhile{place}"),
         value: cpu.as_secs_f64() * a_minute,
         goal: None,
         comparable: false,
@@ -193,7 +207,7 @@ pub(crate) async fn of(stack: &Stack, count: usize, drains: bool, report: &mut R
 
     // It is back: the backlog drains, and fresh events pass.
     let at_once = Drain {
-        name: "drain, answering at once".to_owned(),
+        name: format!("drain{place}, answering at once"),
         after: Duration::ZERO,
         fresh: true,
     };
@@ -208,7 +222,7 @@ pub(crate) async fn of(stack: &Stack, count: usize, drains: bool, report: &mut R
         feed(&subscriber, generated(slowly), WINDOW).await?;
         wait_for_waiting(&service, slowly).await?;
         let slow = Drain {
-            name: format!("drain, answering after {} ms{name}", SLOW.as_millis()),
+            name: format!("drain{place}, answering after {} ms{name}", SLOW.as_millis()),
             after: SLOW,
             fresh,
         };

@@ -6,7 +6,9 @@
 //! 4. the same from a source with a window, with the destination there and down, beside what the disk syncs by itself;
 //! 5. from a setting's write in Consul to its effect;
 //! 6. what a pipeline feels of another one's dead destination;
-//! 7. memory, start, probes and drain with a hundred thousand objects waiting, memory and start with a million.
+//! 7. how fast SQLite and PostgreSQL keep objects and let them go, beside what the engines do by themselves;
+//! 8. memory, start, probes and drain with a hundred thousand objects waiting, memory and start with a million, in SQLite
+//!    and in PostgreSQL.
 //!
 //! One process after the other, so that no measurement shares the machine with another one. Prints a table and writes
 //! `bench.json` into the target folder.
@@ -21,6 +23,7 @@ mod effect;
 mod functions;
 mod isolation;
 mod service;
+mod stores;
 mod throughput;
 
 use std::{io::Write as _, path::PathBuf};
@@ -31,7 +34,7 @@ use edgehold_bench::{
     process::Resident,
     report::{Memory, Report},
 };
-use edgehold_test_support::Qos;
+use edgehold_test_support::{Postgres, Qos};
 
 use self::{service::Stack, throughput::Load};
 
@@ -52,14 +55,16 @@ fn main() -> Result<()> {
 }
 
 /// The parts of a run, in their order, by the names that `EDGEHOLD_BENCH_ONLY` takes.
-const PARTS: [&str; 7] = [
+const PARTS: [&str; 9] = [
     "decode",
     "functions",
     "throughput",
     "durable",
     "effect",
     "isolation",
+    "stores",
     "backlog",
+    "backlog-postgres",
 ];
 
 async fn measure() -> Result<Report> {
@@ -98,11 +103,20 @@ async fn measure() -> Result<Report> {
                 let samples = ISOLATION_SAMPLES.min(count);
                 isolation::of_a_dead_destination(&stack, samples, &mut report).await?;
             }
-            _ => {
+            "stores" => {
+                say(&"objects kept and let go, SQLite and PostgreSQL")?;
+                stores::rates(&mut report).await?;
+            }
+            part => {
                 let waiting = numbers("EDGEHOLD_BENCH_WAITING", &WAITING)?;
+                let server = match part {
+                    "backlog-postgres" => Some(Postgres::builder().setting("fsync", "on").start().await?),
+                    _ => None,
+                };
                 for (place, count) in waiting.into_iter().enumerate() {
-                    say(&format_args!("{count} objects waiting"))?;
-                    backlog::of(&stack, count, place == 0, &mut report).await?;
+                    let place_of = server.as_ref().map_or("SQLite", |_| "PostgreSQL");
+                    say(&format_args!("{count} objects waiting in {place_of}"))?;
+                    backlog::of(&stack, server.as_ref(), count, place == 0, &mut report).await?;
                 }
             }
         }
@@ -115,7 +129,7 @@ async fn measure() -> Result<Report> {
             load_average()?,
         ),
         format!(
-            "messages of {bytes} bytes; Store and Forward on, PersistOnError true, SQLite; the sink never fails unless it is \
+            "messages of {bytes} bytes; Store and Forward on, PersistOnError true, SQLite unless it is said; the sink never fails unless it is \
              said; HTTP alone over {} connections",
             throughput::CONNECTIONS
         ),

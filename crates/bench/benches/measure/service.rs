@@ -7,7 +7,9 @@ use edgehold_bench::{
     events,
     process::{self, Resident},
 };
-use edgehold_test_support::{Consul, Mosquitto, MqttPublisher, Port, Process, Qos, edgehold_binary, http};
+use edgehold_test_support::{
+    Consul, Mosquitto, MqttPublisher, Port, Postgres, Process, Qos, edgehold_binary, http,
+};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -58,6 +60,9 @@ pub(crate) struct Settings {
     pub(crate) source_port: Option<u16>,
     /// `Writable.Pipeline`.
     pub(crate) pipeline: String,
+    /// `Database`, and the secret it needs.
+    pub(crate) database: String,
+    pub(crate) secrets: String,
     /// Its log goes nowhere: a line for each of a million failed exports is nothing to collect.
     pub(crate) quiet: bool,
 }
@@ -77,8 +82,20 @@ impl Settings {
       HTTPExport:
         Parameters: {{ Method: post, MimeType: application/json, Url: \"{url}\", PersistOnError: \"true\" }}"
             ),
+            database: "{ Type: sqlite }".to_owned(),
+            secrets: "{}".to_owned(),
             quiet: false,
         }
+    }
+
+    /// What is kept is kept there.
+    pub(crate) fn in_postgres(&mut self, server: &Postgres) {
+        self.database = format!("{{ Type: postgres, Host: 127.0.0.1, Port: {} }}", server.port());
+        self.secrets = format!(
+            "{{ DB: {{ SecretName: postgres, SecretData: {{ username: {}, password: {:?} }} }} }}",
+            Postgres::USER,
+            Postgres::PASSWORD
+        );
     }
 }
 
@@ -104,6 +121,8 @@ impl Service {
             retry_interval,
             source_port,
             pipeline,
+            database,
+            secrets,
             quiet,
         } = settings;
         let qos = u8::from(*qos == Qos::AtLeastOnce);
@@ -112,13 +131,14 @@ impl Service {
             r#"
 Writable:
   LogLevel: ERROR
+  InsecureSecrets: {secrets}
   StoreAndForward: {{ Enabled: true, RetryInterval: {retry_interval}, MaxRetryCount: 0 }}
   Pipeline: {pipeline}
 Service: {{ Host: 127.0.0.1, Port: {rest_port} }}
 MessageBus:
   Port: {source_port}
   Optional: {{ ClientId: {service_key}, Qos: "{qos}", CleanSession: "false", KeepAlive: "10" }}
-Database: {{ Type: sqlite }}
+Database: {database}
 "#,
             rest_port = rest_port.number(),
         );

@@ -1,0 +1,332 @@
+//! How fast a store keeps objects and lets them go, beside what its engine does with the same rows by itself: as many rows
+//! to a transaction, into tables with the same columns and indexes, in the same run.
+//!
+//! One call after the other, so that nothing is committed together with anything else. Of the engine alone, one
+//! transaction reads a page and deletes it; a store needs two, because what it hands out has to be known after a crash.
+
+use std::{str::FromStr as _, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use edgehold_bench::report::{Rate, Report};
+use edgehold_core::{
+    Destination, ObjectState, SecretText, ServiceKey, StoredObject, StoredObjectId, Timestamp,
+    retry::{Action, Verdict},
+};
+use edgehold_store::{Claim, Lane, RetryQueue, Room, Selection, Suspects, conformance};
+use edgehold_store_postgres::PostgresQueue;
+use edgehold_store_sqlite::SqliteQueue;
+use edgehold_test_support::Postgres;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection, postgres::PgConnectOptions};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// Rows to a call, and rows in all.
+const SIZES: [(usize, usize); 3] = [(1, 2_000), (32, 16_000), (256, 51_200)];
+const PAYLOAD_BYTES: usize = 1_024;
+const DATABASE: &str = "edgex_db";
+const SERVICE_KEY: &str = "app-bench-store";
+
+/// The rates of both stores and their engines.
+pub(crate) async fn rates(report: &mut Report) -> Result<()> {
+    let folder = tempfile::tempdir().context("making a folder")?;
+    let service_key = ServiceKey::try_new(SERVICE_KEY)?;
+
+    let options = edgehold_store_sqlite::Options::new(folder.path().join("app.db"), service_key.clone());
+    let (queue, writer) = SqliteQueue::open(options).await?;
+    let work = async {
+        let rates = of_store("SQLite", &queue).await;
+        queue.close().await;
+        rates
+    };
+    let ((), found) = tokio::join!(writer.run(), work);
+    let found = found?;
+    report.rates.extend(sqlite_alone(folder.path()).await?);
+    report.rates.extend(found);
+
+    // As it is installed: it syncs.
+    let server = Postgres::builder().setting("fsync", "on").start().await?;
+    let options = edgehold_store_postgres::Options {
+        port: server.port(),
+        username: Postgres::USER.to_owned(),
+        password: SecretText::new(Postgres::PASSWORD),
+        ..edgehold_store_postgres::Options::new("127.0.0.1", service_key)
+    };
+    let (queue, worker) = PostgresQueue::open(options).await?;
+    let work = async {
+        let rates = of_store("PostgreSQL", &queue).await;
+        queue.close().await;
+        rates
+    };
+    let ((), found) = tokio::join!(worker.run(), work);
+    let found = found?;
+    report.rates.extend(postgres_alone(&server).await?);
+    report.rates.extend(found);
+    Ok(())
+}
+
+fn objects(count: usize) -> Result<Vec<StoredObject>> {
+    let service_key = ServiceKey::try_new(SERVICE_KEY)?;
+    let payload = Bytes::from(vec![b'x'; PAYLOAD_BYTES]);
+    let object = |number| StoredObject {
+        id: StoredObjectId::from_uuid(Uuid::now_v7()),
+        service_key: service_key.clone(),
+        payload: payload.clone(),
+        state: ObjectState::Failed,
+        destination: Some(Destination::new("http://localhost:8080")),
+        ..conformance::object(number)
+    };
+    Ok((0..u64::try_from(count)?).map(object).collect())
+}
+
+fn rate(name: String, rows: usize, elapsed: Duration, compared_with: Option<String>) -> Rate {
+    Rate {
+        name,
+        sent: rows,
+        arrived: rows,
+        elapsed,
+        cpu: None,
+        compared_with: compared_with.into_iter().collect(),
+    }
+}
+
+fn kept(size: usize, engine: &str) -> String {
+    format!("append by {size}, {engine}")
+}
+
+fn left(size: usize, engine: &str) -> String {
+    format!("claim, settle by {size}, {engine}")
+}
+
+async fn of_store(name: &str, queue: &dyn RetryQueue) -> Result<Vec<Rate>> {
+    let mut rates = Vec::new();
+    for (size, rows) in SIZES {
+        let objects = objects(rows)?;
+        let begin = Instant::now();
+        for page in objects.chunks(size) {
+            for answer in queue.append(page, Room::default()).await {
+                answer?;
+            }
+        }
+        rates.push(rate(
+            kept(size, name),
+            rows,
+            begin.elapsed(),
+            Some(kept(size, &format!("{name} alone"))),
+        ));
+        let begin = Instant::now();
+        let mut settled = 0;
+        loop {
+            let page = queue.claim(claim(size)).await?;
+            if page.is_empty() {
+                break;
+            }
+            let removals: Vec<_> = page
+                .iter()
+                .map(|object| Verdict {
+                    id: object.id,
+                    action: Action::Remove,
+                })
+                .collect();
+            queue.settle(&removals).await?;
+            settled += page.len();
+        }
+        ensure!(settled == rows, "{settled} of {rows} left");
+        rates.push(rate(
+            left(size, name),
+            rows,
+            begin.elapsed(),
+            Some(left(size, &format!("{name} alone"))),
+        ));
+    }
+    Ok(rates)
+}
+
+fn claim(limit: usize) -> Claim {
+    Claim {
+        selection: Selection {
+            lane: Lane::Any,
+            due: Some(Duration::from_secs(1)),
+        },
+        suspects: Suspects::Exclude,
+        ordered: false,
+        after_seq: 0,
+        now: Timestamp::from_unix_millis(1_900_000_000_000),
+        limit,
+        max_bytes: usize::MAX,
+    }
+}
+
+/// What PostgreSQL does by itself: an UNNEST into each of two tables, one commit.
+async fn postgres_alone(server: &Postgres) -> Result<Vec<Rate>> {
+    let options = PgConnectOptions::from_str(&format!(
+        "postgres://{}@127.0.0.1:{}/{DATABASE}",
+        Postgres::USER,
+        server.port()
+    ))?
+    .password(Postgres::PASSWORD)
+    .options([
+        ("search_path", format!("\"{SERVICE_KEY}\"")),
+        ("enable_seqscan", "off".to_owned()),
+    ]);
+    let mut connection = PgConnection::connect_with(&options).await?;
+    let tables = "CREATE TABLE alone (LIKE object INCLUDING ALL);
+                  CREATE TABLE alone_payload (LIKE payload INCLUDING ALL);
+                  ALTER TABLE alone ALTER COLUMN seq SET DEFAULT nextval('object_seq')";
+    sqlx::raw_sql(tables).execute(&mut connection).await?;
+    let mut rates = Vec::new();
+    for (size, rows) in SIZES {
+        let objects = objects(rows)?;
+        let begin = Instant::now();
+        let mut seq = 0_i64;
+        for page in objects.chunks(size) {
+            let seqs: Vec<i64> = (seq..).take(page.len()).collect();
+            seq += i64::try_from(page.len())?;
+            let ids: Vec<_> = page.iter().map(|object| object.id.as_uuid()).collect();
+            let correlations: Vec<_> = page.iter().map(|object| object.correlation_id.as_str()).collect();
+            let payloads: Vec<_> = page.iter().map(|object| &object.payload[..]).collect();
+            let mut transaction = connection.begin().await?;
+            sqlx::query(
+                "INSERT INTO alone (seq, owner, created_at, payload_bytes, attempts, pipeline_position, state, id,
+                                    pipeline_id, version, correlation_id, context_data, input_kind, destination, device)
+                 SELECT seq, 1, 1700000000000, 1024, 1, 1, 2, id, 'default-pipeline', '0123456789abcdef', correlation,
+                        '{\"devicename\":\"pump-1\"}', 'bytes', 'http://localhost:8080', 'pump-1'
+                 FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS row (seq, id, correlation)",
+            )
+            .bind(&seqs)
+            .bind(ids)
+            .bind(correlations)
+            .execute(&mut *transaction)
+            .await?;
+            sqlx::query("INSERT INTO alone_payload SELECT * FROM unnest($1::bigint[], $2::bytea[])")
+                .bind(&seqs)
+                .bind(payloads)
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await?;
+        }
+        rates.push(rate(kept(size, "PostgreSQL alone"), rows, begin.elapsed(), None));
+        let begin = Instant::now();
+        loop {
+            let mut transaction = connection.begin().await?;
+            let page: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+                "SELECT alone.seq, bytes FROM alone JOIN alone_payload USING (seq) WHERE state = 2
+                 ORDER BY alone.seq LIMIT $1 FOR UPDATE OF alone SKIP LOCKED",
+            )
+            .bind(i64::try_from(size)?)
+            .fetch_all(&mut *transaction)
+            .await?;
+            if page.is_empty() {
+                break;
+            }
+            let seqs: Vec<_> = page.iter().map(|(seq, _)| *seq).collect();
+            for statement in [
+                "DELETE FROM alone WHERE seq = ANY($1)",
+                "DELETE FROM alone_payload WHERE seq = ANY($1)",
+            ] {
+                sqlx::query(statement)
+                    .bind(&seqs)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            transaction.commit().await?;
+        }
+        rates.push(rate(left(size, "PostgreSQL alone"), rows, begin.elapsed(), None));
+    }
+    Ok(rates)
+}
+
+const SQLITE_COLUMNS: [&str; 15] = [
+    "seq",
+    "id",
+    "app_service_key",
+    "state",
+    "pipeline_id",
+    "pipeline_position",
+    "version",
+    "correlation_id",
+    "context_data",
+    "input_kind",
+    "attempts",
+    "created_at",
+    "destination",
+    "device",
+    "payload_bytes",
+];
+
+/// What SQLite does by itself: a multi-row insert into each of two tables, one commit.
+async fn sqlite_alone(folder: &std::path::Path) -> Result<Vec<Rate>> {
+    let made = folder.join("app.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(&made)
+        .foreign_keys(true)
+        .synchronous(sqlx::sqlite::SqliteSynchronous::Full);
+    // The store has left its tables there, and they are empty.
+    let mut connection = SqliteConnection::connect_with(&options).await?;
+    let bare = "DROP TRIGGER object_inserted; DROP TRIGGER object_deleted; DROP TRIGGER object_changed";
+    sqlx::raw_sql(bare).execute(&mut connection).await?;
+    let mut rates = Vec::new();
+    for (size, rows) in SIZES {
+        let row = format!("({})", vec!["?"; SQLITE_COLUMNS.len()].join(", "));
+        let insert = format!(
+            "INSERT INTO object ({}) VALUES {}",
+            SQLITE_COLUMNS.join(", "),
+            vec![row; size].join(", ")
+        );
+        let insert_payloads = format!("INSERT INTO payload VALUES {}", vec!["(?, ?)"; size].join(", "));
+        let objects = objects(rows)?;
+        let begin = Instant::now();
+        let mut seq = 0_i64;
+        for page in objects.chunks(size) {
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+            let mut object_rows = sqlx::query(AssertSqlSafe(insert.as_str()));
+            let mut payload_rows = sqlx::query(AssertSqlSafe(insert_payloads.as_str()));
+            for object in page {
+                seq += 1;
+                object_rows = object_rows
+                    .bind(seq)
+                    .bind(object.id.as_uuid().as_bytes().to_vec())
+                    .bind(SERVICE_KEY)
+                    .bind(2)
+                    .bind("default-pipeline")
+                    .bind(1)
+                    .bind("0123456789abcdef")
+                    .bind(object.correlation_id.as_str().to_owned())
+                    .bind("{\"devicename\":\"pump-1\"}")
+                    .bind("bytes")
+                    .bind(1)
+                    .bind(1_700_000_000_000_i64)
+                    .bind("http://localhost:8080")
+                    .bind("pump-1")
+                    .bind(1_024);
+                payload_rows = payload_rows.bind(seq).bind(object.payload.to_vec());
+            }
+            object_rows.execute(&mut *transaction).await?;
+            payload_rows.execute(&mut *transaction).await?;
+            transaction.commit().await?;
+        }
+        rates.push(rate(kept(size, "SQLite alone"), rows, begin.elapsed(), None));
+        let begin = Instant::now();
+        loop {
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+            let page: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+                "SELECT object.seq, bytes FROM object INDEXED BY object_queue JOIN payload USING (seq)
+                 WHERE app_service_key = ?1 AND state = 2 ORDER BY object.seq LIMIT ?2",
+            )
+            .bind(SERVICE_KEY)
+            .bind(i64::try_from(size)?)
+            .fetch_all(&mut *transaction)
+            .await?;
+            let Some((last, _)) = page.last() else {
+                break;
+            };
+            sqlx::query("DELETE FROM object WHERE seq <= ?1")
+                .bind(last)
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await?;
+        }
+        rates.push(rate(left(size, "SQLite alone"), rows, begin.elapsed(), None));
+    }
+    Ok(rates)
+}
