@@ -109,7 +109,7 @@ pub(crate) async fn all(
             .bind(column(rows, |row| row.destination.as_deref()))
             .bind(column(rows, |row| row.ended_at))
             .bind(column(rows, |row| row.device.as_deref()))
-            .bind(column(rows, |row| bytes_column(&row.payload)))
+            .bind(column(rows, |row| bytes_column(row.payload_bytes)))
             .bind(column(rows, |row| &row.payload[..]))
             .bind(column(rows, |row| row.errors.as_deref()))
             .fetch_all(&mut *connection)

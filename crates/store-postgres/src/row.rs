@@ -72,6 +72,8 @@ pub(crate) struct NewRow {
     pub(crate) ended_at: Option<i64>,
     pub(crate) device: Option<String>,
     pub(crate) payload: Bytes,
+    /// What the payload counts with.
+    pub(crate) payload_bytes: usize,
 }
 
 impl NewRow {
@@ -122,6 +124,7 @@ impl NewRow {
             ended_at: object.ended_at.map(Timestamp::as_unix_millis),
             device: semantics::device(object).map(owned),
             payload: object.payload.clone(),
+            payload_bytes: semantics::payload_bytes(&object.context, &object.payload),
         })
     }
 
@@ -132,7 +135,7 @@ impl NewRow {
 
     /// The bytes of its payload.
     pub(crate) fn bytes(&self) -> u64 {
-        u64::try_from(self.payload.len()).unwrap_or(u64::MAX)
+        u64::try_from(self.payload_bytes).unwrap_or(u64::MAX)
     }
 }
 
@@ -150,8 +153,8 @@ pub(crate) fn column_of_states(states: &[ObjectState]) -> Vec<i16> {
 }
 
 /// The column `payload_bytes`.
-pub(crate) fn bytes_column(payload: &Bytes) -> i64 {
-    i64::try_from(payload.len()).unwrap_or(i64::MAX)
+pub(crate) fn bytes_column(payload_bytes: usize) -> i64 {
+    i64::try_from(payload_bytes).unwrap_or(i64::MAX)
 }
 
 /// The column `context_data`: a JSON object whose keys are in order, so that equal contexts are equal texts. JSON writes
@@ -258,10 +261,9 @@ pub(crate) fn read(row: &PgRow, service_key: &ServiceKey) -> Result<ReadRow, sql
     let payload: Option<Vec<u8>> = row.try_get("bytes")?;
     let payload = problems.value("bytes", payload.ok_or("the payload is missing"), Vec::new());
     let wanted: i64 = row.try_get("payload_bytes")?;
-    if problems.0.is_empty() && usize::try_from(wanted) != Ok(payload.len()) {
-        problems
-            .0
-            .push(format!("bytes: there are {} of {wanted}", payload.len()));
+    let found = semantics::payload_bytes(&context, &payload);
+    if problems.0.is_empty() && usize::try_from(wanted) != Ok(found) {
+        problems.0.push(format!("bytes: there are {found} of {wanted}"));
     }
     let crashes: i16 = row.try_get("crashes")?;
     let mut object = StoredObject {

@@ -349,7 +349,7 @@ impl Step {
             )
             .bind(
                 moved()
-                    .map(|to| to.map(|to| bytes_column(&to.payload)))
+                    .map(|to| to.map(|to| bytes_column(semantics::payload_bytes(&to.context, &to.payload))))
                     .collect::<Vec<_>>(),
             )
             .bind(owner)

@@ -78,6 +78,38 @@ mod encrypted_and_compressed_on_sqlite {
     edgehold_store::crash_conformance!(make_store);
 }
 
+mod encrypted_on_postgres {
+    use edgehold_store_postgres::{Options, PostgresQueue};
+    use edgehold_test_support::Postgres;
+
+    use super::*;
+
+    async fn make_store() -> TestStore {
+        let server = Postgres::shared().await.unwrap();
+        let database: Arc<str> = server.database().unwrap().into();
+        let keys = Keys::new(&[("k1", K1)]);
+        TestStore::new(move || {
+            let (server, database, keys) = (server.clone(), database.clone(), keys.clone());
+            async move {
+                let options = Options {
+                    port: server.port(),
+                    database: database.to_string(),
+                    username: Postgres::USER.to_owned(),
+                    password: SecretText::new(Postgres::PASSWORD),
+                    ..Options::new("127.0.0.1", conformance::service_key())
+                };
+                let (queue, worker) = PostgresQueue::open(options).await.unwrap();
+                #[expect(clippy::disallowed_methods, reason = "a test has no service to spawn through")]
+                tokio::spawn(worker.run());
+                SealedQueue::new(Arc::new(queue), Arc::new(keys), sealing(true, false))
+            }
+        })
+    }
+
+    edgehold_store::queue_conformance!(make_store);
+    edgehold_store::restart_conformance!(make_store);
+}
+
 mod compressed_in_memory {
     use super::*;
 
