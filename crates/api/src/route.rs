@@ -64,6 +64,8 @@ struct Store {
     batched: u64,
     /// Objects in the error collection.
     error: u64,
+    /// Objects that were delivered and are kept for `HistoryRetention`.
+    success: u64,
     /// Bytes of the payloads that wait.
     payload_bytes: u64,
     /// When the oldest waiting object was first kept, in milliseconds of the Unix epoch.
@@ -157,6 +159,7 @@ async fn store_stats(State(api): State<Api>) -> Response {
                 new: stats.new.objects,
                 failed: stats.failed.objects,
                 error: stats.error.objects,
+                success: stats.success.objects,
                 batched: stats.batched.objects,
                 payload_bytes: stats.waiting_bytes(),
                 oldest_waiting: stats.oldest_waiting.map(Timestamp::as_unix_millis),

@@ -168,7 +168,7 @@ impl End<'_> {
                 let (pipeline_id, correlation_id) = (self.run.pipeline.id(), self.run.ctx.correlation_id());
                 dispatch.books.stored();
                 dispatch.books.batched(self.runs - 1);
-                let interval = dispatch.keeper.settings().store_and_forward.retry_interval;
+                let interval = dispatch.keeper.settings().store_and_forward.rest();
                 let due = due_at(row.last_attempt_at, row.not_before, interval, now());
                 dispatch
                     .wake

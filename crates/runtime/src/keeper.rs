@@ -322,13 +322,13 @@ impl Keeper {
 /// What a decision about a failed attempt depends on, with these settings.
 pub(crate) fn policy(saf: &StoreAndForward) -> RetryPolicy {
     RetryPolicy {
-        interval: saf.retry_interval,
+        interval: saf.rest(),
         max_retries: saf.max_retries,
         on_pipeline_change: saf.on_pipeline_change,
         keep_history: saf.history_retention.is_some(),
         max_interval: saf.max_retry_interval,
         jitter: match saf.backoff {
-            Backoff::Fixed => None,
+            Backoff::Fixed | Backoff::None => None,
             Backoff::Exponential => Some(random()),
         },
     }

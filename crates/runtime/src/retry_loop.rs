@@ -304,7 +304,7 @@ impl<'a> Drive<'a> {
         if self.look && !self.looking {
             (self.look, self.looking) = (false, true);
             self.lanes.values_mut().for_each(LaneState::ask);
-            let (queue, interval) = (self.queue.clone(), saf.retry_interval);
+            let (queue, interval) = (self.queue.clone(), saf.rest());
             self.under_way.push(Box::pin(async move {
                 Done::Looked(queue.lanes(interval, now()).await)
             }));
@@ -402,7 +402,7 @@ impl<'a> Drive<'a> {
             return;
         }
         let batch = saf.retry_batch_size.get();
-        let Some(wanted) = lane.want(outlook, saf.retry_interval, batch) else {
+        let Some(wanted) = lane.want(outlook, saf.rest(), batch) else {
             return;
         };
         let claim = Claim {

@@ -483,6 +483,8 @@ async fn a_stack_of_another_generation_ends_the_start_unless_the_check_is_skippe
 
 #[path = "service/jetstream.rs"]
 mod jetstream;
+#[path = "service/retry_machine.rs"]
+mod retry_machine;
 #[path = "service/spool.rs"]
 mod spool;
 #[path = "service/surface.rs"]

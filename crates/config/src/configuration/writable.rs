@@ -115,6 +115,18 @@ pub enum Backoff {
     Fixed,
     /// A random pause that may grow up to the maximum.
     Exponential,
+    /// There is none: what has failed is tried again at once.
+    None,
+}
+
+impl StoreAndForward {
+    /// How long every object rests after a failed attempt.
+    pub fn rest(&self) -> Duration {
+        match self.backoff {
+            Backoff::Fixed | Backoff::Exponential => self.retry_interval,
+            Backoff::None => Duration::ZERO,
+        }
+    }
 }
 
 /// Which stored objects have to wait for each other.
@@ -273,6 +285,7 @@ impl StoreAndForward {
             journal_delay: of.duration(&path("JournalDelay")),
             backoff: match of.word(&path("Backoff")) {
                 "exponential" => Backoff::Exponential,
+                "none" => Backoff::None,
                 _ => Backoff::Fixed,
             },
             max_retry_interval: of.duration(&path("MaxRetryInterval")),

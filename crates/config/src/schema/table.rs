@@ -230,7 +230,7 @@ pub(super) const OWN: &[Setting] = &[
 
     own("Writable/StoreAndForward/Journal", one_of(&["off", "auto", "always"]), Some("auto"), "write a delivery to the store before it has ended: never, when it takes longer than `JournalDelay`, or before the first attempt"),
     own("Writable/StoreAndForward/JournalDelay", TIME, Some("5ms"), "how long a delivery may take before it is journaled; up to eight times as long while others end quickly"),
-    own("Writable/StoreAndForward/Backoff", one_of(&["fixed", "exponential"]), Some("fixed"), "pause between attempts: always `RetryInterval`, or a random one that grows up to `MaxRetryInterval`"),
+    own("Writable/StoreAndForward/Backoff", one_of(&["fixed", "exponential", "none"]), Some("fixed"), "pause between attempts: always `RetryInterval`, a random one that grows up to `MaxRetryInterval`, or none: what has failed is tried again at once, which `MaxRetryCount` should end"),
     own("Writable/StoreAndForward/MaxRetryInterval", SOME_TIME, Some("1h"), "longest pause of the exponential backoff"),
     own("Writable/StoreAndForward/Breaker", one_of(&["on", "off"]), Some("on"), "after 16 objects have failed in a row at one destination, probe it with one object at a time"),
     own("Writable/StoreAndForward/RetryConcurrency", TASKS, Some("64"), "most attempts at the same time for each destination"),
