@@ -87,8 +87,8 @@ pub(crate) fn run(invocation: &Invocation, command: ConfigCommand) -> ExitCode {
         .and_then(|runtime| runtime.block_on(execute(invocation, command)));
     match ended {
         Ok(Ended { text, code }) => match print(&text) {
-            code if code != ExitCode::SUCCESS => code,
-            _ => ExitCode::from(code),
+            ExitCode::SUCCESS => ExitCode::from(code),
+            unprinted => unprinted,
         },
         Err(error) => {
             tell(&format!("{error:#}"));

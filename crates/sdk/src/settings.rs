@@ -157,7 +157,8 @@ pub struct ShownSetting {
 
 impl AppService {
     /// Reads the settings of this service: those of the provider, if flags or environment name one, and the files.
-    /// `file` stands for the private file in place of what flags say.
+    /// `file` stands for the private file in place of what flags say. What [`AppService::with_setup`] would add is not
+    /// known.
     ///
     /// # Errors
     /// [`SettingsError`]. Files that cannot be read are findings of [`SettingsView::check`], and errors of what needs

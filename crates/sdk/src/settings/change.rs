@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(groups[0], [&*a, &*b, &*c, &*other, DEFAULT]);
         assert_eq!(
             groups[1..],
-            [["Service/Port".to_owned()], [d], ["Writable/LogLevel".to_owned()]]
+            [["Service/Port".to_owned()], ["Writable/LogLevel".to_owned()], [d],]
         );
     }
 
