@@ -280,6 +280,62 @@ async fn two_instances_attempt_each_object_once() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_is_in_the_spool_survives_kills_of_the_service_whatever_the_server_does() -> Result<()> {
+    const EVENTS_A_STEP: u64 = 60;
+    // Given a server that is down, and events that are kept in the spool.
+    let (mut server, mut broker, sink) = tokio::try_join!(server(), broker(), HttpSink::start())?;
+    let mut service = service(&server, &broker, &sink.url("/"), "only")?;
+    sink.behave(refusing());
+    start(&mut service, &mut broker).await?;
+    server.stop().await?;
+    let all_kept = |events: u64| move |stats: &crate::support::Stats| stats.all_ended(events);
+    publish(broker.port(), 1..=EVENTS_A_STEP).await?;
+    service
+        .wait_stats("the first to be kept", all_kept(EVENTS_A_STEP))
+        .await;
+
+    // When the service is killed, started without the server, given more and killed again.
+    service.kill9()?;
+    start(&mut service, &mut broker).await?;
+    let stats = service
+        .wait_stats("what the first run left to be counted", |stats| {
+            stats.store("waiting") >= EVENTS_A_STEP
+        })
+        .await;
+    let again = stats.books("received");
+    publish(broker.port(), EVENTS_A_STEP + 1..=2 * EVENTS_A_STEP).await?;
+    service
+        .wait_stats("the second to be kept", all_kept(again + EVENTS_A_STEP))
+        .await;
+    service.kill9()?;
+
+    // And killed while the spool empties into the server, which is back.
+    server.restart().await?;
+    start(&mut service, &mut broker).await?;
+    wait::until("the spool to begin to empty", LONG, async || {
+        ensure!(objects(&server)? > 0, "nothing has moved");
+        Ok(())
+    })
+    .await;
+    service.kill9()?;
+
+    // Then everything is there, and every event leaves.
+    start(&mut service, &mut broker).await?;
+    sink.behave(Behaviour::status(200));
+    wait_accepted(&sink, 1..=2 * EVENTS_A_STEP).await;
+    wait::until("nothing to be left", LONG, async || {
+        let left = objects(&server)?;
+        ensure!(left == 0, "{left} are left");
+        Ok(())
+    })
+    .await;
+    // What came again, the broker had not been told of.
+    let keys = idempotency_keys(&sink);
+    assert!(keys.values().all(|keys| keys.len() == 1), "{keys:?}");
+    Ok(())
+}
+
 /// What happens to the server.
 #[derive(Clone, Copy, Debug)]
 enum Fault {

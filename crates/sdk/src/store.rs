@@ -10,7 +10,7 @@ use edgehold_core::{BoxFuture, ErrorClass, SecretError, SecretProvider, ServiceK
 use edgehold_runtime::{Books, StoreState, Wake};
 use edgehold_store::{
     Credentials, DatabaseSettings, MemoryQueue, Mover, RetryQueue, SpooledQueue, StoreClientQueue,
-    StoreError, StoreFactories, StoreHandle, TimeLimited,
+    StoreError, StoreFactories, StoreHandle, StoreStats, TimeLimited,
 };
 use edgehold_store_postgres::PostgresQueue;
 use edgehold_store_sealed::{SealedQueue, Sealing};
@@ -46,6 +46,7 @@ type Opening = BoxFuture<'static, Result<Opened, StoreError>>;
 
 /// What a spool waits for.
 struct Behind {
+    spooled: SpooledQueue,
     store: watch::Sender<Option<Arc<dyn RetryQueue>>>,
     /// An attempt that has not been answered yet.
     opening: Option<Opening>,
@@ -136,6 +137,7 @@ impl StoreOpener {
             }
         };
         let behind = Behind {
+            spooled: queue.clone(),
             store: sender,
             opening,
         };
@@ -306,7 +308,7 @@ impl StoreOpener {
                 () = tokio::time::sleep(pause), if enabled => pause = (pause * 2).min(LONGEST_PAUSE),
             }
         };
-        carry_over(&*queue, &books).await;
+        carry_over(queue.stats().await, &books);
         state.send_replace(StoreState::Open(queue));
         let behind = async {
             if let Some(behind) = behind {
@@ -320,7 +322,11 @@ impl StoreOpener {
     /// Opens the store behind a spool and works for it until `shutdown`. No error is final: what is in the spool has
     /// nowhere else to go.
     async fn open_behind(&self, behind: Behind, books: &Books, mut shutdown: ShutdownSignal) {
-        let Behind { store, mut opening } = behind;
+        let Behind {
+            spooled,
+            store,
+            mut opening,
+        } = behind;
         let mut pause = FIRST_PAUSE;
         let open = async {
             loop {
@@ -345,7 +351,7 @@ impl StoreOpener {
             opened = open => opened,
             () = shutdown.recv() => return,
         };
-        carry_over(&*queue, books).await;
+        carry_over(spooled.stats_beside(&*queue).await, books);
         store.send_replace(Some(queue.clone()));
         tokio::join!(driver, async {
             shutdown.recv().await;
@@ -367,8 +373,8 @@ pub(crate) fn sealing(database: &Database) -> Sealing {
 }
 
 /// Enters what a store holds into the books, before anything new comes in.
-async fn carry_over(queue: &dyn RetryQueue, books: &Books) {
-    match queue.stats().await {
+fn carry_over(stats: Result<StoreStats, StoreError>, books: &Books) {
+    match stats {
         Ok(stats) => {
             books.carried_over(stats.waiting() + stats.error.objects);
             if stats.waiting() > 0 {

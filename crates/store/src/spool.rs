@@ -59,13 +59,27 @@ pub use mover::Mover;
 /// What is added to the `seq` of an object that is in the spool.
 const SPOOL_SEQ: i64 = 1 << 62;
 
+/// Objects that are looked at together.
+const LOOK_PAGE: usize = 256;
+
+/// Every state an object can be in.
+const ALL_STATES: [ObjectState; 5] = [
+    ObjectState::New,
+    ObjectState::Success,
+    ObjectState::Failed,
+    ObjectState::Error,
+    ObjectState::Batched,
+];
+
 /// When the objects of the spool are looked for again: they have to move first.
 const MOVING: Duration = Duration::from_secs(1);
 
 /// The store, once it is open.
 pub type StoreHandle = watch::Receiver<Option<Arc<dyn RetryQueue>>>;
 
-/// A [`RetryQueue`] made of a store that may be away and a local one that takes its place meanwhile.
+/// A [`RetryQueue`] made of a store that may be away and a local one that takes its place meanwhile. A clone is the same
+/// queue.
+#[derive(Clone)]
 pub struct SpooledQueue {
     shared: Arc<Shared>,
 }
@@ -86,7 +100,9 @@ impl SpooledQueue {
     /// Puts an open spool in front of a store that need not be open yet. Reads the whole spool once: what an earlier
     /// run left there moves. The [`Mover`] is for the caller to run; it ends when the queue is closed.
     ///
-    /// The store counts as away when a call takes longer than `timeout`. Nobody else may use either of the two.
+    /// The store counts as away when a call takes longer than `timeout`. Nobody else may use the spool. Other instances
+    /// may use the store: a copy that it has of an object in the spool may then be delivered by one of them, and again
+    /// when it has moved.
     ///
     /// # Errors
     /// Whatever the spool answers.
@@ -109,6 +125,15 @@ impl SpooledQueue {
             shared: shared.clone(),
         };
         Ok((Self { shared }, mover))
+    }
+
+    /// What this store, which is to be the one behind the spool, holds of which the spool has no copy. An object that was
+    /// moving when an earlier run ended is in both, and counts once.
+    ///
+    /// # Errors
+    /// Whatever the store answers.
+    pub async fn stats_beside(&self, store: &dyn RetryQueue) -> Result<StoreStats, StoreError> {
+        self.shared.stats_beside(store).await
     }
 }
 
@@ -194,16 +219,10 @@ impl Shared {
         self.ledger().look = false;
         loop {
             let request = ListRequest {
-                states: vec![
-                    ObjectState::New,
-                    ObjectState::Success,
-                    ObjectState::Failed,
-                    ObjectState::Error,
-                    ObjectState::Batched,
-                ],
+                states: ALL_STATES.to_vec(),
                 filter: ObjectFilter::default(),
                 after_seq,
-                limit: 256,
+                limit: LOOK_PAGE,
             };
             let page = self.spool.list(request).await.inspect_err(|_| {
                 self.ledger().look = true;
@@ -474,13 +493,39 @@ impl Shared {
         self.check_open()?;
         let spooled = self.spool.stats().await?;
         if let Ok(store) = self.store() {
-            match self.ask(store.stats()).await {
+            match self.ask(self.stats_beside(&*store)).await {
                 Ok(stats) => self.ledger().store = stats,
                 Err(StoreError::Unavailable { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(sum(&self.ledger().store, &spooled))
+    }
+
+    /// What the store holds of which the spool has no copy that counts.
+    async fn stats_beside(&self, store: &dyn RetryQueue) -> Result<StoreStats, StoreError> {
+        let mut stats = store.stats().await?;
+        let doubtful = self.ledger().in_both();
+        for ids in doubtful.chunks(LOOK_PAGE) {
+            let mut after_seq = 0;
+            loop {
+                let request = ListRequest {
+                    states: ALL_STATES.to_vec(),
+                    filter: ObjectFilter::ids(ids.iter().copied()),
+                    after_seq,
+                    limit: LOOK_PAGE,
+                };
+                let page = store.list(request).await?;
+                page.objects
+                    .iter()
+                    .for_each(|object| leave_out(&mut stats, object));
+                match page.next_after_seq {
+                    Some(next) => after_seq = next,
+                    None => break,
+                }
+            }
+        }
+        Ok(stats)
     }
 
     async fn close(&self) {
@@ -495,6 +540,20 @@ impl Shared {
             tracing::warn!("the store does not answer, so it is not closed well");
         }
     }
+}
+
+/// Takes one object out of the counts.
+fn leave_out(stats: &mut StoreStats, object: &StoredObject) {
+    let count = match object.state {
+        ObjectState::New => &mut stats.new,
+        ObjectState::Success => &mut stats.success,
+        ObjectState::Failed => &mut stats.failed,
+        ObjectState::Error => &mut stats.error,
+        ObjectState::Batched => &mut stats.batched,
+    };
+    let bytes = u64::try_from(object.payload.len()).unwrap_or(u64::MAX);
+    count.objects = count.objects.saturating_sub(1);
+    count.payload_bytes = count.payload_bytes.saturating_sub(bytes);
 }
 
 /// The objects at these places.

@@ -223,6 +223,12 @@ impl Ledger {
         self.in_doubt.remove(&id);
     }
 
+    /// Objects of the spool of which the store may have a copy.
+    pub(super) fn in_both(&self) -> Vec<StoredObjectId> {
+        let in_both = self.in_doubt.iter().filter(|id| self.has(**id));
+        in_both.copied().collect()
+    }
+
     pub(super) fn is_in_doubt(&self, id: StoredObjectId) -> bool {
         self.in_doubt.contains(&id)
     }

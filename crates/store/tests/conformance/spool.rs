@@ -482,6 +482,17 @@ async fn a_kill_between_the_steps_of_a_move_neither_loses_nor_doubles() {
     let (queue, mover) = SpooledQueue::open(spool.clone(), primary, TIMEOUT).await.unwrap();
     // Then nothing is handed out
     assert_eq!(queue.claim(everything()).await.unwrap(), []);
+    // And each counts once, as the spool knows it, also for whoever counts before the store is behind it
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.waiting(), stats.new.objects), (3, 0), "{stats:?}");
+    let beside = queue.stats_beside(&*store).await.unwrap();
+    assert_eq!(
+        beside,
+        StoreStats {
+            oldest_waiting: beside.oldest_waiting,
+            ..StoreStats::default()
+        }
+    );
     // And when it moves, everything is there once, as the spool knew it
     run(mover);
     until("the spool is empty", async || held(&spool.inner).await.is_empty()).await;
