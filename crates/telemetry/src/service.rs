@@ -1,7 +1,8 @@
 //! What a service counts of itself while it runs: pipelines, exports, secrets.
 //!
 //! A number belongs to its name, not to the function or pipeline that is there now: it goes on when these are built
-//! again. Of a pipeline that is gone nothing is reported; should one of its id come back, its numbers go on.
+//! again. Of a pipeline that is gone nothing is reported; should one of its id come back, its numbers go on (of the last
+//! thousand or so).
 
 use std::{
     collections::HashMap,
@@ -14,6 +15,9 @@ use edgehold_core::{BoxFuture, ExportTarget, Observer, PipelineId, PipelineSet};
 use tokio::sync::watch;
 
 use crate::{Counter, Histogram, Reading, Selection, Series, Source, Timer, names};
+
+/// Beyond so many pipelines those that are gone are forgotten: code may make new ids without end.
+const MAX_PIPELINES: usize = 1024;
 
 /// Targets of one kind that are told from each other. A topic with a placeholder may stand for any number of them, and
 /// each has a sample.
@@ -59,6 +63,13 @@ impl ServiceMetrics {
         or_new(&self.pipelines, id.clone())
     }
 
+    fn forget_gone(&self, pipelines: &PipelineSet) {
+        let mut known = self.pipelines.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() > MAX_PIPELINES {
+            known.retain(|id, _| pipelines.get(id).is_some());
+        }
+    }
+
     fn export(&self, target: ExportTarget<'_>) -> Arc<ExportMetrics> {
         match target {
             ExportTarget::Http { url } => bounded(&self.http, url, "URLs"),
@@ -69,6 +80,7 @@ impl ServiceMetrics {
     }
 
     fn series(&self, selection: Selection<'_>, pipelines: &PipelineSet) -> Vec<Series> {
+        self.forget_gone(pipelines);
         let mut all = Vec::new();
         let mut of_one = |name: &str, tag: &str, value: &str, reading: &dyn Fn() -> Reading| {
             // A summary is worth the work only when somebody wants it.
@@ -253,6 +265,19 @@ mod tests {
         assert_eq!(processed(&["a"]), [of("a", 0)]);
         metrics.run_started(&id("b"));
         assert_eq!(processed(&["b"]), [of("b", 2)]);
+    }
+
+    #[test]
+    fn pipelines_that_are_gone_are_not_remembered_without_end() {
+        let metrics = ServiceMetrics::default();
+        for n in 0..=MAX_PIPELINES {
+            metrics.run_started(&id(&format!("p{n}")));
+        }
+        assert_eq!(
+            series(&metrics, "PipelineMessagesProcessed", &["p7"]),
+            [("PipelineMessagesProcessed-p7".to_owned(), Reading::Counter(1))]
+        );
+        assert_eq!(metrics.pipelines.read().unwrap().len(), 1);
     }
 
     #[test]
