@@ -54,7 +54,7 @@ async fn a_broker_that_forgot_its_sessions_is_subscribed_to_again() -> Result<()
 }
 
 #[tokio::test]
-async fn a_broker_that_comes_after_the_service_is_connected_to() -> Result<()> {
+async fn weakness_33_a_broker_that_comes_after_the_service_is_connected_to() -> Result<()> {
     // Given a broker that is not there.
     let mut stack = Stack::new(&[]).await?;
     stack.broker.stop().await?;

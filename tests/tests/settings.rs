@@ -16,7 +16,7 @@ use crate::support::{
 const URL: &str = "Pipeline/Functions/HTTPExport/Parameters/Url";
 
 #[tokio::test]
-async fn several_keys_of_one_transaction_all_take_effect() -> Result<()> {
+async fn weakness_01_several_keys_of_one_transaction_all_take_effect() -> Result<()> {
     // Given a running service.
     let mut stack = Stack::start(&[]).await?;
     let url = stack.sink.url("/moved");
@@ -66,7 +66,7 @@ async fn several_keys_of_one_transaction_all_take_effect() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_bad_value_keeps_its_last_good_one_and_blocks_nothing_else() -> Result<()> {
+async fn weakness_09_a_bad_value_keeps_its_last_good_one_and_blocks_nothing_else() -> Result<()> {
     // Given an interval that was set while running.
     let mut stack = Stack::start(&[]).await?;
     stack.set(&[("StoreAndForward/RetryInterval", "30s")]).await?;
@@ -97,6 +97,13 @@ async fn a_bad_value_keeps_its_last_good_one_and_blocks_nothing_else() -> Result
     );
     let line = stack.service.wait_error(0, "soon").await;
     assert!(line.contains("Writable/StoreAndForward/RetryInterval"), "{line}");
+    let body: Value = stack.service.get("/api/v3/config").await?.succeeded()?.json()?;
+    let rejected = &body["rejected"][0];
+    assert_eq!(
+        (&rejected["key"], &rejected["value"]),
+        (&"Writable/StoreAndForward/RetryInterval".into(), &"soon".into()),
+        "{body}"
+    );
 
     // And a good one acts again.
     stack.set(&[("StoreAndForward/RetryInterval", "20s")]).await?;
@@ -108,7 +115,7 @@ async fn a_bad_value_keeps_its_last_good_one_and_blocks_nothing_else() -> Result
 }
 
 #[tokio::test]
-async fn a_broken_pipeline_edit_leaves_pipeline_and_backlog_alone() -> Result<()> {
+async fn weakness_08_a_broken_pipeline_edit_leaves_pipeline_and_backlog_alone() -> Result<()> {
     // Given a backlog that is retried every second.
     let mut stack = Stack::start(DURABLE).await?;
     let often = ("StoreAndForward/RetryInterval", "1s");
@@ -144,8 +151,10 @@ async fn a_broken_pipeline_edit_leaves_pipeline_and_backlog_alone() -> Result<()
             .context("it was seeded")?;
         stack.set(&[(path, value)]).await?;
 
-        // Then it is named, and the backlog is retried as before.
+        // Then it is named, what runs is shown in its place, and the backlog is retried as before.
         stack.service.wait_error(before, named).await;
+        let pointer = format!("/Writable/{path}");
+        assert_eq!(stack.service.config(&pointer).await?, std::str::from_utf8(&good)?);
         retried_twice(&stack).await;
         let stats = stack.service.stats().await?;
         assert_eq!((stats.store("failed"), stats.store("error")), (3, 0), "{stats:?}");
@@ -198,7 +207,7 @@ async fn a_corrected_url_takes_the_backlog_along() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_pipeline_is_added_and_removed_while_events_flow() -> Result<()> {
+async fn weakness_07_a_pipeline_is_added_and_removed_while_events_flow() -> Result<()> {
     // Given the default pipeline alone.
     let stack = Stack::start(&[]).await?;
     stack.publish(1..=1).await?;
@@ -314,7 +323,7 @@ async fn one_event(stack: &mut Stack, number: u64) -> Result<String> {
 }
 
 #[tokio::test]
-async fn a_deleted_key_falls_back_to_the_layer_below() -> Result<()> {
+async fn weakness_04_a_deleted_key_falls_back_to_the_layer_below() -> Result<()> {
     // Given the same setting in all three layers.
     let stack = Stack::start(&[]).await?;
     let path = "Writable/StoreAndForward/RetryInterval";
@@ -377,7 +386,7 @@ async fn wait_for_header(stack: &Stack, first: u64, wanted: &str) -> Result<()> 
 }
 
 #[tokio::test]
-async fn changes_around_a_restart_of_consul_are_not_missed() -> Result<()> {
+async fn weakness_16_changes_around_a_restart_of_consul_are_not_missed() -> Result<()> {
     // Given a running service with events flowing.
     let mut stack = Stack::start(&[]).await?;
     stack.publish(1..=1).await?;
@@ -451,7 +460,8 @@ async fn without_consul_the_service_gives_up_at_the_end_of_its_start_up_time() -
 }
 
 #[tokio::test]
-async fn seeding_writes_what_the_original_writes_and_keeps_what_an_operator_wrote() -> Result<()> {
+async fn weakness_23_seeding_writes_what_the_original_writes_and_keeps_what_an_operator_wrote() -> Result<()>
+{
     // Given a first start.
     let mut stack = Stack::start(&[]).await?;
     let recorded = fixtures::consul_export()?;

@@ -16,7 +16,7 @@ use crate::support::{
 const GRACE: Duration = Duration::from_secs(8);
 
 #[test]
-fn a_wrong_call_fails_and_shows_the_usage() -> Result<()> {
+fn weakness_25_a_wrong_call_fails_and_shows_the_usage() -> Result<()> {
     let service = Service::new()?;
     let calls: [&[&str]; 4] = [
         &["--no-such-flag"],
@@ -182,7 +182,7 @@ async fn the_standard_routes_answer_as_edgex_does() -> Result<()> {
 }
 
 #[tokio::test]
-async fn secrets_appear_neither_in_the_configuration_shown_nor_in_the_log() -> Result<()> {
+async fn weakness_19_secrets_appear_neither_in_the_configuration_shown_nor_in_the_log() -> Result<()> {
     // Given secrets from the file, from the environment at seeding, and from Consul while running, at every log level.
     let mut stack = Stack::new(&[]).await?;
     let at_start = "secret-of-the-environment";

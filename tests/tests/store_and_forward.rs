@@ -89,7 +89,7 @@ async fn objects_wait_no_longer_for_a_clock_that_was_set_back() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_changed_common_setting_acts_and_a_private_one_still_wins() -> Result<()> {
+async fn weakness_03_a_changed_common_setting_acts_and_a_private_one_still_wins() -> Result<()> {
     // Given an object that waits, with the maximum set privately and the interval of the common configuration.
     let stack = Stack::start_storing(&[("StoreAndForward/MaxRetryCount", "1")]).await?;
     stack.sink.behave(refusing());

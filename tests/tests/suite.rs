@@ -8,6 +8,7 @@ mod bad_input;
 mod batch;
 mod bounce;
 mod buses;
+mod configuration_weaknesses;
 mod consul;
 mod disk;
 mod edits;

@@ -33,10 +33,10 @@
 //! | 5.4 | nil: MQTTExport hands on nothing (kept: the next one gets what the pipeline began with) | `crates/runtime/tests/runtime/input.rs::behind_a_function_that_hands_on_nothing_comes_what_the_pipeline_began_with` |
 //! | 5.4 | crash: a function that panics | `crates/runtime/tests/runtime.rs::a_panic_in_a_function_is_a_failed_attempt` |
 //! | 5.5 | one placeholder without a value rejects the text (kept) | `crates/core/src/context.rs::an_unknown_placeholder_rejects_the_whole_text_by_name` |
-//! | 5.6 | a change beside another one is not seen | `tests/tests/settings.rs::several_keys_of_one_transaction_all_take_effect` |
+//! | 5.6 | a change beside another one is not seen | `tests/tests/settings.rs::weakness_01_several_keys_of_one_transaction_all_take_effect` |
 //! | 5.6 | leak: old MQTT connections of an edited pipeline stay | `crates/export/tests/exports/mqtt.rs::functions_with_one_client_id_share_one_connection_also_across_an_edit` |
-//! | 5.6 | added pipelines are ignored, removed ones run on, topics lose the prefix | `tests/tests/settings.rs::a_pipeline_is_added_and_removed_while_events_flow` |
-//! | 5.6 | a load that fails empties all pipelines | `tests/tests/settings.rs::a_broken_pipeline_edit_leaves_pipeline_and_backlog_alone` |
+//! | 5.6 | added pipelines are ignored, removed ones run on, topics lose the prefix | `tests/tests/settings.rs::weakness_07_a_pipeline_is_added_and_removed_while_events_flow` |
+//! | 5.6 | a load that fails empties all pipelines | `tests/tests/settings.rs::weakness_08_a_broken_pipeline_edit_leaves_pipeline_and_backlog_alone` |
 //! | 6.1 | a bad regular expression stops every event in silence | `crates/functions/src/name_patterns.rs::what_cannot_be_used_is_refused_by_name` |
 //! | 6.4 | contradictory switches load, and every message fails (kept) | `crates/export/src/http/options.rs::contradictory_switches_load_and_fail_each_message` |
 //! | 6.4 | HTTPExport has no time limit | `crates/export/tests/exports/answer.rs::every_way_a_send_can_break_is_worth_another_attempt` |

@@ -49,7 +49,7 @@ fn a_bad_value_at_start_gives_way_to_the_next_lower_layer() {
 }
 
 #[test]
-fn a_bad_value_later_keeps_the_last_good_one_and_everything_beside_it_applies() {
+fn weakness_14_a_bad_value_later_keeps_the_last_good_one_and_everything_beside_it_applies() {
     let mut layers = private([(INTERVAL, "30s"), (LEVEL, "INFO")]);
     layers.app_services = layer([(INTERVAL, "5m")]);
     let first = resolve(&layers, None);
@@ -102,7 +102,7 @@ fn a_short_interval_and_a_negative_count_are_taken_and_named() {
 }
 
 #[test]
-fn levels_in_lower_case_and_negative_telemetry_intervals_are_refused() {
+fn weakness_22_levels_in_lower_case_and_negative_telemetry_intervals_are_refused() {
     let effective = resolve(
         &private([(LEVEL, "debug"), ("Writable/Telemetry/Interval", "-1s")]),
         None,
