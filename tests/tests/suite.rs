@@ -30,6 +30,7 @@ mod settings;
 mod shell;
 mod store_and_forward;
 mod support;
+mod takeover;
 mod tap;
 mod telemetry;
 mod weaknesses;

@@ -75,8 +75,11 @@ pub struct Document {
 /// Maps become path segments, list elements segments `0`, `1`, …, null becomes empty text, empty lists `[]`. Empty maps
 /// become nothing, except below a configured function, where `Parameters: {}` has to keep the function in being.
 ///
+/// A key that contains `/` is a path, `Writable/LogLevel: DEBUG`: that is what it becomes in a provider, so that a file means the
+/// same with and without one. (Without a provider EdgeX keeps such a key whole.)
+///
 /// # Errors
-/// [`InvalidYaml`].
+/// [`InvalidYaml`], also when a setting is there twice by two ways of writing its path.
 pub fn read(text: &str) -> Result<Document, InvalidYaml> {
     let options = serde_saphyr::options! {
         strict_booleans: true,
@@ -94,7 +97,7 @@ pub fn read(text: &str) -> Result<Document, InvalidYaml> {
         }
     })?;
     let mut document = Document::default();
-    document.add("", root.0);
+    document.add("", root.0)?;
     Ok(document)
 }
 
@@ -134,15 +137,15 @@ impl Document {
         })
     }
 
-    fn add(&mut self, path: &str, node: Node) {
+    fn add(&mut self, path: &str, node: Node) -> Result<(), InvalidYaml> {
         match node {
             Node::Scalar(text) if !path.is_empty() => self.layer.insert(path, text),
             Node::Scalar(_) => {}
-            Node::List(elements) if elements.is_empty() => self.add(path, Node::Scalar("[]".to_owned())),
+            Node::List(elements) if elements.is_empty() => self.add(path, Node::Scalar("[]".to_owned()))?,
             Node::List(elements) => {
                 for (index, element) in elements.into_iter().enumerate() {
                     let place = place_of(&element);
-                    self.child(path, &index.to_string(), (place, place), element.value);
+                    self.child(path, &index.to_string(), (place, place), element.value)?;
                 }
             }
             Node::Map(entries) => {
@@ -151,20 +154,35 @@ impl Document {
                 }
                 for (key, value) in entries {
                     let places = (place_of(&key), place_of(&value));
-                    self.child(path, &key.value.0, places, value.value);
+                    self.child(path, &key.value.0, places, value.value)?;
                 }
             }
         }
+        Ok(())
     }
 
-    fn child(&mut self, path: &str, segment: &str, places: (Place, Place), node: Node) {
+    fn child(
+        &mut self,
+        path: &str,
+        segment: &str,
+        places: (Place, Place),
+        node: Node,
+    ) -> Result<(), InvalidYaml> {
         let path = if path.is_empty() {
             segment.to_owned()
         } else {
             format!("{path}/{segment}")
         };
-        self.add(&path, node);
+        if self.layer.get(&path).is_some() {
+            return Err(InvalidYaml {
+                line: places.0.line,
+                column: places.0.column,
+                problem: format!("the setting {path} is there twice"),
+            });
+        }
+        self.add(&path, node)?;
         self.places.0.insert(path, places);
+        Ok(())
     }
 }
 
@@ -368,6 +386,28 @@ mod tests {
         check(
             "x: &x {a: 1}\ny:\n  <<: *x\n  b: 2",
             &[("x/a", "1"), ("y/a", "1"), ("y/b", "2")],
+        );
+    }
+
+    #[test]
+    fn a_key_with_slashes_is_a_path_and_no_setting_is_there_twice() {
+        check(
+            "Writable/LogLevel: DEBUG\nWritable: {Telemetry: {Tags: {a/b: x}}}",
+            &[
+                ("Writable/LogLevel", "DEBUG"),
+                ("Writable/Telemetry/Tags/a/b", "x"),
+            ],
+        );
+        let twice = parse("Writable:\n  LogLevel: INFO\nWritable/LogLevel: DEBUG\n").unwrap_err();
+        assert_eq!((twice.line, twice.column), (3, 1), "{twice}");
+        assert!(
+            twice.to_string().contains("Writable/LogLevel is there twice"),
+            "{twice}"
+        );
+        // What is merged in is there once, in the form that wins.
+        check(
+            "x: &x {a: 1, c: 3}\ny:\n  <<: *x\n  a: 2",
+            &[("x/a", "1"), ("x/c", "3"), ("y/a", "2"), ("y/c", "3")],
         );
     }
 

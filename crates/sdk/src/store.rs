@@ -284,6 +284,8 @@ impl StoreOpener {
             }
             let enabled = settings.borrow_and_update().store_and_forward.enabled;
             if enabled {
+                // Whatever the last attempt said, what fails meanwhile waits for this one.
+                state.send_replace(StoreState::Opening);
                 match self.open().await {
                     Ok(ready) => break ready,
                     Err(error) => {

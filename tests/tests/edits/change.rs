@@ -102,7 +102,7 @@ const LEAVES: [Leaf; 11] = [
         &["", "sometimes"],
     ),
     ("Pipeline/TargetType", &["", "event", " EVENT "], &["evnt", "xml"]),
-    ("Pipeline/Concurrency", &["8", "16", "64"], &["0", "-1", "all"]),
+    ("Pipeline/Concurrency", &["64", "100", "256"], &["0", "-1", "all"]),
     ("Telemetry/Interval", &["0s", "1s", "30s", ""], &["5", "often"]),
     (
         "Telemetry/Metrics/MessagesReceived",

@@ -112,6 +112,51 @@ fn what_a_provider_was_seeded_with_is_what_the_files_say() {
     }
 }
 
+/// Whether a profile is read from its files or has been seeded into a provider: the same holds, for the same reason.
+#[test]
+fn every_profile_holds_the_same_from_files_and_from_a_provider_that_was_seeded_with_them() {
+    for generation in ["v3", "v4"] {
+        for common in ["core-common-config-bootstrapper", "common-as-recorded"] {
+            for profile in PROFILES {
+                let files = from_files(generation, common, profile);
+                let seeded = Layers {
+                    private: crate::environment::seed(&files.private, &Layer::default()),
+                    ..files.clone()
+                };
+                let (files, seeded) = (resolve(&files, None), resolve(&seeded, None));
+                assert_eq!(seeded.rejected, [], "{generation} {common} {profile}");
+                assert_eq!(
+                    seeded.configuration, files.configuration,
+                    "{generation} {common} {profile}"
+                );
+            }
+        }
+    }
+}
+
+/// Without the code that resolves: the highest of three layers has a setting's text, and nothing else changes it.
+#[test]
+fn every_leaf_of_every_profile_has_the_text_of_the_highest_file_that_has_it() {
+    for generation in ["v3", "v4"] {
+        for profile in PROFILES {
+            let layers = from_files(generation, "core-common-config-bootstrapper", profile);
+            let configuration = resolve(&layers, None).configuration;
+            let mut highest = BTreeMap::new();
+            for layer in [&layers.all_services, &layers.app_services, &layers.private] {
+                highest.extend(layer.iter());
+            }
+            for (path, text) in highest {
+                // A folder that is there and empty.
+                if let Some(leaf) = configuration.leaves().get(path) {
+                    assert_eq!(leaf.text(), text, "{generation} {profile} {path}");
+                } else {
+                    assert_eq!(text, "", "{generation} {profile} {path}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_profile_becomes_types() {
     let effective = resolve(

@@ -79,6 +79,26 @@ fn a_variable_finds_its_setting() {
     );
 }
 
+/// EdgeX overrides what the private file has, and nothing else.
+#[test]
+fn every_setting_of_the_schema_can_be_overridden_although_no_file_has_it() {
+    for setting in schema::settings().filter(|setting| !setting.is_pattern()) {
+        let a_word = match setting.kind {
+            Kind::OneOf { words, .. } => words[0],
+            _ => "",
+        };
+        let text = setting.default.unwrap_or(a_word);
+        let named = variables([(&variable_name(setting.path), text)]);
+        let environment = overrides(&named, &Layers::default()).unwrap();
+        assert_eq!(
+            environment.layer.get(setting.path),
+            Some(text),
+            "{}",
+            setting.path
+        );
+    }
+}
+
 #[test]
 fn below_a_map_what_is_there_is_found_and_what_belongs_to_it() {
     check("CLIENTS_CORE_METADATA_HOST", "h", "Clients/core-metadata/Host");
