@@ -220,3 +220,47 @@ async fn other_triggers_have_no_trigger_route() -> Result<()> {
     assert_eq!(post(&service, &event(1)).await?.status, 404);
     service.stop().await
 }
+
+/// Weakness 27: the original cuts off what is in hand at its end.
+#[tokio::test]
+async fn weakness_27_a_request_in_hand_at_the_end_is_answered() -> Result<()> {
+    // Given a request whose export takes a while.
+    let sink = HttpSink::start().await?;
+    let mut service = exporting(&sink)?;
+    service.start().await?;
+    sink.script(|_| Answer::new(200).after(std::time::Duration::from_secs(1)).into());
+    let port = service.port();
+    let body = event(1).to_string();
+    let headers = [("Content-Type", "application/json")];
+    let asked = http::send(port, "POST", "/api/v3/trigger", &headers, body.as_bytes());
+
+    // When the service is told to end as soon as it has it in hand.
+    let ended = async {
+        service
+            .wait_stats("the run to begin", |stats| stats.books("started") == 1)
+            .await;
+        service.stop().await
+    };
+    let (answer, ended) = tokio::join!(asked, ended);
+
+    // Then it is answered, and was exported.
+    ended?;
+    assert_eq!(answer?.status, 200);
+    assert_eq!(sink.requests().len(), 1);
+    Ok(())
+}
+
+/// Weakness 28: the original enforces no size, and counts in KiB.
+#[tokio::test]
+async fn weakness_28_a_request_over_max_request_size_is_413() -> Result<()> {
+    let mut service = profile(Generation::V4, "functional-tests")?.env("SERVICE_MAXREQUESTSIZE", "1");
+    service.start().await?;
+    for (size, expected) in [(1024, 400), (1025, 413)] {
+        let body = vec![b'x'; size];
+        for target in ["/api/v3/trigger", "/api/v3/secret"] {
+            let answer = http::send(service.port(), "POST", target, &[], &body).await?;
+            assert_eq!(answer.status, expected, "{target}: {}", answer.text());
+        }
+    }
+    service.stop().await
+}

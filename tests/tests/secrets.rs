@@ -65,8 +65,9 @@ impl Seen {
     }
 }
 
+/// Weakness 19: the original answers `/config` with secrets in clear and logs overrides of them.
 #[tokio::test]
-async fn no_secret_is_written_or_answered_anywhere() -> Result<()> {
+async fn weakness_19_no_secret_is_written_or_answered_anywhere() -> Result<()> {
     // Given a secret in every place where one can stand.
     let mut stack = Stack::new(&[
         ("all-services/MessageBus/Optional/Password", &mark("common-bus")),

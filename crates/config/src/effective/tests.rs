@@ -4,7 +4,7 @@ use edgehold_core::retry::MaxRetries;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{REDACTED, Section, Snapshot, configuration::LogLevel};
+use crate::{Edit, Expected, REDACTED, Section, Snapshot, configuration::LogLevel};
 
 const INTERVAL: &str = "Writable/StoreAndForward/RetryInterval";
 const LEVEL: &str = "Writable/LogLevel";
@@ -428,5 +428,55 @@ proptest! {
         prop_assert_eq!(twice.apply_snapshot(snapshot), vanished.clone());
         prop_assert_eq!(&twice, &once);
         prop_assert!(vanished.iter().all(|gone| gone.0 == Section::Private));
+    }
+}
+
+#[test]
+fn debug_shows_no_secret() {
+    let private: Layer = [
+        ("Writable/InsecureSecrets/a/SecretName", "a"),
+        ("Writable/InsecureSecrets/a/SecretData/k", "m4rk"),
+        ("Writable/InsecureSecrets/b/Wrong", "m4rk"),
+        (
+            "Writable/Pipeline/Functions/HTTPExport/Parameters/Url",
+            "http://u:m4rk@h/?token=m4rk",
+        ),
+        (
+            "Writable/Pipeline/Functions/HTTPExport/Parameters/HttpRequestHeaders",
+            r#"{"X":"m4rk"}"#,
+        ),
+        ("Writable/StoreAndForward/RetryInterval", "http://u:m4rk@h"),
+        ("MessageBus/Optional/Password", "m4rk"),
+        ("Trigger/ExternalMqtt/Url", "tcp://u:m4rk@h:1"),
+        ("Clients/c/Host", "u:m4rk@h"),
+        ("ApplicationSettings/ApiToken", "m4rk"),
+    ]
+    .into_iter()
+    .collect();
+    let layers = Layers {
+        private,
+        ..Layers::default()
+    };
+    let effective = resolve(&layers, None);
+    let configuration = &effective.configuration;
+    let edits = [
+        Edit::set("MessageBus/Optional/Password", "m4rk"),
+        Edit {
+            expected: Expected::Text("m4rk".to_owned()),
+            ..Edit::remove("MessageBus/Optional/Password")
+        },
+    ];
+    for shown in [
+        format!("{layers:?}"),
+        format!("{effective:?}"),
+        format!("{configuration:?}"),
+        format!("{:?}", configuration.writable),
+        format!("{:?}", configuration.message_bus),
+        format!("{:?}", configuration.trigger),
+        format!("{:?}", configuration.clients),
+        format!("{:?}", configuration.leaves().get("MessageBus/Optional/Password")),
+        format!("{edits:?}"),
+    ] {
+        assert!(!shown.contains("m4rk"), "{shown}");
     }
 }
