@@ -49,7 +49,11 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, limits: &Limits) -> Re
     match result {
         Ok(received) => Ok(received),
         Err(Refusal::TooLarge) => {
-            discard(stream).await;
+            // Who asks first (`Expect: 100-continue`) has not sent it yet.
+            let is_sent = !headers.contains_key(header::EXPECT);
+            if is_sent || announced(headers).is_none() {
+                discard(stream).await;
+            }
             let kib = limits.max_request_bytes / 1024;
             let message = format!("request size exceed {kib} KB");
             Err(failure(StatusCode::PAYLOAD_TOO_LARGE, &message))

@@ -66,9 +66,8 @@ impl fmt::Debug for SecretRequest {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
 struct Raw {
     api_version: String,
     request_id: String,

@@ -228,6 +228,27 @@ async fn weakness_28_a_body_past_the_limit_is_413_chunked_or_not() {
 }
 
 #[tokio::test]
+async fn who_asks_before_sending_too_much_is_refused_before_sending() {
+    let limits = Limits {
+        max_request_bytes: 1024,
+        ..generous()
+    };
+    let server = Server::with(limits, Vec::new()).await;
+    let asks = |length| {
+        format!(
+            "POST /api/v3/secret HTTP/1.1\r\nHost: h\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let refused = raw(server.port, asks(1025).as_bytes()).await;
+    assert!(refused.starts_with("HTTP/1.1 413 "), "{refused}");
+    let mut stream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+    stream.write_all(asks(2).as_bytes()).await.unwrap();
+    let mut go_on = [0; 12];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100");
+}
+
+#[tokio::test]
 async fn every_route_has_the_request_timeout() {
     let never = CustomRoute::try_new("/own", &[RouteMethod::Get], |_| std::future::pending()).unwrap();
     let limits = Limits {

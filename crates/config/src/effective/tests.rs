@@ -4,7 +4,7 @@ use edgehold_core::retry::MaxRetries;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Edit, Expected, REDACTED, Section, Snapshot, configuration::LogLevel};
+use crate::{Expected, REDACTED, Section, Snapshot, configuration::LogLevel};
 
 const INTERVAL: &str = "Writable/StoreAndForward/RetryInterval";
 const LEVEL: &str = "Writable/LogLevel";
@@ -460,10 +460,10 @@ fn debug_shows_no_secret() {
     let effective = resolve(&layers, None);
     let configuration = &effective.configuration;
     let edits = [
-        Edit::set("MessageBus/Optional/Password", "m4rk"),
-        Edit {
+        crate::Edit::set("MessageBus/Optional/Password", "m4rk"),
+        crate::Edit {
             expected: Expected::Text("m4rk".to_owned()),
-            ..Edit::remove("MessageBus/Optional/Password")
+            ..crate::Edit::remove("MessageBus/Optional/Password")
         },
     ];
     for shown in [
