@@ -21,7 +21,7 @@
 //! | 16 | misses changes while it is disconnected, or without a message bus | `settings`, here |
 //! | 17 | compares keys as parts of texts | here |
 //! | 18 | takes expired tokens | waits: secure mode of EdgeX 4 |
-//! | 19 | shows secrets in `/config` and the log | `shell` |
+//! | 19 | shows secrets in `/config` and the log | `secrets`, `shell` |
 //! | 20 | picks one of two secrets of one name at random | `shell`, `edgehold-config` |
 //! | 21 | does not notice secrets that are changed in the secret store | waits: secure mode |
 //! | 22 | crashes at a negative Telemetry.Interval | `edgehold-config` |
@@ -29,8 +29,8 @@
 //! | 24 | ignores the environment after the first start without a word | here |
 //! | 25 | takes `-cp URL` for something else, and exits 0 at a bad flag | `shell` |
 //! | 26 | is registered before it serves, and after it has failed | here |
-//! | 27 | ends in the middle of requests | `edgehold-api` |
-//! | 28 | takes bodies of any size | `edgehold-api` |
+//! | 27 | ends in the middle of requests | `http_trigger`, `edgehold-api` |
+//! | 28 | takes bodies of any size | `http_trigger`, `edgehold-api` |
 //! | 29 | does not count what comes by the HTTP trigger | `telemetry` |
 //! | 30 | counts objects as stored that are not | `telemetry` |
 //! | 31 | forgets `-rsh` and `-d` at a reload | here |
