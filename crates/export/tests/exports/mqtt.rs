@@ -169,8 +169,15 @@ fn telling() -> MosquittoBuilder {
         })
 }
 
-/// How often the broker has taken a connection of this client.
-fn connections(broker: &mut Mosquitto, client_id: &str) -> usize {
+/// How often the broker has taken a connection of this client. It writes its lines in order: once that of a client that
+/// connects now is there, so are all before it.
+async fn connections(broker: &mut Mosquitto, client_id: &str) -> usize {
+    let port = broker.port();
+    let marker = format!("marker-{}", broker.process().line_count());
+    MqttSubscriber::resume(port, &marker, "marker", Qos::AtMostOnce)
+        .await
+        .unwrap();
+    broker.process().wait_for_line(&marker, LONG).await;
     let lines = broker.process().lines();
     let connected = |line: &&String| line.contains("New client connected") && line.contains(client_id);
     lines.iter().filter(connected).count()
@@ -218,7 +225,7 @@ async fn functions_with_one_client_id_share_one_connection_also_across_an_edit()
         current = exports.build(&broker, &[("Retain", "false")]);
     }
     subscriber.wait_for(40, LONG).await;
-    assert_eq!(connections(&mut broker, &exports.client_id), 1);
+    assert_eq!(connections(&mut broker, &exports.client_id).await, 1);
 }
 
 #[tokio::test]
@@ -231,14 +238,14 @@ async fn a_changed_setting_of_the_connection_takes_effect_without_a_fight() {
     // A refused edit has built its function, but never calls it.
     drop(exports.build(&broker, &[("KeepAlive", "7s")]));
     sent(send(&old, "2").await);
-    assert_eq!(connections(&mut broker, &exports.client_id), 1);
+    assert_eq!(connections(&mut broker, &exports.client_id).await, 1);
 
     let new = exports.build(&broker, &[("KeepAlive", "9s")]);
     for _ in 0..10 {
         sent(send(&new, "3").await);
         sent(send(&old, "4").await);
     }
-    assert_eq!(connections(&mut broker, &exports.client_id), 2);
+    assert_eq!(connections(&mut broker, &exports.client_id).await, 2);
 }
 
 /// The rows "AutoReconnect=false", S3 and S4 of the weaknesses.
@@ -480,7 +487,7 @@ async fn nobody_waits_for_pre_connect() {
     until(
         "it to connect without a message",
         LONG,
-        async || match connections(&mut broker, &client_id) {
+        async || match connections(&mut broker, &client_id).await {
             1 => Ok(()),
             other => Err(other.to_string()),
         },
