@@ -1,6 +1,6 @@
 //! The secrets of insecure mode: `Writable.InsecureSecrets`, looked up by the name inside each entry, and stored there.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use edgehold_core::{BoxFuture, Secret, SecretError, SecretProvider, SecretStorer, StoreSecretError};
 use tokio::sync::watch;
@@ -91,6 +91,19 @@ impl SecretStorer for InsecureSecretStorer {
             }
         })
     }
+}
+
+/// The names of secrets that are other ones now: added, changed, removed, and both names of one that was renamed.
+pub fn changed_names(before: &Writable, now: &Writable) -> BTreeSet<String> {
+    let secrets = before
+        .insecure_secrets
+        .values()
+        .chain(now.insecure_secrets.values());
+    let names: BTreeSet<&str> = secrets.map(|secret| secret.secret_name.as_str()).collect();
+    let changed = names
+        .into_iter()
+        .filter(|name| find(before, name) != find(now, name));
+    changed.map(str::to_owned).collect()
 }
 
 fn find<'a>(writable: &'a Writable, name: &str) -> Option<&'a Secret> {
@@ -292,6 +305,29 @@ mod tests {
             matches!(away, Err(StoreSecretError::Unavailable { .. })),
             "{away:?}"
         );
+    }
+
+    #[test]
+    fn added_changed_renamed_and_removed_secrets_are_named() {
+        let before = writable([
+            ("a/SecretName", "kept"),
+            ("a/SecretData/k", "1"),
+            ("b/SecretName", "changed"),
+            ("b/SecretData/k", "1"),
+            ("c/SecretName", "old-name"),
+            ("d/SecretName", "removed"),
+        ]);
+        let now = writable([
+            ("moved/SecretName", "kept"),
+            ("moved/SecretData/k", "1"),
+            ("b/SecretName", "changed"),
+            ("b/SecretData/k", "2"),
+            ("c/SecretName", "new-name"),
+            ("e/SecretName", "added"),
+        ]);
+        let names = ["added", "changed", "new-name", "old-name", "removed"];
+        assert_eq!(changed_names(&before, &now), names.map(str::to_owned).into());
+        assert_eq!(changed_names(&now, &now), BTreeSet::new());
     }
 
     #[test]

@@ -94,6 +94,7 @@ mod publishing;
 mod push;
 mod rehearse;
 mod running;
+mod secret_watch;
 mod section;
 mod service;
 mod settings;
@@ -150,6 +151,7 @@ pub use logging::{LogControl, LogOutput};
 pub use publishing::{BackgroundError, BackgroundPublisher, Publisher};
 pub use rehearse::{RehearsalError, RehearsalReport, RehearsalRequest};
 pub use running::{Running, RunningStatus};
+pub use secret_watch::SecretWatch;
 pub use section::{SectionError, SectionWatch};
 pub use service::{AppService, Built, StartError, exit};
 pub use settings::{

@@ -440,6 +440,7 @@ impl AppService {
             stop: StopHandle(stop),
             ending: ending_signal,
             metrics: telemetry.own.clone(),
+            writable: writable_out.subscribe(),
             errors: errors.clone(),
             books: books.clone(),
             registry: membership.as_ref().map(|membership| membership.registry.clone()),

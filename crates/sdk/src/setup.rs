@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
 use edgehold_api::CustomRoute;
 use edgehold_clients::Clients;
-use edgehold_config::{Configuration, Layer, Layers, Registry};
+use edgehold_config::{Configuration, Layer, Layers, Registry, Writable};
 use edgehold_contracts::Generation;
 use edgehold_core::{
     BuiltFunction, Context, CorrelationId, FunctionFactory, FunctionRegistry, InvalidId, MessagePublisher,
@@ -26,6 +26,7 @@ use crate::{
     draft::{InvalidDraft, PipelineDraft},
     publishing::{BackgroundPublisher, Publisher, background},
     push::{PushToCoreData, Way},
+    secret_watch::SecretWatch,
     section::{self, SectionError, SectionWatch},
     trigger::Companion,
 };
@@ -86,6 +87,7 @@ pub(crate) struct Handles {
     pub(crate) stop: StopHandle,
     pub(crate) ending: ShutdownSignal,
     pub(crate) metrics: MetricsManager,
+    pub(crate) writable: watch::Receiver<Arc<Writable>>,
     pub(crate) books: Arc<Books>,
     pub(crate) registry: Option<Arc<dyn Registry>>,
     pub(crate) errors: ErrorCollection,
@@ -173,6 +175,11 @@ impl Setup<'_> {
     /// The secrets of the service, always the current ones.
     pub fn secrets(&self) -> Arc<dyn SecretProvider> {
         self.identity.secrets.clone()
+    }
+
+    /// Tells which secrets change while the service runs.
+    pub fn watch_secrets(&self) -> SecretWatch {
+        SecretWatch::new(self.handles.writable.clone())
     }
 
     /// Adds a function that pipelines can name, or replaces a built-in one of this name.

@@ -227,3 +227,36 @@ async fn a_section_of_ones_own_below_writable_follows_the_provider() {
     );
     assert_eq!(mine.current().unwrap_err().to_string(), error);
 }
+
+/// EdgeX: `RegisterSecretUpdatedCallback`, which a rename calls for both names.
+#[tokio::test]
+async fn secrets_that_change_are_told_by_name_and_others_not() {
+    let secret = |name: &'static str, value: &'static str| {
+        private([
+            ("Writable/InsecureSecrets/x/SecretName", name),
+            ("Writable/InsecureSecrets/x/SecretData/k", value),
+        ])
+    };
+    let (mut live, view) = live(secret("one", "1"), Vec::new());
+    let mut secrets = crate::SecretWatch::new(view.writable.clone());
+    holds(&mut live, secret("one", "2"));
+    assert_eq!(secrets.changed().await, ["one".to_owned()].into());
+    holds(&mut live, secret("two", "2"));
+    assert_eq!(
+        secrets.changed().await,
+        ["one".to_owned(), "two".to_owned()].into()
+    );
+    let mut beside = secret("two", "2");
+    beside.insert("Writable/LogLevel", "WARN");
+    holds(&mut live, beside);
+    assert!(futures_now(secrets.changed()).is_none());
+}
+
+/// What a future has at once.
+fn futures_now<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => Some(value),
+        std::task::Poll::Pending => None,
+    }
+}
