@@ -311,7 +311,7 @@ impl ErrorCollection {
         }
         tracing::info!(
             audit = run.action.as_str(), by = %order.by, run_id = %run.id, objects = run.meant.objects,
-            filter = ?run.filter, rate = run.rate.map(NonZeroU32::get),
+            filter = %run.filter, rate = run.rate.map(NonZeroU32::get),
             "{} of the error collection begins", run.action.as_str()
         );
         Ok(run)
@@ -460,8 +460,8 @@ async fn carry_out(begun: Begun, books: Arc<Books>, wake: Arc<Wake>, mut shutdow
         page.after_seq = last;
         if let Some(rate) = run.rate {
             let objects = u32::try_from(moved.objects).unwrap_or(u32::MAX);
-            next_page = next_page.max(Instant::now() - Duration::from_secs(1))
-                + Duration::from_secs(objects.into()) / rate.get();
+            // What was missed while the store did not answer is not made up for.
+            next_page = next_page.max(Instant::now()) + Duration::from_secs(objects.into()) / rate.get();
         }
         // A store that never waits would leave nobody else a turn.
         tokio::task::consume_budget().await;

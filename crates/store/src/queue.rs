@@ -1,6 +1,6 @@
 //! The queue the retry loop runs on.
 
-use std::{num::NonZeroU64, time::Duration};
+use std::{fmt, num::NonZeroU64, time::Duration};
 
 use edgehold_core::{
     BoxFuture, CorrelationId, Destination, ErrorReason, ObjectState, PipelineId, PipelineVersion,
@@ -247,6 +247,42 @@ impl ObjectFilter {
                 .is_none_or(|version| object.is_delivery || version == object.version)
             && self.ended_from.is_none_or(|from| from <= object.ended_at)
             && self.ended_before.is_none_or(|before| object.ended_at < before)
+    }
+}
+
+/// For logs: `pipeline=a,b device=pump reason=too_old ended_before=1700000000000`, and of many ids how many.
+impl fmt::Display for ObjectFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        let joined = |names: Vec<String>| match names.len() {
+            0 => None,
+            1..=SHOWN => Some(names.join(",")),
+            many => Some(format!("({many})")),
+        };
+        let parts = [
+            ("id", joined(self.ids.iter().map(ToString::to_string).collect())),
+            (
+                "pipeline",
+                joined(self.pipeline_ids.iter().map(ToString::to_string).collect()),
+            ),
+            ("version", self.version.as_ref().map(ToString::to_string)),
+            ("device", joined(self.devices.clone())),
+            (
+                "reason",
+                joined(
+                    self.reasons
+                        .iter()
+                        .map(|reason| reason.as_str().to_owned())
+                        .collect(),
+                ),
+            ),
+            ("ended_from", self.ended_from.map(|at| at.to_string())),
+            ("ended_before", self.ended_before.map(|at| at.to_string())),
+        ];
+        let parts = parts
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+        f.write_str(&parts.collect::<Vec<_>>().join(" "))
     }
 }
 
