@@ -23,6 +23,7 @@ mod pairs;
 mod postgres;
 mod profiles;
 mod random;
+mod redrive;
 mod rest;
 mod secrets;
 mod sessions;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -228,6 +228,13 @@ impl Service {
         self.command(&edgehold_binary()?, words)
             .output()
             .context("running a command of the binary")
+    }
+
+    /// Begins such a command; what it prints is for whoever waits for it.
+    pub(crate) fn begin(&self, words: &[&str]) -> Result<Child> {
+        let mut command = self.command(&edgehold_binary()?, words);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().context("beginning a command of the binary")
     }
 
     /// `edgehold <flags> store count`: the number waiting, which has to be all that it prints.

@@ -257,6 +257,107 @@ fn an_object_is_shown_by_id_and_by_number_in_the_part_it_is_in() {
 }
 
 #[test]
+fn what_was_given_up_is_redriven_and_purged_in_the_store_of_a_stopped_service() {
+    // Given five that were given up, and one that waits.
+    let service = Service::new();
+    let of_fan = StoredObject {
+        context: [("devicename".to_owned(), "Fan".to_owned())].into(),
+        ..dead(5, ErrorReason::TooOld)
+    };
+    let objects = [
+        dead(1, ErrorReason::RetriesExceeded),
+        waiting(2),
+        dead(3, ErrorReason::Corrupt),
+        dead(4, ErrorReason::RetriesExceeded),
+        of_fan,
+        dead(6, ErrorReason::TooOld),
+    ];
+    service.filled(&objects, || {});
+
+    // When they are counted, nothing has changed.
+    let told = service.printed(&["dead", "redrive", "--all", "--dry-run"]);
+    assert!(told.ends_with("\n4 objects (48B)\n"), "{told}");
+    let count = &service.records(&["dead", "count", "--reason", "too_old", "--json"])[0];
+    assert_eq!(
+        (&count["objects"], &count["groups"][0]["objects"]),
+        (&2.into(), &2.into())
+    );
+    assert_eq!(seqs(&service.records(&["dead", "ls", "--json"])), [1, 3, 4, 5, 6]);
+
+    // When some are re-driven, they wait with a fresh count,
+    let told = service.printed(&["dead", "redrive", "--device", "Fan"]);
+    assert!(told.starts_with("re-driven: 1 of 1 objects (12B) in "), "{told}");
+    let run = &service.records(&["dead", "redrive", &id(1).to_string(), "--json"])[0];
+    assert_eq!((&run["state"], &run["done"]), (&"done".into(), &1.into()));
+    let waiting = service.records(&["store", "ls", "--json"]);
+    assert_eq!(seqs(&waiting), [1, 2, 5]);
+    assert_eq!(
+        (&waiting[0]["attempts"], &waiting[0]["reason"]),
+        (&0.into(), &Value::Null)
+    );
+
+    // and what is purged is gone.
+    let told = service.printed(&["dead", "purge", "--older-than", "1h", "--reason", "corrupt"]);
+    assert!(told.starts_with("purged: 1 of 1 objects"), "{told}");
+    assert!(
+        service
+            .printed(&["dead", "purge", "--newer-than", "1h"])
+            .starts_with("purged: 0 of 0 ")
+    );
+    assert!(
+        service
+            .printed(&["dead", "purge", "--all"])
+            .starts_with("purged: 2 of 2 objects")
+    );
+    assert_eq!(service.records(&["dead", "ls", "--json"]), Vec::<Value>::new());
+    assert_eq!(service.printed(&["store", "count"]), "3\n");
+}
+
+#[test]
+fn what_was_exported_comes_back_whole_and_once() {
+    let service = Service::new();
+    let objects = [
+        dead(1, ErrorReason::TooOld),
+        waiting(2),
+        dead(3, ErrorReason::RetriesExceeded),
+    ];
+    let file = service.folder.path().join("dead.jsonl").display().to_string();
+    service.filled(&objects, || {
+        // Beside the service that writes the store.
+        let told = service.printed(&["dead", "export", "--to", &file]);
+        assert_eq!(told, format!("exported: 2 objects to {file}\n"));
+        // Which alone may write it: it is asked, and does not answer here.
+        let told = service.refused(1, &["dead", "import", &file]);
+        assert!(told.contains("stop it first"), "{told}");
+    });
+    assert_eq!(
+        service.printed(&["dead", "export"]),
+        std::fs::read_to_string(&file).unwrap()
+    );
+    assert!(
+        service
+            .refused(1, &["dead", "export", "--to", &file])
+            .contains("not overwritten")
+    );
+
+    let before = service.records(&["dead", "ls", "--json"]);
+    service.printed(&["dead", "purge", "--all"]);
+    let told = service.printed(&["dead", "import", &file]);
+    assert_eq!(told, "imported: 2 of 2 objects; the others were there\n");
+    let told = service.printed(&["dead", "import", &file]);
+    assert_eq!(told, "imported: 0 of 2 objects; the others were there\n");
+    let without_seq = |records: Vec<Value>| -> Vec<Value> {
+        let forget = |mut record: Value| {
+            record["seq"] = 0.into();
+            record
+        };
+        records.into_iter().map(forget).collect()
+    };
+    let after = service.records(&["dead", "ls", "--json"]);
+    assert_eq!(without_seq(after), without_seq(before));
+}
+
+#[test]
 fn a_large_store_is_read_page_by_page_to_its_end() {
     // Given more objects than are read at once.
     let service = Service::new();

@@ -1,0 +1,238 @@
+//! The error collection of the running service: what is re-driven is tried again, once; what is purged is gone; and the
+//! books say so, whatever happens in between.
+
+use std::process::Child;
+
+use anyhow::{Context, Result, ensure};
+use edgehold_test_support::{Behaviour, wait};
+use serde_json::Value;
+
+use crate::random::{self, Random};
+use crate::support::{DURABLE, Stack, Stats, accepted, each, refusing, sent};
+
+const SEED: u64 = 20_261_128;
+/// Kills in the middle of one re-drive.
+const KILLS: u64 = 4;
+const OBJECTS: u64 = 800;
+/// Objects a second, so that a re-drive takes so long that it can be killed.
+const RATE: &str = "150";
+/// Refused for good: into the error collection at the first attempt.
+const FOR_GOOD: u16 = 400;
+
+/// The service with its routes that change something, nothing retried by time and so many objects given up.
+async fn with_given_up(count: u64) -> Result<Stack> {
+    let mut stack = Stack::new(DURABLE).await?;
+    stack.service.set_env("EDGEHOLD_ADMIN", "write");
+    stack.start_service().await?;
+    let settings = [
+        ("StoreAndForward/RetryInterval", "1h"),
+        ("StoreAndForward/MaxRetryCount", "0"),
+        // Each is attempted once and then rests, so that none is in flight at three kills in a row.
+        ("StoreAndForward/Breaker", "off"),
+        ("Pipeline/Functions/HTTPExport/Parameters/PermanentStatus", "400"),
+    ];
+    stack.store_and_forward(&settings).await?;
+    stack.sink.behave(Behaviour::status(FOR_GOOD));
+    stack.publish(0..count).await?;
+    stack
+        .service
+        .wait_stats("all of them to be given up", |stats| {
+            stats.store("error") == count
+        })
+        .await;
+    Ok(stack)
+}
+
+/// started + carried over + undecodable stored = completed + filtered + batched + waiting + error collection + dropped +
+/// in flight.
+#[track_caller]
+fn assert_books(stats: &Stats) {
+    let books = |names: &[&str]| names.iter().map(|name| stats.books(name)).sum::<u64>();
+    assert_eq!(
+        books(&["started", "carriedOver", "undecodableStored"]),
+        books(&["completed", "filtered", "batched", "dropped", "inFlight"])
+            + stats.store("waiting")
+            + stats.store("error"),
+        "{stats:?}"
+    );
+}
+
+/// What a command printed, which has to succeed.
+fn printed(stack: &Stack, words: &[&str]) -> Result<String> {
+    let output = stack.service.run(words)?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{words:?} ended with {}: {told}",
+        output.status
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Waits until the command has ended well; answers what it printed.
+async fn ended(mut command: Child) -> Result<String> {
+    wait::until("the command to end", wait::LONG, async || {
+        command.try_wait().is_ok_and(|ended| ended.is_some())
+    })
+    .await;
+    let output = command.wait_with_output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "it ended with {}: {told}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_in_the_middle_of_a_redrive_loses_and_doubles_none() -> Result<()> {
+    // Given objects in the error collection, and a destination that is away, so that none leaves meanwhile.
+    let mut random = Random(random::seed(SEED)?);
+    let mut stack = with_given_up(OBJECTS).await?;
+    stack.sink.take();
+    stack.sink.behave(refusing());
+
+    // When the service is killed while it re-drives them, at seeded moments, and started again each time.
+    let command = stack
+        .service
+        .begin(&["dead", "redrive", "--all", "--rate", RATE])?;
+    for kill in 1..=KILLS {
+        let part = OBJECTS / KILLS;
+        let moment = (kill - 1) * part + 1 + random.below(part - 1);
+        stack
+            .service
+            .wait_stats("the re-drive to get so far", |stats| {
+                stats.store("waiting") >= moment
+            })
+            .await;
+        stack.service.kill9()?;
+        stack.start_service().await?;
+    }
+
+    // Then the command has it carried out to its end, and each object is there once.
+    let told = ended(command).await?;
+    assert!(
+        told.starts_with(&format!("re-driven: {OBJECTS} of {OBJECTS} objects")),
+        "{told}"
+    );
+    let stats = stack
+        .service
+        .wait_stats("all of them to wait", |stats| stats.store("waiting") == OBJECTS)
+        .await;
+    assert_eq!(stats.store("error"), 0, "{stats:?}");
+    assert_books(&stats);
+    let rows = stack.service.object_rows().await?;
+    assert_eq!(rows.values().sum::<i64>(), i64::try_from(OBJECTS)?, "{rows:?}");
+
+    // And each arrives once when the destination is back.
+    stack.sink.behave(Behaviour::status(200));
+    stack.set(&[("StoreAndForward/RetryInterval", "1s")]).await?;
+    let stats = stack
+        .service
+        .wait_stats("nothing to be left", |stats| {
+            stats.store("waiting") == 0 && stats.books("inFlight") == 0
+        })
+        .await;
+    assert_books(&stats);
+    assert_eq!(accepted(&stack.sink), each(0..OBJECTS, 1));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_books_stay_exact_through_give_up_redrive_and_purge() -> Result<()> {
+    let stack = with_given_up(30).await?;
+    assert_books(&stack.service.stats().await?);
+    let ids = |objects: &[Value]| -> Vec<String> {
+        let id = |object: &Value| object["id"].as_str().unwrap_or_default().to_owned();
+        objects.iter().map(id).collect()
+    };
+    let given_up = ids(&stack.service.error_collection()?);
+
+    // What fails again is counted afresh, and the run that brought it ends.
+    let told = printed(&stack, &["dead", "redrive", "--all"])?;
+    assert!(told.starts_with("re-driven: 30 of 30 objects"), "{told}");
+    let stats = stack
+        .service
+        .wait_stats("them to be given up again", |stats| stats.books("givenUp") == 60)
+        .await;
+    assert_eq!(
+        (stats.store("error"), stats.books("redriven")),
+        (30, 30),
+        "{stats:?}"
+    );
+    assert_books(&stats);
+    assert_eq!(sent(&stack.sink), each(0..30, 2));
+    for object in stack.service.error_collection()? {
+        let errors = object["errors"].as_array().context("errors")?;
+        let attempts: Vec<_> = errors.iter().map(|error| &error["attempt"]).collect();
+        assert_eq!(
+            (&object["attempts"], attempts),
+            (&1.into(), vec![&1.into(), &1.into()]),
+            "{object}"
+        );
+        assert_eq!(object["reason"], "permanent_error");
+    }
+
+    // Some are purged, one is delivered, and the log says who did it.
+    let purge = [
+        &["dead", "purge"][..],
+        &given_up[..10].iter().map(String::as_str).collect::<Vec<_>>(),
+    ]
+    .concat();
+    assert!(printed(&stack, &purge)?.starts_with("purged: 10 of 10 objects"));
+    stack.sink.behave(Behaviour::status(200));
+    printed(&stack, &["dead", "redrive", &given_up[20]])?;
+    let stats = stack
+        .service
+        .wait_stats("one to be delivered", |stats| stats.books("completed") == 1)
+        .await;
+    assert_eq!(
+        (stats.store("error"), stats.books("droppedPurged")),
+        (19, 10),
+        "{stats:?}"
+    );
+    assert_books(&stats);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_may_only_be_read_changes_nothing_and_says_how_it_would() -> Result<()> {
+    let mut stack = with_given_up(3).await?;
+    stack.service.kill9()?;
+    stack.service.set_env("EDGEHOLD_ADMIN", "read");
+    stack.start_service().await?;
+    stack
+        .service
+        .wait_stats("the store to be open", |stats| stats.store("error") == 3)
+        .await;
+    let output = stack.service.run(&["dead", "purge", "--all"])?;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && told.contains("EDGEHOLD_ADMIN=write"),
+        "{told}"
+    );
+    // Counting is looking.
+    let count: Value = serde_json::from_str(&printed(&stack, &["dead", "count", "--json"])?)?;
+    assert_eq!(count["objects"], 3, "{count}");
+    assert_eq!(stack.service.stats().await?.store("error"), 3);
+    // With the service stopped, the store itself is opened.
+    stack.service.stop().await?;
+    assert!(printed(&stack, &["dead", "purge", "--all"])?.starts_with("purged: 3 of 3 objects"));
+    stack.start_service().await?;
+    let stats = stack
+        .service
+        .wait_stats("the store", |stats| stats.0["store"].is_object())
+        .await;
+    assert_eq!(stats.store("error"), 0, "{stats:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_change_is_a_line_in_the_log() -> Result<()> {
+    let mut stack = with_given_up(2).await?;
+    printed(&stack, &["dead", "purge", "--all"])?;
+    let lines = stack.service.process().lines();
+    let audit: Vec<_> = lines.iter().filter(|line| line.contains("audit=")).collect();
+    assert_eq!(audit.len(), 1, "{audit:#?}");
+    for said in ["audit=purge", "by=127.0.0.1:", "objects=2"] {
+        assert!(audit[0].contains(said), "no {said}: {}", audit[0]);
+    }
+    Ok(())
+}
