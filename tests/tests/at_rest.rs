@@ -96,7 +96,10 @@ async fn without_a_key_nothing_is_kept_in_clear_and_the_start_says_what_is_missi
     let mut stack = encrypting(&[]).await?;
     let said = stack
         .service
-        .wait_error(0, "Database/Encryption needs the keys in the secret")
+        .wait_error(
+            0,
+            "Database/Encryption is on, but the secret with its keys cannot be had",
+        )
         .await;
     assert!(said.contains("no secret named 'store-encryption'"), "{said}");
     // When the key comes, what came meanwhile is kept and leaves

@@ -4,7 +4,7 @@
 //! An event comes in by the bus, and what the profile is for comes out. The profiles `functional-tests` and `http-export`
 //! have suites of their own too: `http_trigger` and `main_job`.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use edgehold_test_support::fixtures::{self, Generation, RecordedMessage};
 use edgehold_test_support::wait::{LONG, until};
 use edgehold_test_support::{
@@ -56,12 +56,14 @@ impl Bus {
         let mut service = service.env("MESSAGEBUS_PORT", &self.port().to_string());
         match self {
             Self::Redis(server) => {
-                service.start().await?;
                 let mut client = server.client().await?;
-                until("the subscription", LONG, async || {
-                    let patterns = client.ask(&[b"PUBSUB", b"NUMPAT"]).await;
-                    matches!(patterns, Ok(RedisAnswer::Integer(1..)))
-                })
+                let before = patterns(&mut client).await?;
+                service.start().await?;
+                until(
+                    "the subscription",
+                    LONG,
+                    async || matches!(patterns(&mut client).await, Ok(now) if now > before),
+                )
                 .await;
             }
             Self::Mqtt(broker) => {
@@ -345,4 +347,12 @@ async fn metrics_influxdb(generation: Generation) -> Result<()> {
         "{lines}"
     );
     service.stop().await
+}
+
+/// How many patterns are subscribed to on a Redis server.
+async fn patterns(client: &mut RedisClient) -> Result<i64> {
+    match client.ask(&[b"PUBSUB", b"NUMPAT"]).await? {
+        RedisAnswer::Integer(patterns) => Ok(patterns),
+        answer => bail!("{answer:?} is no answer to PUBSUB NUMPAT"),
+    }
 }

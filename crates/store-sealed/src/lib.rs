@@ -26,7 +26,7 @@ use std::{
 };
 
 use edgehold_core::{
-    BoxFuture, ErrorReason, PipelineId, Secret, SecretError, SecretProvider, StoredObject, Timestamp,
+    BoxFuture, ErrorReason, PipelineId, Secret, SecretProvider, StoredObject, Timestamp,
     retry::{Action, Failure, Progress, Verdict},
 };
 use edgehold_store::{
@@ -54,8 +54,7 @@ impl Sealing {
     /// Whether objects can be sealed now: asked before a store is opened.
     ///
     /// # Errors
-    /// [`StoreError::Configuration`] when the secret is not there or of no use, [`StoreError::Unavailable`] when it cannot be
-    /// had now.
+    /// [`StoreError::Unavailable`] when there are no keys.
     pub async fn check(&self, secrets: &dyn SecretProvider) -> Result<(), StoreError> {
         if self.encryption {
             self.keys(&self.secret(secrets).await?)?;
@@ -64,24 +63,21 @@ impl Sealing {
     }
 
     async fn secret(&self, secrets: &dyn SecretProvider) -> Result<Secret, StoreError> {
-        secrets.secret(&self.secret_name).await.map_err(|error| match error {
-            SecretError::Unavailable { reason } => StoreError::Unavailable {
-                reason: format!("no keys to encrypt with: {reason}"),
-                source: None,
-            },
-            error => StoreError::Configuration(format!(
-                "Database/Encryption needs the keys in the secret that Database/EncryptionSecretName names: {error}"
-            )),
-        })
+        let secret = secrets.secret(&self.secret_name).await;
+        secret.map_err(|error| no_keys(format!("the secret with its keys cannot be had: {error}")))
     }
 
     fn keys(&self, secret: &Secret) -> Result<Keys, StoreError> {
-        Keys::from_secret(secret).map_err(|error| {
-            let name = &self.secret_name;
-            StoreError::Configuration(format!(
-                "the secret '{name}' with the keys of Database/Encryption: {error}"
-            ))
-        })
+        let keys = Keys::from_secret(secret);
+        keys.map_err(|error| no_keys(format!("the secret '{}' is of no use: {error}", self.secret_name)))
+    }
+}
+
+/// Without keys nothing can be kept, and nothing is refused for good: they may come while the service runs.
+fn no_keys(problem: String) -> StoreError {
+    StoreError::Unavailable {
+        reason: format!("Database/Encryption is on, but {problem} (Database/EncryptionSecretName)"),
+        source: None,
     }
 }
 
@@ -120,7 +116,7 @@ impl SealedQueue {
         let secret = match self.sealing.secret(&*self.secrets).await {
             Ok(secret) => secret,
             // What was encrypted before can be opened by nobody then, and is named when it is met.
-            Err(StoreError::Configuration(_)) if !self.sealing.encryption => return Ok(None),
+            Err(_) if !self.sealing.encryption => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,7 +125,11 @@ impl SealedQueue {
         {
             return Ok(Some(keys.clone()));
         }
-        let keys = Arc::new(self.sealing.keys(&secret)?);
+        let keys = match self.sealing.keys(&secret) {
+            Ok(keys) => Arc::new(keys),
+            Err(_) if !self.sealing.encryption => return Ok(None),
+            Err(error) => return Err(error),
+        };
         *known = Some((secret, keys.clone()));
         Ok(Some(keys))
     }
@@ -162,7 +162,7 @@ impl SealedQueue {
     /// A filter as the store below knows devices: by their tags, and, of what was kept before, by their names.
     async fn filter(&self, mut filter: ObjectFilter) -> Result<ObjectFilter, StoreError> {
         if self.sealing.encryption && !filter.devices.is_empty() {
-            let keys = self.keys().await.map_err(unavailable)?;
+            let keys = self.keys().await?;
             let seal = self.seal(keys.as_deref());
             let tags: Vec<_> = filter.devices.iter().map(|name| seal.device(name)).collect();
             filter.devices.extend(tags);
@@ -236,8 +236,7 @@ impl RetryQueue for SealedQueue {
         Box::pin(async move {
             let keys = match self.keys().await {
                 Ok(keys) => keys,
-                // An object that can be kept later is not refused for good.
-                Err(error) => return unavailable(error).for_each(objects.len()),
+                Err(error) => return error.for_each(objects.len()),
             };
             let seal = self.seal(keys.as_deref());
             if seal.is_none() {
@@ -250,7 +249,7 @@ impl RetryQueue for SealedQueue {
 
     fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<StoredObject>, StoreError>> {
         Box::pin(async move {
-            let keys = self.keys().await.map_err(unavailable)?;
+            let keys = self.keys().await?;
             self.settle_unopened().await?;
             let now = claim.now;
             let mut page = self.queue.claim(claim).await?;
@@ -269,7 +268,7 @@ impl RetryQueue for SealedQueue {
 
     fn settle<'a>(&'a self, verdicts: &'a [Verdict]) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
-            let keys = self.keys().await.map_err(unavailable)?;
+            let keys = self.keys().await?;
             let seal = self.seal(keys.as_deref());
             if seal.is_none() {
                 return self.queue.settle(verdicts).await;
@@ -297,7 +296,7 @@ impl RetryQueue for SealedQueue {
         device: &'a str,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
         Box::pin(async move {
-            let keys = self.keys().await.map_err(unavailable)?;
+            let keys = self.keys().await?;
             let tag = self.seal(keys.as_deref()).device(device);
             // One that was kept before objects were encrypted has its own name.
             Ok(self.queue.is_waiting(pipeline_id, &tag).await?
@@ -329,11 +328,11 @@ impl RetryQueue for SealedQueue {
         Box::pin(async move {
             let filter = self.filter(request.filter).await?;
             let mut page = self.queue.list(ListRequest { filter, ..request }).await?;
-            let mut keys = self.keys().await.map_err(unavailable)?;
+            let mut keys = self.keys().await?;
             for object in &mut page.objects {
                 let mut opened = self.seal(keys.as_deref()).open(object);
                 if opened == Err(Unopened::NoKeys) && !self.decrypts.swap(true, Ordering::Relaxed) {
-                    keys = self.keys().await.map_err(unavailable)?;
+                    keys = self.keys().await?;
                     opened = self.seal(keys.as_deref()).open(object);
                 }
                 // What cannot be opened is shown as it lies there; a claim sets it aside and says why.
@@ -355,13 +354,5 @@ impl RetryQueue for SealedQueue {
             let _ = self.settle_unopened().await;
             self.queue.close().await;
         })
-    }
-}
-
-/// A key that is wrong while the service runs may be put right: until then nothing is refused for good.
-fn unavailable(error: StoreError) -> StoreError {
-    match error {
-        StoreError::Configuration(reason) => StoreError::Unavailable { reason, source: None },
-        error => error,
     }
 }

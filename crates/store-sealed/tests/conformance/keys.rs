@@ -197,7 +197,7 @@ async fn without_a_usable_key_nothing_is_kept_in_clear_and_nothing_is_refused_fo
     bench.keys.set(&[("k1", "no key")]);
     let queue = bench.sealed(true);
     let error = sealing(true, true).check(&bench.keys).await.unwrap_err();
-    assert!(matches!(error, StoreError::Configuration(_)), "{error}");
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     assert!(
         error.to_string().contains("'k1' is not 64 hexadecimal digits"),
         "{error}"
