@@ -15,6 +15,7 @@ mod edits;
 mod exports;
 mod external_mqtt;
 mod faults;
+mod files;
 mod http_trigger;
 mod kill;
 mod main_job;

@@ -1,4 +1,6 @@
-//! Configuration files: what is in them, and the one place of this crate that opens any.
+//! Configuration files: what is in them, and the one place of this crate that opens any; [`FileProvider`] follows them.
+
+mod provider;
 
 use std::{
     fs, io,
@@ -6,6 +8,8 @@ use std::{
 };
 
 use crate::yaml::{self, Document};
+
+pub use provider::{FileProvider, FileSource};
 
 /// The two layers of a common configuration file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

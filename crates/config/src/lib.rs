@@ -11,11 +11,12 @@
 //! flags ─────────┘             schema
 //! ```
 //!
-//! Invariants: everything is text in, values out; but for [`mod@file`] nothing opens anything, nothing spawns or reads a
-//! clock, and no text from outside makes it panic. A [`Configuration`] exists only where every setting has been checked.
+//! Invariants: everything is text in, values out; but for [`mod@file`] nothing opens anything or waits, nothing spawns or
+//! reads a clock, and no text from outside makes it panic. A [`Configuration`] exists only where every setting has been checked.
 
 pub mod byte_size;
 pub mod configuration;
+pub mod conformance;
 mod edit;
 mod effective;
 pub mod environment;

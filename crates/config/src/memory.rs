@@ -71,7 +71,9 @@ impl Sections {
 
     fn snapshot(&self, of: impl Fn(&str) -> bool) -> Snapshot {
         let section = |layer: &Layer| {
-            let layer: Layer = layer.iter().filter(|(path, _)| of(path)).collect();
+            // As elsewhere, a key that ends in a slash is a folder.
+            let is_leaf = |path: &str| !path.ends_with('/') && of(path);
+            let layer: Layer = layer.iter().filter(|(path, _)| is_leaf(path)).collect();
             (!layer.is_empty()).then_some(layer)
         };
         Snapshot {
@@ -230,9 +232,10 @@ impl ConfigurationProvider for MemoryProvider {
                         differs
                     });
                 }
-                // Both are cancel-safe: they hold nothing of their own.
+                // All are cancel-safe: they hold nothing of their own.
                 tokio::select! {
                     () = shutdown.recv() => return,
+                    () = snapshots.closed() => return,
                     changed = changes.changed() => if changed.is_err() { return },
                 }
             }
@@ -242,62 +245,7 @@ impl ConfigurationProvider for MemoryProvider {
 
 #[cfg(test)]
 mod tests {
-    use edgehold_core::Shutdown;
-
     use super::*;
-
-    fn snapshot_of(level: &str) -> Snapshot {
-        Snapshot {
-            private: Some([("Writable/LogLevel", level)].into_iter().collect()),
-            ..Snapshot::default()
-        }
-    }
-
-    #[tokio::test]
-    async fn seeding_adds_what_is_missing_and_overwrites_only_when_asked() {
-        let provider = MemoryProvider::default();
-        provider.set(Section::Private, "Writable/LogLevel", "DEBUG");
-        let file: Layer = [("Writable/LogLevel", "INFO"), ("Service/Port", "1")]
-            .into_iter()
-            .collect();
-        assert_eq!(provider.seed(&file, false).await.unwrap(), 1);
-        let private = provider.load().await.unwrap().private.unwrap();
-        assert_eq!(
-            (private.get("Writable/LogLevel"), private.get("Service/Port")),
-            (Some("DEBUG"), Some("1"))
-        );
-        assert_eq!(provider.seed(&file, true).await.unwrap(), 2);
-        assert_eq!(provider.load().await.unwrap().private, Some(file));
-    }
-
-    #[tokio::test]
-    async fn a_watch_tells_the_first_state_and_every_change_of_what_is_writable() {
-        let provider = MemoryProvider::default();
-        provider.set(Section::Private, "Writable/LogLevel", "INFO");
-        provider.set(Section::Private, "Service/Port", "1");
-        let (shutdown, signal) = Shutdown::new();
-        let (sender, mut snapshots) = watch::channel(None);
-        let watching = Arc::new(provider.clone()).watch(sender, signal);
-        let test = async {
-            snapshots
-                .wait_for(|seen| *seen == Some(snapshot_of("INFO")))
-                .await
-                .unwrap();
-            provider.set(Section::Private, "Service/Port", "2");
-            provider.set(Section::Private, "Writable/LogLevel", "DEBUG");
-            snapshots
-                .wait_for(|seen| *seen == Some(snapshot_of("DEBUG")))
-                .await
-                .unwrap();
-            provider.transaction(|sections| sections.clear(Section::Private));
-            snapshots
-                .wait_for(|seen| *seen == Some(Snapshot::default()))
-                .await
-                .unwrap();
-            shutdown.trigger();
-        };
-        tokio::join!(watching, test);
-    }
 
     #[tokio::test]
     async fn while_away_it_neither_answers_nor_tells() {

@@ -38,6 +38,12 @@ pub enum ProviderError {
         /// What was unexpected.
         reason: String,
     },
+    /// Nothing can be written to it.
+    #[error("{provider} cannot be written to; change it where it is kept")]
+    ReadOnly {
+        /// The provider.
+        provider: String,
+    },
     /// Its address or settings are wrong.
     #[error("the configuration provider's settings are wrong: {0}")]
     Configuration(String),
@@ -48,7 +54,7 @@ impl ProviderError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Unavailable { .. } | Self::Denied { .. } | Self::Unexpected { .. } => ErrorClass::Transient,
-            Self::Configuration(_) => ErrorClass::Permanent,
+            Self::ReadOnly { .. } | Self::Configuration(_) => ErrorClass::Permanent,
         }
     }
 }
@@ -112,6 +118,7 @@ pub trait ConfigurationProvider: Send + Sync {
     ///
     /// # Errors
     /// [`ProviderError`]; some leaves may have been written, calling it again completes them.
+    /// [`ProviderError::ReadOnly`] when it takes no writes at all.
     fn seed<'a>(&'a self, leaves: &'a Layer, overwrite: bool) -> BoxFuture<'a, Result<usize, ProviderError>>;
 
     /// Makes edits. The edits of one group take place together or not at all; as many groups as the provider can take go

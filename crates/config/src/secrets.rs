@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, sync::Arc};
 use edgehold_core::{BoxFuture, Secret, SecretError, SecretProvider, SecretStorer, StoreSecretError};
 use tokio::sync::watch;
 
-use crate::{ConfigurationProvider, Edit, EditError, configuration::Writable, schema::INSECURE_SECRETS};
+use crate::{
+    ConfigurationProvider, Edit, EditError, ProviderError, configuration::Writable, schema::INSECURE_SECRETS,
+};
 
 /// Gives the secrets of the configuration that holds at the moment of asking.
 ///
@@ -82,6 +84,10 @@ impl SecretStorer for InsecureSecretStorer {
             secret.extend(keys);
             match provider.edit(&[secret]).await {
                 Ok(_) => Ok(()),
+                // Files are none that secrets could be written to.
+                Err(EditError::Provider(ProviderError::ReadOnly { .. })) => {
+                    Err(StoreSecretError::NotPossible(NO_PROVIDER))
+                }
                 Err(error @ EditError::TooLarge { .. }) => Err(StoreSecretError::Invalid {
                     reason: error.to_string(),
                 }),

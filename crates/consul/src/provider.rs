@@ -92,6 +92,9 @@ impl ConfigurationProvider for ConsulProvider {
         snapshots: watch::Sender<Option<Snapshot>>,
         mut shutdown: ShutdownSignal,
     ) -> BoxFuture<'static, ()> {
+        for section in ["private", "all services common", "application service common"] {
+            tracing::info!("listening for {section} config changes");
+        }
         Box::pin(async move {
             // Whichever ends first drops the others, and with them the connections of the queries.
             tokio::select! {

@@ -78,7 +78,7 @@ pub(crate) struct Loaded {
 /// Whether loading may write to the provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// A service: seeds what is missing.
+    /// A service: seeds what is missing, and follows changes.
     Seed,
     /// A command beside a service: looks and leaves no trace.
     ReadOnly,
@@ -106,7 +106,7 @@ pub(crate) async fn load(
     }
     let mut loaded = match &invocation.flags.config_provider {
         Some(address) => from_provider(invocation, service_key, address, access).await?,
-        None => from_files(invocation).await?,
+        None => from_files(invocation, access).await?,
     };
     if let Some(hosts) = &invocation.flags.remote_service_hosts {
         loaded.layers.set_remote_hosts(hosts);
@@ -156,7 +156,7 @@ struct Layered {
     provider: Option<Arc<dyn ConfigurationProvider>>,
 }
 
-async fn from_files(invocation: &Invocation) -> Result<Layered, ConfigurationError> {
+async fn from_files(invocation: &Invocation, access: Access) -> Result<Layered, ConfigurationError> {
     let mut layers = Layers::default();
     let private_comes_first = files::private_comes_first(invocation)?;
     if private_comes_first {
@@ -169,16 +169,17 @@ async fn from_files(invocation: &Invocation) -> Result<Layered, ConfigurationErr
     if !private_comes_first {
         layers.private = files::read_private(invocation, &layers).await?.layer;
     }
+    let provider = match access {
+        Access::Seed => files::followed(invocation, &layers)?,
+        Access::ReadOnly => None,
+    };
     let environment = overrides(invocation, &layers)?;
     tracing::info!(
         "Private configuration loaded from file with {} overrides applied",
         environment.len()
     );
     layers.environment = environment;
-    Ok(Layered {
-        layers,
-        provider: None,
-    })
+    Ok(Layered { layers, provider })
 }
 
 /// What the environment overrides, with a log line for each.

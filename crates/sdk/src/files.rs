@@ -3,12 +3,12 @@
 //! An address may name a secret to send along. At that moment there is no configuration yet, so the secret is looked up
 //! in what is known already: the common configuration for the private file, and the other way round.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use edgehold_clients::{FileUri, RequestHeader};
 use edgehold_config::{
-    Layers, environment,
-    file::{self, CommonConfig, as_uri},
+    ConfigurationProvider, Layer, Layers, environment,
+    file::{self, CommonConfig, FileProvider, FileSource, as_uri},
     resolve,
     secrets::InsecureSecretProvider,
     yaml::Document,
@@ -57,6 +57,35 @@ pub(crate) fn private_comes_first(invocation: &Invocation) -> Result<bool, Confi
         return Ok(false);
     };
     Ok(uri(path)?.is_some_and(|uri| uri.secret_name().is_some()))
+}
+
+/// The files as a provider that follows them; none when both are behind addresses. `read` is what was read from them.
+pub(crate) fn followed(
+    invocation: &Invocation,
+    read: &Layers,
+) -> Result<Option<Arc<dyn ConfigurationProvider>>, ConfigurationError> {
+    let path = invocation.flags.private_config_file();
+    let private = match uri(&path)? {
+        None => FileSource::File(path),
+        Some(_) => FileSource::Fixed(read.private.clone()),
+    };
+    let common = match &invocation.flags.common_config {
+        Some(path) if uri(path)?.is_none() => FileSource::File(path.clone()),
+        _ => {
+            let document = |layer: &Layer| Document {
+                layer: layer.clone(),
+                ..Document::default()
+            };
+            FileSource::Fixed(CommonConfig {
+                all_services: document(&read.all_services),
+                app_services: document(&read.app_services),
+            })
+        }
+    };
+    if let (FileSource::Fixed(_), FileSource::Fixed(_)) = (&private, &common) {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(FileProvider::new(private, common))))
 }
 
 fn uri(path: &Path) -> Result<Option<FileUri>, ConfigurationError> {

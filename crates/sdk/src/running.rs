@@ -118,9 +118,6 @@ impl Running {
         support.spawn("log", parts.log.0.clone().write_counts(support_signal.clone()));
         let (snapshot_sender, snapshots) = watch::channel(None);
         if let Some(provider) = parts.provider {
-            for section in ["private", "all services common", "application service common"] {
-                tracing::info!("listening for {section} config changes");
-            }
             support.spawn(
                 "configuration provider",
                 provider.watch(snapshot_sender, support_signal.clone()),

@@ -6,6 +6,7 @@ mod edit;
 mod load_and_seed;
 mod proxy;
 mod registry;
+mod suite;
 mod tls;
 mod watch;
 

@@ -16,7 +16,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinSet, yield_now},
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::LONG;
@@ -28,6 +28,7 @@ pub(crate) struct Proxy {
     port: u16,
     open: watch::Sender<bool>,
     transactions: Arc<AtomicUsize>,
+    connections: watch::Sender<usize>,
     _task: JoinSet<()>,
 }
 
@@ -43,18 +44,20 @@ impl Proxy {
         let port = listener.local_addr()?.port();
         let (open, is_open) = watch::channel(true);
         let transactions = Arc::new(AtomicUsize::new(0));
-        let mut task = JoinSet::new();
-        task.spawn(accept(
-            listener,
+        let connections = watch::Sender::new(0);
+        let through = Through {
             server,
             delay,
-            is_open,
-            Arc::clone(&transactions),
-        ));
+            transactions: Arc::clone(&transactions),
+            connections: connections.clone(),
+        };
+        let mut task = JoinSet::new();
+        task.spawn(accept(listener, through, is_open));
         Ok(Self {
             port,
             open,
             transactions,
+            connections,
             _task: task,
         })
     }
@@ -66,6 +69,14 @@ impl Proxy {
     /// Drops every connection, and every new one until [`Self::restore`].
     pub(crate) fn cut(&self) {
         self.open.send_replace(false);
+    }
+
+    /// [`Self::cut`], and waits until no connection is left.
+    pub(crate) async fn cut_off(&self) {
+        self.cut();
+        let mut connections = self.connections.subscribe();
+        let cut = timeout(LONG, connections.wait_for(|count| *count == 0)).await;
+        cut.expect("connections are cut").expect("the sender is here");
     }
 
     pub(crate) fn restore(&self) {
@@ -84,19 +95,33 @@ impl Proxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
+/// What a connection goes through.
+#[derive(Clone)]
+struct Through {
     server: u16,
     delay: Duration,
-    mut is_open: watch::Receiver<bool>,
     transactions: Arc<AtomicUsize>,
-) {
+    connections: watch::Sender<usize>,
+}
+
+/// Counts a connection as long as it lives.
+struct Counted(watch::Sender<usize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+async fn accept(listener: TcpListener, through: Through, mut is_open: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Ok((client, _)) = listener.accept() => {
                 if *is_open.borrow() {
-                    connections.spawn(forward(client, server, delay, Arc::clone(&transactions)));
+                    through.connections.send_modify(|count| *count += 1);
+                    let counted = Counted(through.connections.clone());
+                    connections.spawn(forward(client, through.clone(), counted));
                 }
             }
             Ok(()) = is_open.changed() => {
@@ -109,7 +134,13 @@ async fn accept(
     }
 }
 
-async fn forward(mut client: TcpStream, server: u16, delay: Duration, transactions: Arc<AtomicUsize>) {
+async fn forward(mut client: TcpStream, through: Through, _counted: Counted) {
+    let Through {
+        server,
+        delay,
+        transactions,
+        ..
+    } = through;
     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await else {
         return;
     };
