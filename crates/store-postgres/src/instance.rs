@@ -32,7 +32,7 @@ const JOIN: &str = "
 
 /// Gives back what is leased by claims of ours that have ended without handing anything out; `$2` are those that have
 /// not, and `$3` is the last one there was when they were counted.
-const BEATING: &str = "
+pub(crate) const BEATING: &str = "
     WITH before AS (SELECT id, heartbeat_at FROM instance WHERE id = $1),
     beat AS (
         UPDATE instance SET heartbeat_at = clock_timestamp() FROM before WHERE instance.id = before.id
@@ -58,25 +58,25 @@ const ENDED: &str = "
 const OTHERS: &str = "SELECT count(*) FROM instance WHERE id <> $1 AND id <> ALL($2)";
 
 /// Handed out at no crash: not in a row any more.
-const FORGET: &str = "
+pub(crate) const FORGET: &str = "
     UPDATE object SET crashes = 0
     WHERE crashes > 0 AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = object.seq)";
 
-const COUNT: &str = "
+pub(crate) const COUNT: &str = "
     UPDATE object SET crashes = crashes + 1
     FROM lease WHERE lease.owner = ANY($1) AND object.seq = lease.seq AND object.state = 2";
 
 /// What was journaled was in flight, too; what was in a batch was in nobody's hands.
-const NEW: &str = "
+pub(crate) const NEW: &str = "
     UPDATE object SET state = 2, last_attempt_at = NULL, crashes = CASE state WHEN 0 THEN 1 ELSE 0 END
     WHERE state IN (0, 4) AND owner = ANY($1)";
 
-const CRASHED: &str = "
+pub(crate) const CRASHED: &str = "
     UPDATE object SET state = 3, reason = 'crashed', crashes = 0,
                       ended_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
     WHERE crashes >= $1 AND crashes > 0 AND state = 2";
 
-const LET_GO: &str = "DELETE FROM lease WHERE owner = ANY($1)";
+pub(crate) const LET_GO: &str = "DELETE FROM lease WHERE owner = ANY($1)";
 
 const FORGET_INSTANCES: &str = "DELETE FROM instance WHERE id = ANY($1)";
 

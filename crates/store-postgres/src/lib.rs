@@ -41,6 +41,8 @@ mod queue;
 mod row;
 mod schema;
 mod settlement;
+#[cfg(test)]
+mod tests;
 mod worker;
 mod writer;
 
