@@ -119,8 +119,8 @@ BEGIN
               FROM after_change GROUP BY state ORDER BY state) AS delta
         WHERE counter.state = delta.state;
     ELSIF TG_OP = 'DELETE' THEN
-        DELETE FROM payload USING before_change WHERE payload.seq = before_change.seq;
-        DELETE FROM lease USING before_change WHERE lease.seq = before_change.seq;
+        DELETE FROM payload WHERE seq = ANY (ARRAY(SELECT seq FROM before_change));
+        DELETE FROM lease WHERE seq = ANY (ARRAY(SELECT seq FROM before_change));
         UPDATE counter SET objects = counter.objects - delta.objects,
                            payload_bytes = counter.payload_bytes - delta.payload_bytes
         FROM (SELECT state, count(*) AS objects, sum(payload_bytes) AS payload_bytes

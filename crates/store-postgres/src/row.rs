@@ -194,14 +194,13 @@ pub(crate) struct ReadRow {
     pub(crate) damage: Option<String>,
 }
 
-/// The columns [`read`] needs, joined with the payload.
+/// The columns [`read`] needs, with the payload.
 pub(crate) const SELECT: &str = "
-    SELECT object.seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
+    SELECT seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
            input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
-           last_error, errors::text AS errors, reason, destination, ended_at, payload_bytes, bytes, crashes
-    FROM object LEFT JOIN payload ON payload.seq = object.seq
-    WHERE object.seq = ANY($1)
-    ORDER BY object.seq";
+           last_error, errors::text AS errors, reason, destination, ended_at, payload_bytes, crashes,
+           (SELECT bytes FROM payload WHERE payload.seq = object.seq) AS bytes
+    FROM object WHERE seq = ANY($1) ORDER BY seq";
 
 /// Takes problems down and goes on with a stand-in.
 #[derive(Default)]
