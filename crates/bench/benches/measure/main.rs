@@ -8,13 +8,14 @@
 //! 6. what a pipeline feels of another one's dead destination;
 //! 7. how fast SQLite and PostgreSQL keep objects and let them go, beside what the engines do by themselves;
 //! 8. memory, start, probes and drain with a hundred thousand objects waiting, memory and start with a million, in SQLite
-//!    and in PostgreSQL.
+//!    and in PostgreSQL;
+//! 9. a hundred thousand objects of the error collection, re-driven.
 //!
 //! One process after the other, so that no measurement shares the machine with another one. Prints a table and writes
 //! `bench.json` into the target folder.
 //!
 //! For trying it out: `EDGEHOLD_BENCH_EVENTS` (50,000), `EDGEHOLD_BENCH_WAITING` (`100000,1000000`: the first also drains),
-//! `EDGEHOLD_BENCH_ONLY` (some parts of a run, with commas between).
+//! `EDGEHOLD_BENCH_GIVEN_UP` (100000), `EDGEHOLD_BENCH_ONLY` (some parts of a run, with commas between).
 
 mod backlog;
 mod decode;
@@ -22,6 +23,7 @@ mod durable;
 mod effect;
 mod functions;
 mod isolation;
+mod redrive;
 mod service;
 mod stores;
 mod throughput;
@@ -40,6 +42,7 @@ use self::{service::Stack, throughput::Load};
 
 const EVENTS: usize = 50_000;
 const WAITING: [usize; 2] = [100_000, 1_000_000];
+const GIVEN_UP: usize = 100_000;
 const GOAL_IDLE_BYTES: u64 = 18 << 20;
 /// Samples of each kind of the other destination.
 const ISOLATION_SAMPLES: usize = 1_000;
@@ -55,7 +58,7 @@ fn main() -> Result<()> {
 }
 
 /// The parts of a run, in their order, by the names that `EDGEHOLD_BENCH_ONLY` takes.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 10] = [
     "decode",
     "functions",
     "throughput",
@@ -65,6 +68,7 @@ const PARTS: [&str; 9] = [
     "stores",
     "backlog",
     "backlog-postgres",
+    "redrive",
 ];
 
 async fn measure() -> Result<Report> {
@@ -94,6 +98,12 @@ async fn measure() -> Result<Report> {
             "functions" => {
                 say(&"every function that only computes")?;
                 report.rates.extend(functions::rates()?);
+            }
+            "redrive" => {
+                for count in numbers("EDGEHOLD_BENCH_GIVEN_UP", &[GIVEN_UP])? {
+                    say(&format_args!("{count} objects given up, and re-driven"))?;
+                    redrive::of(&stack, count, &mut report).await?;
+                }
             }
             "throughput" => measure_throughput(&stack, &messages, &mut report).await?,
             "durable" => measure_durable(&stack, count, &mut report).await?,

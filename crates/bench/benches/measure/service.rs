@@ -164,10 +164,30 @@ Database: {database}
         Ok(started)
     }
 
+    /// What it answers at this path.
+    pub(crate) async fn get(&self, path: &str) -> Result<serde_json::Value> {
+        http::get(self.rest_port.number(), path)
+            .await?
+            .succeeded()?
+            .json()
+    }
+
+    /// What it answers to this.
+    pub(crate) async fn post(&self, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+        let headers = [("Content-Type", "application/json")];
+        let body = body.to_string();
+        let answer = http::send(self.rest_port.number(), "POST", path, &headers, body.as_bytes()).await?;
+        answer.succeeded()?.json()
+    }
+
+    /// What became of every run, and what its store holds; an error while it is not up.
+    pub(crate) async fn stats(&self) -> Result<serde_json::Value> {
+        self.get("/api/v3/store/stats").await
+    }
+
     /// What waits in its store for another attempt; an error while it is not up.
     pub(crate) async fn waiting(&self) -> Result<u64> {
-        let answer = http::get(self.rest_port.number(), "/api/v3/store/stats").await?;
-        let stats: serde_json::Value = answer.succeeded()?.json()?;
+        let stats = self.stats().await?;
         stats["store"]["waiting"]
             .as_u64()
             .context("the store is not open")
@@ -240,6 +260,7 @@ fn run(consul_port: u16, service_key: &str, folder: &TempDir, quiet: bool) -> Re
     command
         .env_clear()
         .env("EDGEX_SECURITY_SECRET_STORE", "false")
+        .env("EDGEHOLD_ADMIN", "write")
         .arg(format!("-cp=consul.http://127.0.0.1:{consul_port}"))
         .arg(format!("-cd={}", folder.path().display()))
         .arg(format!("-sk={service_key}"))
