@@ -28,7 +28,7 @@
 //! - `WillQos` is the quality of service of the will alone, and `Qos` is 0, 1 or 2.
 //! - Functions with the same broker, client id and credentials share one connection, so that they do not throw each other
 //!   off, and a change of the configuration keeps it.
-//! - Secrets are read again before each attempt to connect.
+//! - Secrets are read again before each attempt to connect, and for each message: a changed one makes the connection anew.
 //! - Durations and numbers are checked when the pipeline is built; `AuthMode` and `SecretName` may be left out.
 
 mod connection;
@@ -83,7 +83,7 @@ impl FunctionFactory for MqttExportFactory {
             tracing::warn!(function = parameters.function(), "{remark}");
         }
         if options.pre_connect
-            && let Err(error) = connection.publisher()
+            && let Err(error) = connection.connect()
         {
             tracing::warn!(function = parameters.function(), "connecting later: {error}");
         }
@@ -145,7 +145,7 @@ impl MqttExport {
             false => Unsent::Lost,
         };
         ctx.approach(self.destination.clone(), unsent).await?;
-        let published = match self.connection.publisher() {
+        let published = match self.connection.publisher().await {
             Ok(publisher) => {
                 publisher
                     .publish(&topic, payload, options.qos, options.retain)

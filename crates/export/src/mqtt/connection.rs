@@ -11,7 +11,8 @@
 //!
 //! A function that was built later and asks for the same connection with other settings (keep-alive, time limits, will)
 //! replaces it with its first message; one that was built earlier then uses the new one. So a changed parameter takes
-//! effect, two functions never fight over a client id, and a change that was refused changes nothing.
+//! effect, two functions never fight over a client id, and a change that was refused changes nothing. A secret that has
+//! changed replaces it too, with the next message: a right that was taken away is not used any longer than that.
 
 use std::{
     sync::{
@@ -93,6 +94,8 @@ struct Made {
     settings: ExportConnection,
     /// The number of the latest function it was made for.
     number: u64,
+    /// As whom it was made; none when that needs no secret, or was not known yet.
+    secret: Option<Secret>,
     publisher: Publisher,
     /// Dropped with it: then it ends.
     _stop: Shutdown,
@@ -153,21 +156,47 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Publishes over the connection, which is made if it is not there. Never waits.
+    /// Publishes over the connection, which is made if it is not there. Waits for the secret alone, which is at hand.
     ///
     /// # Errors
     /// [`PublishError::Ended`] when no connection can begin any more, because the service is ending.
-    pub(super) fn publisher(&self) -> Result<Publisher, PublishError> {
+    pub(super) async fn publisher(&self) -> Result<Publisher, PublishError> {
+        let secret = match self.settings.auth_mode {
+            AuthMode::None => None,
+            // One that cannot be had is the connection's to name.
+            _ => self.shared.secrets.secret(&self.settings.secret_name).await.ok(),
+        };
+        self.make(secret)
+    }
+
+    /// Makes the connection if it is not there, before there is anything to publish.
+    ///
+    /// # Errors
+    /// As [`Self::publisher`].
+    pub(super) fn connect(&self) -> Result<(), PublishError> {
+        self.make(None).map(drop)
+    }
+
+    fn make(&self, secret: Option<Secret>) -> Result<Publisher, PublishError> {
         let mut made = self.slot.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut wanted, mut number) = (&self.settings, self.number);
         if let Some(made) = &mut *made {
             if made.settings == self.settings {
                 made.number = made.number.max(self.number);
             }
+            let renewed = secret.is_some() && made.secret.is_some() && made.secret != secret;
+            if made.secret.is_none() {
+                made.secret.clone_from(&secret);
+            }
             if made.number >= self.number {
-                return Ok(made.publisher.clone());
+                if !renewed {
+                    return Ok(made.publisher.clone());
+                }
+                (wanted, number) = (&made.settings, made.number);
             }
         }
-        let settings = self.settings.settings(self.shared.secrets.clone());
+        let wanted = wanted.clone();
+        let settings = wanted.settings(self.shared.secrets.clone());
         let (publisher, publication) = Publication::try_new(&settings).map_err(|_| PublishError::Ended)?;
         let publisher = publisher.impatient();
         let (stop, signal) = Shutdown::new();
@@ -180,8 +209,9 @@ impl Connection {
             .try_send(start)
             .map_err(|_| PublishError::Ended)?;
         *made = Some(Made {
-            settings: self.settings.clone(),
-            number: self.number,
+            settings: wanted,
+            number,
+            secret,
             publisher: publisher.clone(),
             _stop: stop,
         });

@@ -434,6 +434,25 @@ async fn a_corrected_password_counts_without_a_restart() {
 }
 
 #[tokio::test]
+async fn a_changed_secret_makes_the_connection_anew_with_the_next_message() {
+    let mut broker = telling().start().await.unwrap();
+    let exports = Exports::start();
+    let mode = [("AuthMode", "usernamepassword"), ("SecretName", "mqtt")];
+    let function = exports.build(&broker, &mode);
+    for (user, connected) in [("first", 1), ("first", 1), ("second", 2), ("second", 2)] {
+        exports.secrets.set(&[("username", user), ("password", "any")]);
+        sent(send(&function, "1").await);
+        assert_eq!(
+            connections(&mut broker, &exports.client_id).await,
+            connected,
+            "{user}"
+        );
+    }
+    let lines = broker.process().lines();
+    assert!(lines.iter().any(|line| line.contains("u'second'")), "{lines:?}");
+}
+
+#[tokio::test]
 async fn a_private_authority_and_a_client_certificate_open_a_tls_connection() {
     let authority = Authority::new().unwrap();
     let server = authority.issue("127.0.0.1").unwrap();
