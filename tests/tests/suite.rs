@@ -20,6 +20,7 @@ mod http_trigger;
 mod kill;
 mod main_job;
 mod messages;
+mod moving_in;
 mod pairs;
 mod postgres;
 mod profiles;

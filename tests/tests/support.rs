@@ -385,6 +385,11 @@ impl Service {
             .with_context(|| format!("no database among {paths:?}"))
     }
 
+    /// A command of the binary, to be started by the test.
+    pub(crate) fn command_of(&self, words: &[&str]) -> Result<Command> {
+        Ok(self.command(&edgehold_binary()?, words))
+    }
+
     fn command(&self, binary: &Path, words: &[&str]) -> Command {
         let mut command = Command::new(binary);
         // Its environment is what the test says and nothing else.

@@ -6,7 +6,8 @@
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use edgehold::{
-    ErrorAction, ErrorReason, ObjectName, ObjectState, PipelineId, StoredObjectId, parse_go_duration,
+    ErrorAction, ErrorReason, ImportRequest, ObjectName, ObjectState, PipelineId, StoredObjectId,
+    parse_go_duration,
 };
 
 use crate::{config_command::ConfigCommand, pipeline_command::PipelineTest};
@@ -15,6 +16,7 @@ use crate::{config_command::ConfigCommand, pipeline_command::PipelineTest};
 pub(crate) const USAGE: &str = "Usage: edgehold [flags] store ls [options]         what waits for another attempt
        edgehold [flags] store show ID [options]    one of it, whole
        edgehold [flags] store count                how many wait: a number and nothing else
+       edgehold [flags] store import [options]     take over what EdgeX's Store and Forward left
        edgehold [flags] dead ls [options]          the error collection: what was given up
        edgehold [flags] dead show ID [options]     one of it, whole
        edgehold [flags] dead count [options]       how many, by pipeline and reason
@@ -39,9 +41,13 @@ Options:
   --older-than AGE only objects given up so long ago (dead): 90s, 15m, 12h, 168h
   --newer-than AGE only objects given up since then (dead)
   --all            all of them: has to be said (redrive, purge)
-  --dry-run        count and change nothing (redrive, purge)
+  --dry-run        count and change nothing (redrive, purge, import)
   --rate N         at most N objects a second (redrive, purge)
   --to FILE        write to this file instead of standard output (export)
+  --from URL       where EdgeX keeps it: redis://user:password@host:port or postgres://user:password@host:port/database;
+                   default: where Database/Type, Host and Port say (store import)
+  --keep           leave it where EdgeX has it, too; what is delivered meanwhile comes again with the next import
+                   (store import)
   --limit N        at most so many, oldest first; 0 = all; default 50 (ls)
   --after SEQ      only objects behind this one: the next page (ls)
   --json           for scripts: one JSON object a line; times in milliseconds since 1970, payload in base64, and
@@ -90,6 +96,8 @@ pub(crate) enum StoreCommand {
     List(ListOptions),
     /// One object, whole.
     Show(ShowOptions),
+    /// What the original left.
+    Import(ImportRequest),
 }
 
 /// Something with the error collection that is more than a look at objects.
@@ -241,12 +249,14 @@ struct Options<'a> {
     newer_than: Option<&'a str>,
     rate: Option<&'a str>,
     to: Option<&'a str>,
+    from: Option<&'a str>,
     limit: Option<&'a str>,
     after: Option<&'a str>,
     json: bool,
     raw: bool,
     all: bool,
     dry_run: bool,
+    keep: bool,
 }
 
 /// Options that say which objects of the error collection.
@@ -275,9 +285,10 @@ impl<'a> Options<'a> {
                 "newer-than" => &mut options.newer_than,
                 "rate" => &mut options.rate,
                 "to" => &mut options.to,
+                "from" => &mut options.from,
                 "limit" => &mut options.limit,
                 "after" => &mut options.after,
-                "json" | "raw" | "all" | "dry-run" | "h" | "help" if given.is_some() => {
+                "json" | "raw" | "all" | "dry-run" | "keep" | "h" | "help" if given.is_some() => {
                     return Err(WrongCall::usage(format_args!("--{name} takes no value")));
                 }
                 "json" => {
@@ -294,6 +305,10 @@ impl<'a> Options<'a> {
                 }
                 "dry-run" => {
                     options.dry_run = true;
+                    continue;
+                }
+                "keep" => {
+                    options.keep = true;
                     continue;
                 }
                 "h" | "help" => return Ok(None),
@@ -342,6 +357,14 @@ impl<'a> Options<'a> {
                     collection,
                     name: object_name(name)?,
                     form,
+                }))
+            }
+            (Collection::Waiting, ["import"]) => {
+                self.only("import", &["from", "keep", "dry-run"])?;
+                Ok(StoreCommand::Import(ImportRequest {
+                    from: self.from.map(str::parse).transpose().map_err(WrongCall::usage)?,
+                    dry_run: self.dry_run,
+                    keep: self.keep,
                 }))
             }
             (_, ["show"]) => Err(WrongCall::usage("show needs the id of an object")),
@@ -443,6 +466,8 @@ impl<'a> Options<'a> {
             ("newer-than", self.newer_than.is_some()),
             ("rate", self.rate.is_some()),
             ("to", self.to.is_some()),
+            ("from", self.from.is_some()),
+            ("keep", self.keep),
             ("all", self.all),
             ("dry-run", self.dry_run),
             ("limit", self.limit.is_some()),

@@ -133,7 +133,7 @@ fn told(run: &RunBody, took: Duration) -> String {
 }
 
 /// A bar on a terminal, and nothing anywhere else.
-fn progress() -> ProgressBar {
+pub(crate) fn progress() -> ProgressBar {
     let target = match io::stderr().is_terminal() {
         true => ProgressDrawTarget::stderr(),
         false => ProgressDrawTarget::hidden(),

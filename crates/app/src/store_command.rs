@@ -3,6 +3,7 @@
 //! The answer goes to standard output, everything else to standard error. However large the store is, one page of
 //! objects is in memory at a time.
 
+mod import;
 mod page;
 mod record;
 mod table;
@@ -48,6 +49,7 @@ pub(crate) fn run(invocation: &Invocation, command: StoreCommand) -> ExitCode {
         StoreCommand::Count => "count",
         StoreCommand::List(_) => "list",
         StoreCommand::Show(_) => "show",
+        StoreCommand::Import(_) => "import",
     };
     block_on(invocation, what, execute(invocation, command))
 }
@@ -89,6 +91,9 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 async fn execute(invocation: &Invocation, command: StoreCommand) -> Result<ExitCode> {
+    if let StoreCommand::Import(request) = &command {
+        return import::run(invocation, request).await;
+    }
     let view = StoreView::open(invocation, SERVICE_KEY).await?;
     let mut out = BufWriter::new(io::stdout().lock());
     let code = match command {
@@ -107,6 +112,7 @@ async fn execute(invocation: &Invocation, command: StoreCommand) -> Result<ExitC
             ExitCode::SUCCESS
         }
         StoreCommand::Show(options) => show(&view, &options, &mut out).await?,
+        StoreCommand::Import(_) => ExitCode::FAILURE,
     };
     out.flush()?;
     view.close().await;

@@ -28,6 +28,16 @@ pub(crate) enum Value {
     Array(Option<Vec<Value>>),
 }
 
+impl Value {
+    /// What the server says is wrong, if it does.
+    pub(crate) fn as_error(&self) -> Option<&str> {
+        match self {
+            Self::Error(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
 /// Bytes that are not Redis' protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server does not speak the Redis protocol")]

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use crate::{
     bootstrap::{self, Access, ConfigurationError},
     invocation::Invocation,
-    store::sqlite_path,
+    store::{is_file, sqlite_path},
 };
 
 /// Between two looks at a run of a service.
@@ -88,7 +88,7 @@ impl ErrorAdmin {
         let loaded = bootstrap::load(invocation, &service_key, Access::ReadOnly).await?;
         let configuration = &loaded.effective.configuration;
         let database = &configuration.database;
-        let file = matches!(database.kind.to_lowercase().as_str(), "" | "sqlite").then(|| Options {
+        let file = is_file(&database.kind.to_lowercase()).then(|| Options {
             timeout: database.timeout,
             ..Options::new(
                 sqlite_path(database, &invocation.flags.data_dir, &service_key),

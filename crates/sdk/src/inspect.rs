@@ -16,11 +16,11 @@ use tokio::sync::watch;
 use crate::{
     bootstrap::{self, Access, ConfigurationError},
     invocation::Invocation,
-    store::{postgres, sealing, sqlite_path},
+    store::{is_file, postgres, sealing, sqlite_path},
 };
 
 /// Every state an object can be in.
-const ALL_STATES: [ObjectState; 5] = [
+pub(crate) const ALL_STATES: [ObjectState; 5] = [
     ObjectState::New,
     ObjectState::Success,
     ObjectState::Failed,
@@ -73,7 +73,7 @@ impl StoreView {
         let (_, writable) = watch::channel(configuration.writable.clone());
         let secrets = Arc::new(InsecureSecretProvider::new(writable));
         let (place, queue) = match database.kind.to_lowercase().as_str() {
-            "" | "sqlite" => {
+            kind if is_file(kind) => {
                 let path = sqlite_path(database, &invocation.flags.data_dir, &service_key);
                 let queue: Option<Arc<dyn RetryQueue>> = match path.exists() {
                     true => Some(Arc::new(SqliteQueue::open_read_only(&path, service_key).await?)),

@@ -84,6 +84,7 @@ mod draft;
 mod durability;
 mod error_admin;
 mod files;
+mod import;
 mod inspect;
 mod invocation;
 mod live;
@@ -145,6 +146,7 @@ pub use edgehold_telemetry::{
 pub use draft::{InvalidDraft, PipelineDraft};
 pub use edgehold_api::wire;
 pub use error_admin::{AdminError, AdminOrder, ErrorAdmin};
+pub use import::{ImportError, ImportReport, ImportRequest};
 pub use inspect::{ObjectName, StoreView, ViewError, waiting_objects};
 pub use invocation::{Invocation, InvocationError};
 pub use logging::{LogControl, LogOutput};
@@ -162,4 +164,5 @@ pub use setup::{
     MissingSetting, NoMessageBus, PipelineControl, ReplaceError, Setup, SetupError, StopHandle,
     context_for_test,
 };
+pub use store::address::{InvalidAddress, ServerAddress, StoreAddress};
 pub use trigger::{InvalidTriggerName, TriggerContext};

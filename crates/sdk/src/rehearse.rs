@@ -3,10 +3,11 @@
 use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use edgehold_config::secrets::InsecureSecretProvider;
+use edgehold_config::{Configuration, secrets::InsecureSecretProvider};
 use edgehold_contracts::{EnvelopeError, MessageEnvelope, Payload};
 use edgehold_core::{
-    CorrelationId, Data, InvalidId, PayloadForm, Pipeline, PipelineSet, SecretProvider, ServiceKey,
+    CorrelationId, Data, FunctionRegistry, InvalidId, PayloadForm, Pipeline, PipelineSet, SecretProvider,
+    ServiceKey,
 };
 use edgehold_runtime::{Pipelines, Rehearsal, Rehearsed, RehearsedMessage, now};
 use tokio::sync::watch;
@@ -89,20 +90,8 @@ impl AppService {
         let loaded = bootstrap::load(&invocation, &service_key, Access::ReadOnly).await?;
         let configuration = loaded.effective.configuration;
 
-        let mut pipelines = Pipelines::new(functions, trigger::topic_prefix(&configuration));
-        for pipeline in fixed {
-            pipelines.add_fixed(pipeline);
-        }
-        let rejections = pipelines
-            .apply(&configuration.writable.pipeline, now())
-            .rejections;
-        if !rejections.is_empty() {
-            let reasons: Vec<_> = rejections
-                .iter()
-                .map(|rejection| format!("{}: {}", rejection.key, rejection.reason))
-                .collect();
-            return Err(RehearsalError::Pipelines(reasons.join("; ")));
-        }
+        let pipelines =
+            offline_pipelines(functions, fixed, &configuration).map_err(RehearsalError::Pipelines)?;
         let set = pipelines.set();
         let chosen = chosen(&set, request)?;
         let message = message(request)?;
@@ -128,6 +117,29 @@ impl AppService {
             pipelines: tried,
         })
     }
+}
+
+/// The pipelines that a service with this configuration would run; else what cannot be built.
+pub(crate) fn offline_pipelines(
+    functions: FunctionRegistry,
+    fixed: Vec<Pipeline>,
+    configuration: &Configuration,
+) -> Result<Pipelines, String> {
+    let mut pipelines = Pipelines::new(functions, trigger::topic_prefix(configuration));
+    for pipeline in fixed {
+        pipelines.add_fixed(pipeline);
+    }
+    let rejections = pipelines
+        .apply(&configuration.writable.pipeline, now())
+        .rejections;
+    if rejections.is_empty() {
+        return Ok(pipelines);
+    }
+    let reasons: Vec<_> = rejections
+        .iter()
+        .map(|rejection| format!("{}: {}", rejection.key, rejection.reason))
+        .collect();
+    Err(reasons.join("; "))
 }
 
 fn chosen(set: &PipelineSet, request: &RehearsalRequest) -> Result<Vec<Arc<Pipeline>>, RehearsalError> {

@@ -17,8 +17,11 @@ use edgehold_store_sealed::{SealedQueue, Sealing};
 use edgehold_store_sqlite::{Options, SqliteQueue};
 use tokio::{sync::watch, time::timeout};
 
+use self::backlog::{Backlog, Place};
 use crate::logging::with_causes;
 
+pub(crate) mod address;
+pub(crate) mod backlog;
 pub(crate) mod postgres;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -39,6 +42,23 @@ impl Opened {
             driver,
             behind: None,
         }
+    }
+
+    /// Does something with the store, and closes it. Whatever the work does after the store has ended is answered with
+    /// [`StoreError::Closed`].
+    pub(crate) async fn work<T>(self, work: impl AsyncFnOnce(&dyn RetryQueue) -> T) -> T {
+        let Self { queue, driver, .. } = self;
+        let work = async {
+            let done = work(&*queue).await;
+            queue.close().await;
+            done
+        };
+        tokio::pin!(work);
+        tokio::select! {
+            done = &mut work => return done,
+            () = driver => {}
+        }
+        work.await
     }
 }
 
@@ -87,7 +107,8 @@ impl StoreOpener {
     }
 
     async fn open_unsealed(&self) -> Result<Opened, StoreError> {
-        let is_local = ["", "sqlite", "memory"].contains(&self.database.kind.to_lowercase().as_str());
+        let kind = self.database.kind.to_lowercase();
+        let is_local = is_file(&kind) || kind == "memory";
         if is_local || self.spool_max_bytes == 0 {
             return self.open_store().await;
         }
@@ -178,7 +199,7 @@ impl StoreOpener {
     async fn open_store(&self) -> Result<Opened, StoreError> {
         let kind = self.database.kind.to_lowercase();
         match kind.as_str() {
-            "" | "sqlite" => {
+            file if is_file(file) => {
                 let path = sqlite_path(&self.database, &self.data_dir, &self.service_key);
                 let (queue, writer) =
                     SqliteQueue::open(Options::new(path.clone(), self.service_key.clone())).await?;
@@ -317,8 +338,58 @@ impl StoreOpener {
                 self.open_behind(behind, &books, shutdown.clone()).await;
             }
         };
-        tokio::join!(driver, behind);
+        let told = async {
+            let mut shutdown = shutdown.clone();
+            // Looking only: it may be given up at any point.
+            tokio::select! {
+                () = self.tell_of_backlog() => {}
+                () = shutdown.recv() => {}
+            }
+        };
+        tokio::join!(driver, behind, told);
         shutdown.recv().await;
+    }
+
+    /// Says what the original left where the settings say that it keeps its objects, and how it is taken over.
+    async fn tell_of_backlog(&self) {
+        let kind = self.database.kind.to_lowercase();
+        if !["redisdb", "postgres"].contains(&kind.as_str()) {
+            return;
+        }
+        let place = Place {
+            service_key: &self.service_key,
+            database: &self.database,
+            db_name: &self.db_name,
+            secrets: &*self.secrets,
+        };
+        let look = async {
+            let mut backlog = Backlog::open(place, None).await?;
+            let count = backlog.count().await?;
+            let place = backlog.place().to_owned();
+            backlog.close().await;
+            Ok::<_, StoreError>((count, place))
+        };
+        let looked = look.await;
+        let is_some = matches!(looked, Ok((1.., _)));
+        let left = match looked {
+            Ok((0, place)) => format!("EdgeX left nothing in {place}"),
+            Ok((count, place)) => format!(
+                "EdgeX left {count} objects in {place}, which nobody delivers: 'edgehold store import' takes them over"
+            ),
+            Err(error) => format!(
+                "whether EdgeX left something there is not known ({}); 'edgehold store import' takes it over",
+                with_causes(&error)
+            ),
+        };
+        if kind == "redisdb" {
+            let path = sqlite_path(&self.database, &self.data_dir, &self.service_key);
+            tracing::warn!(
+                "Database/Type is 'redisdb', and nothing is kept in Redis: Store and Forward keeps its data in {}; {left}",
+                path.display()
+            );
+        } else if is_some {
+            tracing::warn!("{left}");
+        }
     }
 
     /// Opens the store behind a spool and works for it until `shutdown`. No error is final: what is in the spool has
@@ -388,6 +459,12 @@ fn carry_over(stats: Result<StoreStats, StoreError>, books: &Books) {
         }
         Err(error) => tracing::warn!("cannot count what an earlier run left: {}", with_causes(&error)),
     }
+}
+
+/// Whether a store of this type (in lower case) is a file in the data folder. `redisdb`, where EdgeX 3 keeps what waits, is:
+/// nothing is kept in Redis (decision 0017).
+pub(crate) fn is_file(kind: &str) -> bool {
+    ["", "sqlite", "redisdb"].contains(&kind)
 }
 
 /// The database file of a service.

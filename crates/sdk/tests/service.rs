@@ -317,7 +317,7 @@ async fn an_unknown_store_is_named_with_what_to_do() {
     let bench = Bench::new();
     fs::write(
         bench.folder.path().join("configuration.yaml"),
-        CONFIGURATION.replace("Type: Shelf", "Type: redisdb"),
+        CONFIGURATION.replace("Type: Shelf", "Type: mongodb"),
     )
     .unwrap();
     let error = bench
@@ -330,7 +330,7 @@ async fn an_unknown_store_is_named_with_what_to_do() {
     assert!(
         error
             .to_string()
-            .contains("Database/Type 'redisdb' is not built in; use 'sqlite'"),
+            .contains("Database/Type 'mongodb' is not built in; use 'sqlite'"),
         "{error}"
     );
 }

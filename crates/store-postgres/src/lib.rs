@@ -1,7 +1,7 @@
 //! Store and forward on PostgreSQL: for several instances of a service, and for those who have a database already.
 //!
 //! Owns the tables (`migrations/postgres`) in the schema named after the service key, who of several instances has what
-//! in hand, and the only code here that names the driver. Does not own decisions: what a verdict changes is said in
+//! in hand, a look at what the original left in the same schema (`backlog`), and the only code here that names the driver. Does not own decisions: what a verdict changes is said in
 //! `edgehold_store::semantics` and repeated here in SQL; the conformance suite compares the two.
 //!
 //! ```text
@@ -26,6 +26,7 @@
 //! [`Unavailable`](edgehold_store::StoreError::Unavailable), and the connection is made anew for the next one. What was
 //! asked for may still happen; asking again does no harm.
 
+mod backlog;
 mod claim;
 mod error;
 mod filter;
@@ -46,6 +47,7 @@ mod tests;
 mod worker;
 mod writer;
 
+pub use backlog::{Backlog, LeftBehind};
 pub use options::{Options, SslMode, Tls};
 pub use queue::PostgresQueue;
 pub use worker::Worker;
