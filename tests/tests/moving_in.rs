@@ -407,3 +407,105 @@ async fn killed_at_any_moment_an_import_loses_and_doubles_nothing() -> Result<()
     assert_eq!(accepted(&sink), each(1..=objects, 1), "seed {seed}");
     Ok(())
 }
+
+/// Every object of the store of a configuration, as `store ls` and `dead ls` show it, without what a copy leaves out.
+fn listed(service: &Service, collection: &str) -> Result<Vec<serde_json::Value>> {
+    let output = service.run(&[collection, "ls", "--json", "--limit", "0"])?;
+    ensure!(output.status.success(), "{}", printed(&output));
+    let lines = output.stdout.split(|byte| *byte == b'\n');
+    let objects = lines.filter(|line| !line.is_empty()).map(|line| {
+        let mut object: serde_json::Value = serde_json::from_slice(line)?;
+        object["seq"] = 0.into();
+        Ok(object)
+    });
+    objects.collect()
+}
+
+#[tokio::test]
+async fn a_store_is_copied_to_postgres_and_back_checked_and_backed_up() -> Result<()> {
+    // Given a store with 600 objects that wait and one in the error collection, out of Redis.
+    let (server, database, broker, sink) =
+        tokio::try_join!(Redis::start(), Postgres::start(), broker(), HttpSink::start())?;
+    let mut redis = server.client().await?;
+    for number in 1..=600 {
+        store_in_redis(&mut redis, number, Some(&stored(number, OURS, 1))).await?;
+    }
+    store_in_redis(&mut redis, 601, Some(&stored(601, FOREIGN, 0))).await?;
+    let service = service(&broker, &sink.url("/"), "redisdb", server.port(), "")?;
+    let imported = printed(&service.run(&["store", "import"])?);
+    has(&imported, &["taken over: 600\n", "set aside: 1\n"]);
+    let (waiting, dead) = (listed(&service, "store")?, listed(&service, "dead")?);
+    assert_eq!((waiting.len(), dead.len()), (600, 1));
+
+    // When it is copied to PostgreSQL, once more, and from there into another file.
+    let here = service.data_dir().join(format!("{SERVICE_KEY}.db"));
+    let here = here.to_str().expect("a temporary folder has a name in UTF-8");
+    let password = Postgres::PASSWORD.replace(' ', "%20").replace('"', "%22");
+    let there = format!(
+        "postgres://postgres:{password}@127.0.0.1:{}/{DATABASE}",
+        database.port()
+    );
+    let copied = printed(&service.run(&["store", "copy", "--from", here, "--to", &there])?);
+    has(
+        &copied,
+        &[
+            "copied: 601 objects",
+            "; 0 of them were there already",
+            "They agree",
+        ],
+    );
+    assert!(!copied.contains("s3cret"), "{copied}");
+    let again = printed(&service.run(&["store", "copy", "--from", here, "--to", &there])?);
+    has(&again, &["; 601 of them were there already", "They agree"]);
+    let back = service.data_dir().join("back.db");
+    let back = back.to_str().expect("a temporary folder has a name in UTF-8");
+    let returned = printed(&service.run(&["store", "copy", "--from", &there, "--to", back])?);
+    has(&returned, &["copied: 601 objects", "They agree"]);
+
+    // Then the file that came back is the store: same objects, same order.
+    std::fs::rename(back, here)?;
+    for suffix in ["-wal", "-shm"] {
+        // Left by the copied store, if at all.
+        let _ = std::fs::remove_file(format!("{here}{suffix}"));
+    }
+    assert_eq!(listed(&service, "store")?, waiting);
+    assert_eq!(listed(&service, "dead")?, dead);
+
+    // And it is sound, and its backup has everything and replaces nothing.
+    let checked = service.run(&["store", "check"])?;
+    assert!(checked.status.success(), "{}", printed(&checked));
+    has(
+        &printed(&checked),
+        &[
+            "read: 601 objects",
+            "the file: sound",
+            "the counters: they agree",
+            "The store is sound.",
+        ],
+    );
+    let backup = service.data_dir().join("backup.db");
+    let backup = backup.to_str().expect("a temporary folder has a name in UTF-8");
+    let backed_up = printed(&service.run(&["store", "backup", backup])?);
+    has(&backed_up, &["backed up: 601 objects"]);
+    let refused = service.run(&["store", "backup", backup])?;
+    assert!(!refused.status.success());
+
+    // And what differs is noticed by the comparison, and what is damaged by the check.
+    let damage = "UPDATE \"app-moving-in\".object SET attempts = 9 WHERE seq IN (SELECT min(seq) FROM \"app-moving-in\".object)";
+    database.psql(DATABASE, damage)?;
+    let differs = service.run(&["store", "copy", "--from", here, "--to", &there])?;
+    assert!(!differs.status.success());
+    has(
+        &printed(&differs),
+        &[
+            "They do not agree: 1 objects are missing or different",
+            &event_id(1)[..30],
+        ],
+    );
+    let length = std::fs::metadata(here)?.len();
+    let file = std::fs::OpenOptions::new().write(true).open(here)?;
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 64], length / 2)?;
+    let damaged = service.run(&["store", "check"])?;
+    assert!(!damaged.status.success(), "{}", printed(&damaged));
+    Ok(())
+}

@@ -6,8 +6,8 @@
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use edgehold::{
-    ErrorAction, ErrorReason, ImportRequest, ObjectName, ObjectState, PipelineId, StoredObjectId,
-    parse_go_duration,
+    CopyRequest, ErrorAction, ErrorReason, ImportRequest, ObjectName, ObjectState, PipelineId,
+    StoredObjectId, parse_go_duration,
 };
 
 use crate::{config_command::ConfigCommand, pipeline_command::PipelineTest};
@@ -17,6 +17,10 @@ pub(crate) const USAGE: &str = "Usage: edgehold [flags] store ls [options]      
        edgehold [flags] store show ID [options]    one of it, whole
        edgehold [flags] store count                how many wait: a number and nothing else
        edgehold [flags] store import [options]     take over what EdgeX's Store and Forward left
+       edgehold [flags] store copy --from A --to B copy the store of a stopped service; A and B are a file or a
+                                                   postgres://user:password@host:port/database
+       edgehold [flags] store check                read every object: whether the store is sound
+       edgehold [flags] store backup FILE          a consistent copy of the SQLite file, beside the service
        edgehold [flags] dead ls [options]          the error collection: what was given up
        edgehold [flags] dead show ID [options]     one of it, whole
        edgehold [flags] dead count [options]       how many, by pipeline and reason
@@ -55,7 +59,8 @@ Options:
   --raw            the bytes of the payload and nothing else (show)
   -h, --help       this text
 
-Exit code: 0, 1 when there is no such object, the store cannot be read or a run did not get to its end, 2 for a wrong call.
+Exit code: 0, 1 when there is no such object, the store cannot be read or is not sound, copies do not agree, or something could
+not be done to its end, 2 for a wrong call.
 ";
 
 /// How many objects are listed unless asked otherwise.
@@ -98,6 +103,12 @@ pub(crate) enum StoreCommand {
     Show(ShowOptions),
     /// What the original left.
     Import(ImportRequest),
+    /// The store copied into another one.
+    Copy(CopyRequest),
+    /// Every object read.
+    Check,
+    /// A copy of the file.
+    Backup(PathBuf),
 }
 
 /// Something with the error collection that is more than a look at objects.
@@ -367,6 +378,26 @@ impl<'a> Options<'a> {
                     keep: self.keep,
                 }))
             }
+            (Collection::Waiting, ["copy"]) => {
+                self.only("copy", &["from", "to"])?;
+                let address = |name, text: Option<&str>| {
+                    let text = text.ok_or_else(|| WrongCall::usage(format_args!("copy needs --{name}")))?;
+                    text.parse().map_err(WrongCall::usage)
+                };
+                Ok(StoreCommand::Copy(CopyRequest {
+                    from: address("from", self.from)?,
+                    to: address("to", self.to)?,
+                }))
+            }
+            (Collection::Waiting, ["check"]) => {
+                self.only("check", &[])?;
+                Ok(StoreCommand::Check)
+            }
+            (Collection::Waiting, ["backup", file]) => {
+                self.only("backup", &[])?;
+                Ok(StoreCommand::Backup(PathBuf::from(file)))
+            }
+            (Collection::Waiting, ["backup", ..]) => Err(WrongCall::usage("backup needs one file")),
             (_, ["show"]) => Err(WrongCall::usage("show needs the id of an object")),
             (_, []) => Err(WrongCall::usage("which command?")),
             (_, words) => Err(WrongCall::usage(format_args!(

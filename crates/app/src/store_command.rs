@@ -3,6 +3,7 @@
 //! The answer goes to standard output, everything else to standard error. However large the store is, one page of
 //! objects is in memory at a time.
 
+mod care;
 mod import;
 mod page;
 mod record;
@@ -50,6 +51,9 @@ pub(crate) fn run(invocation: &Invocation, command: StoreCommand) -> ExitCode {
         StoreCommand::List(_) => "list",
         StoreCommand::Show(_) => "show",
         StoreCommand::Import(_) => "import",
+        StoreCommand::Copy(_) => "copy",
+        StoreCommand::Check => "check",
+        StoreCommand::Backup(_) => "back up",
     };
     block_on(invocation, what, execute(invocation, command))
 }
@@ -91,29 +95,51 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 async fn execute(invocation: &Invocation, command: StoreCommand) -> Result<ExitCode> {
-    if let StoreCommand::Import(request) = &command {
-        return import::run(invocation, request).await;
-    }
-    let view = StoreView::open(invocation, SERVICE_KEY).await?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    let code = match command {
+    match command {
         StoreCommand::Count => {
-            writeln!(out, "{}", view.stats().await?.waiting())?;
-            ExitCode::SUCCESS
+            let count = async |view: &StoreView, out: &mut Out| {
+                writeln!(out, "{}", view.stats().await?.waiting())?;
+                Ok(ExitCode::SUCCESS)
+            };
+            looking(invocation, count).await
         }
         StoreCommand::List(options) => {
-            if !view.exists() {
-                tracing::warn!(
-                    "there is no store at {}: nothing has been stored yet",
-                    view.place()
-                );
-            }
-            list(&view, options, &mut out).await?;
-            ExitCode::SUCCESS
+            let list = async |view: &StoreView, out: &mut Out| {
+                if !view.exists() {
+                    tracing::warn!(
+                        "there is no store at {}: nothing has been stored yet",
+                        view.place()
+                    );
+                }
+                list(view, options, out).await?;
+                Ok(ExitCode::SUCCESS)
+            };
+            looking(invocation, list).await
         }
-        StoreCommand::Show(options) => show(&view, &options, &mut out).await?,
-        StoreCommand::Import(_) => ExitCode::FAILURE,
-    };
+        StoreCommand::Show(options) => {
+            let show = async |view: &StoreView, out: &mut Out| show(view, &options, out).await;
+            looking(invocation, show).await
+        }
+        StoreCommand::Check => looking(invocation, async |view, out| care::check(view, out).await).await,
+        StoreCommand::Backup(file) => {
+            let back_up = async |view: &StoreView, out: &mut Out| care::back_up(view, &file, out).await;
+            looking(invocation, back_up).await
+        }
+        StoreCommand::Import(request) => import::run(invocation, &request).await,
+        StoreCommand::Copy(request) => care::copy(invocation, &request).await,
+    }
+}
+
+type Out = BufWriter<io::StdoutLock<'static>>;
+
+/// Does something with a store that is open for looking.
+async fn looking(
+    invocation: &Invocation,
+    look: impl AsyncFnOnce(&StoreView, &mut Out) -> Result<ExitCode>,
+) -> Result<ExitCode> {
+    let view = StoreView::open(invocation, SERVICE_KEY).await?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let code = look(&view, &mut out).await?;
     out.flush()?;
     view.close().await;
     Ok(code)

@@ -3,7 +3,7 @@
 //! Changes nothing, takes no lock and holds no transaction from one page to the next, so it may run beside the service
 //! that writes the same store. Which store it is comes from the same flags, files and provider as for the service.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use edgehold_config::secrets::InsecureSecretProvider;
 use edgehold_core::{ObjectState, ServiceKey, StoredObject, StoredObjectId};
@@ -18,6 +18,10 @@ use crate::{
     invocation::Invocation,
     store::{is_file, postgres, sealing, sqlite_path},
 };
+
+mod check;
+
+pub use check::StoreCheck;
 
 /// Every state an object can be in.
 pub(crate) const ALL_STATES: [ObjectState; 5] = [
@@ -55,6 +59,9 @@ pub enum ObjectName {
 /// The store of a service, for looking only.
 pub struct StoreView {
     place: String,
+    service_key: ServiceKey,
+    /// None when it is no file.
+    file: Option<PathBuf>,
     /// None when the service has never stored anything.
     queue: Option<SealedQueue>,
 }
@@ -72,14 +79,19 @@ impl StoreView {
         let database = &configuration.database;
         let (_, writable) = watch::channel(configuration.writable.clone());
         let secrets = Arc::new(InsecureSecretProvider::new(writable));
+        let mut file = None;
         let (place, queue) = match database.kind.to_lowercase().as_str() {
             kind if is_file(kind) => {
                 let path = sqlite_path(database, &invocation.flags.data_dir, &service_key);
                 let queue: Option<Arc<dyn RetryQueue>> = match path.exists() {
-                    true => Some(Arc::new(SqliteQueue::open_read_only(&path, service_key).await?)),
+                    true => Some(Arc::new(
+                        SqliteQueue::open_read_only(&path, service_key.clone()).await?,
+                    )),
                     false => None,
                 };
-                (path.display().to_string(), queue)
+                let place = path.display().to_string();
+                file = Some(path);
+                (place, queue)
             }
             "postgres" => {
                 let name = &invocation.flags.db_name;
@@ -99,7 +111,12 @@ impl StoreView {
             }
         };
         let queue = queue.map(|queue| SealedQueue::new(queue, secrets, sealing(database)));
-        Ok(Self { place, queue })
+        Ok(Self {
+            place,
+            service_key,
+            file,
+            queue,
+        })
     }
 
     /// Where the store is.

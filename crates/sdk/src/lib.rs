@@ -80,6 +80,7 @@
 //! what surrounds a service: flags, the order of start and end, log lines.
 
 mod bootstrap;
+mod copy;
 mod draft;
 mod durability;
 mod error_admin;
@@ -143,11 +144,12 @@ pub use edgehold_telemetry::{
     Counter, FloatGauge, Gauge, Histogram, Instrument, MetricsManager, RegisterError, Summary, Timer,
 };
 
+pub use copy::{CopyError, CopyReport, CopyRequest, copy_store};
 pub use draft::{InvalidDraft, PipelineDraft};
 pub use edgehold_api::wire;
 pub use error_admin::{AdminError, AdminOrder, ErrorAdmin};
 pub use import::{ImportError, ImportReport, ImportRequest};
-pub use inspect::{ObjectName, StoreView, ViewError, waiting_objects};
+pub use inspect::{ObjectName, StoreCheck, StoreView, ViewError, waiting_objects};
 pub use invocation::{Invocation, InvocationError};
 pub use logging::{LogControl, LogOutput};
 pub use publishing::{BackgroundError, BackgroundPublisher, Publisher};

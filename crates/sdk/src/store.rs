@@ -36,7 +36,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    fn new(queue: impl RetryQueue + 'static, driver: BoxFuture<'static, ()>) -> Self {
+    pub(crate) fn new(queue: impl RetryQueue + 'static, driver: BoxFuture<'static, ()>) -> Self {
         Self {
             queue: Arc::new(queue),
             driver,

@@ -49,6 +49,15 @@ pub(crate) fn prepare(database: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Makes an empty file where there is none, readable by owner and group.
+pub(crate) fn create(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create_new(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
+    options.open(path).map(drop)
+}
+
 /// Holds the lock that keeps other processes from writing, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {

@@ -162,6 +162,58 @@ impl SqliteQueue {
         path.as_ref().is_file()
     }
 
+    /// Whether another process has a file open for writing.
+    pub fn in_use(path: impl AsRef<Path>) -> bool {
+        matches!(Lock::take(path.as_ref()), Err(StoreError::Locked { .. }))
+    }
+
+    /// What SQLite finds wrong with the file (`PRAGMA integrity_check`); nothing when it is sound. Reads all of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn integrity(&self) -> Result<Vec<String>, StoreError> {
+        let mut connection = self.reader().await?;
+        let found: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check")
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(|error| self.failed(error))?;
+        Ok(found.into_iter().filter(|line| line != "ok").collect())
+    }
+
+    /// Writes all that is committed at this moment into another file (`VACUUM INTO`), also while another process writes
+    /// this one. The file is on the disk when it is answered.
+    ///
+    /// # Errors
+    /// [`StoreError::Configuration`] when there is a file of that name or it cannot be made, else
+    /// [`StoreError::Unavailable`] and [`StoreError::Full`]; what was written of it is removed.
+    pub async fn back_up(&self, to: &Path) -> Result<(), StoreError> {
+        let refused = |error: std::io::Error| {
+            StoreError::Configuration(format!("{} cannot be made: {error}", to.display()))
+        };
+        // Readable by owner and group like the file itself; and what is there is never written over.
+        files::create(to).map_err(refused)?;
+        let copied = async {
+            let name = to
+                .to_str()
+                .ok_or_else(|| StoreError::Configuration(format!("{} is no name in UTF-8", to.display())))?;
+            let mut connection = self.reader().await?;
+            sqlx::query("VACUUM INTO ?1")
+                .bind(name)
+                .execute(&mut *connection)
+                .await
+                .map_err(|error| self.failed(error))?;
+            std::fs::File::open(to)
+                .and_then(|file| file.sync_all())
+                .map_err(refused)
+        };
+        let copied = copied.await;
+        if copied.is_err() {
+            // Half a copy is none.
+            let _ = std::fs::remove_file(to);
+        }
+        copied
+    }
+
     fn reading(
         path: &Path,
         service_key: ServiceKey,

@@ -1,0 +1,318 @@
+//! Copies a store of ours into another one: the library side of `store copy`.
+//!
+//! Owns the comparison at the end. Objects are copied as they lie there, sealed ones sealed, in the order in which they
+//! were kept. What no process holds any more when a service is stopped is copied as its next start would make it: what was
+//! journaled or in a batch waits for an attempt, and marks of crashes are forgotten. Appending is idempotent, so a copy
+//! that was killed is begun again by the same call.
+
+use std::{fmt, path::Path};
+
+use edgehold_config::secrets::InsecureSecretProvider;
+use edgehold_core::{ObjectState, ServiceKey, StoredObject};
+use edgehold_store::{ListRequest, ObjectFilter, RetryQueue, Room, StoreError, record};
+use edgehold_store_postgres::PostgresQueue;
+use edgehold_store_sqlite::{Options, SqliteQueue};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+use crate::{
+    bootstrap::{self, Access, ConfigurationError},
+    inspect::ALL_STATES,
+    invocation::Invocation,
+    store::{
+        Opened,
+        address::StoreAddress,
+        backlog::{Place, postgres_at},
+    },
+};
+
+/// Objects of a page.
+const PAGE: usize = 256;
+/// What does not agree is named up to so many times.
+const NAMED: usize = 20;
+
+/// From where to where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyRequest {
+    /// Where the objects are.
+    pub from: StoreAddress,
+    /// Where they are to be as well.
+    pub to: StoreAddress,
+}
+
+/// How far a copy is, and how it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CopyReport {
+    /// How many there are to copy.
+    pub meant: u64,
+    /// How many have been read and appended.
+    pub copied: u64,
+    /// How many of them were there already.
+    pub already: u64,
+    /// How many have been compared since.
+    pub compared: u64,
+    /// How many are missing there, or not the same. The first of them: ids.
+    pub differing: u64,
+    /// The ids of the first of them.
+    pub named: Vec<String>,
+    /// How many objects the target holds beyond them.
+    pub others: u64,
+    /// SHA-256 over all objects in their order, as `store::record` writes them: here and there.
+    pub checksums: Option<(String, String)>,
+}
+
+impl CopyReport {
+    /// Whether the copy is one.
+    pub fn agrees(&self) -> bool {
+        let same = |(here, there): &(String, String)| here == there;
+        self.differing == 0 && self.checksums.as_ref().is_some_and(same)
+    }
+}
+
+/// Why there is no copy, or no whole one. The next call goes on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// The service key cannot be one.
+    #[error(transparent)]
+    ServiceKey(#[from] edgehold_core::InvalidId),
+    /// There is no configuration.
+    #[error(transparent)]
+    Configuration(#[from] ConfigurationError),
+    /// An address that names no store of ours.
+    #[error("{0}")]
+    Address(String),
+    /// The store that is copied.
+    #[error("the store that is to be copied cannot be read")]
+    Source(#[source] StoreError),
+    /// The store that takes the copy.
+    #[error("the other store cannot take the copy")]
+    Target(#[source] StoreError),
+}
+
+/// Copies the store of the service that `invocation` describes. `tell` hears how far it is after each page.
+///
+/// # Errors
+/// [`CopyError`]; that the two do not agree is none, but part of the report.
+pub async fn copy_store(
+    invocation: &Invocation,
+    service_key: &str,
+    request: &CopyRequest,
+    tell: impl FnMut(&CopyReport),
+) -> Result<CopyReport, CopyError> {
+    if request.from == request.to {
+        return Err(CopyError::Address("both addresses are the same".to_owned()));
+    }
+    let service_key = ServiceKey::try_new(&invocation.flags.service_key(service_key))?;
+    let loaded = bootstrap::load(invocation, &service_key, Access::ReadOnly).await?;
+    let configuration = loaded.effective.configuration;
+    let (_, writable) = watch::channel(configuration.writable.clone());
+    let place = Place {
+        service_key: &service_key,
+        database: &configuration.database,
+        db_name: &invocation.flags.db_name,
+        secrets: &InsecureSecretProvider::new(writable),
+    };
+    let source = source(&place, &request.from).await?;
+    let target = target(&place, &request.to).await?;
+    let mut copy = Copy {
+        report: CopyReport::default(),
+        tell,
+    };
+    let done = target.work(async |target| copy.run(&*source, target).await).await;
+    source.close().await;
+    done?;
+    Ok(copy.report)
+}
+
+async fn source(place: &Place<'_>, from: &StoreAddress) -> Result<Box<dyn RetryQueue>, CopyError> {
+    match from {
+        StoreAddress::File(path) => {
+            if SqliteQueue::exists(path) && SqliteQueue::in_use(path) {
+                return Err(CopyError::Source(StoreError::Locked {
+                    what: path.display().to_string(),
+                }));
+            }
+            let queue = SqliteQueue::open_read_only(path, place.service_key.clone()).await;
+            Ok(Box::new(queue.map_err(CopyError::Source)?))
+        }
+        StoreAddress::Postgres(server) => {
+            let options = postgres_at(server, place);
+            let queue = PostgresQueue::open_read_only(&options)
+                .await
+                .map_err(CopyError::Source)?;
+            match queue {
+                Some(queue) => Ok(Box::new(queue)),
+                None => Err(CopyError::Address(format!(
+                    "{from} has no objects of the service '{}'",
+                    place.service_key
+                ))),
+            }
+        }
+        StoreAddress::Redis(_) => Err(not_ours(from)),
+    }
+}
+
+async fn target(place: &Place<'_>, to: &StoreAddress) -> Result<Opened, CopyError> {
+    match to {
+        StoreAddress::File(path) => {
+            let options = Options::new(path.clone(), place.service_key.clone());
+            let (queue, writer) = SqliteQueue::open(options).await.map_err(CopyError::Target)?;
+            Ok(Opened::new(queue, Box::pin(writer.run())))
+        }
+        StoreAddress::Postgres(server) => {
+            let options = postgres_at(server, place);
+            let (queue, worker) = PostgresQueue::open(options).await.map_err(CopyError::Target)?;
+            Ok(Opened::new(queue, Box::pin(worker.run())))
+        }
+        StoreAddress::Redis(_) => Err(not_ours(to)),
+    }
+}
+
+fn not_ours(address: &StoreAddress) -> CopyError {
+    CopyError::Address(format!(
+        "nothing of ours is kept in {address}; what EdgeX left there is taken over with 'store import --from'"
+    ))
+}
+
+/// A running digest of objects.
+#[derive(Default)]
+struct Checksum(Sha256);
+
+impl Checksum {
+    fn add(&mut self, object: &[u8]) {
+        self.0.update(object);
+        self.0.update(b"\n");
+    }
+
+    fn hex(self) -> String {
+        let bytes = self.0.finalize();
+        bytes.iter().fold(String::new(), |mut text, byte| {
+            // Writing into a text cannot fail.
+            let _ = fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}"));
+            text
+        })
+    }
+}
+
+/// An object as it is copied.
+fn at_rest(object: StoredObject) -> StoredObject {
+    StoredObject {
+        seq: 0,
+        crashes: 0,
+        state: match object.state {
+            ObjectState::New | ObjectState::Batched => ObjectState::Failed,
+            state => state,
+        },
+        ..object
+    }
+}
+
+struct Copy<T> {
+    report: CopyReport,
+    tell: T,
+}
+
+impl<T: FnMut(&CopyReport)> Copy<T> {
+    async fn run(&mut self, source: &dyn RetryQueue, target: &dyn RetryQueue) -> Result<(), CopyError> {
+        let held = |queue| async move { objects(queue).await };
+        self.report.meant = held(source).await.map_err(CopyError::Source)?;
+        let before = held(target).await.map_err(CopyError::Target)?;
+        let mut after_seq = Some(0);
+        while let Some(after) = after_seq {
+            let (objects, next) = page(source, after, ObjectFilter::default())
+                .await
+                .map_err(CopyError::Source)?;
+            for answer in target.append(&objects, Room::default()).await {
+                match answer {
+                    // Another one of this id is told by the comparison.
+                    Ok(_) | Err(StoreError::Exists(_)) => self.report.copied += 1,
+                    Err(error) => return Err(CopyError::Target(error)),
+                }
+            }
+            (self.tell)(&self.report);
+            after_seq = next;
+        }
+        let now = held(target).await.map_err(CopyError::Target)?;
+        let added = now.saturating_sub(before);
+        self.report.already = self.report.copied.saturating_sub(added);
+        self.report.others = now.saturating_sub(self.report.copied);
+        self.compare(source, target).await
+    }
+
+    async fn compare(&mut self, source: &dyn RetryQueue, target: &dyn RetryQueue) -> Result<(), CopyError> {
+        let (mut here, mut there) = (Checksum::default(), Checksum::default());
+        let mut after_seq = Some(0);
+        while let Some(after) = after_seq {
+            let (objects, next) = page(source, after, ObjectFilter::default())
+                .await
+                .map_err(CopyError::Source)?;
+            let mut copies = Vec::new();
+            let mut after_copy = (!objects.is_empty()).then_some(0);
+            while let Some(after) = after_copy {
+                let filter = ObjectFilter::ids(objects.iter().map(|object| object.id));
+                let (found, next) = page(target, after, filter).await.map_err(CopyError::Target)?;
+                copies.extend(found);
+                after_copy = next;
+            }
+            for copy in &copies {
+                there.add(&record::to_json(copy));
+            }
+            for object in &objects {
+                here.add(&record::to_json(object));
+                let same = copies.iter().any(|copy| copy == object);
+                if !same {
+                    self.report.differing += 1;
+                    if self.report.named.len() < NAMED {
+                        self.report.named.push(object.id.to_string());
+                    }
+                }
+                self.report.compared += 1;
+            }
+            (self.tell)(&self.report);
+            after_seq = next;
+        }
+        self.report.checksums = Some((here.hex(), there.hex()));
+        Ok(())
+    }
+}
+
+async fn objects(queue: &dyn RetryQueue) -> Result<u64, StoreError> {
+    let stats = queue.stats().await?;
+    Ok(stats.waiting() + stats.success.objects + stats.error.objects)
+}
+
+async fn page(
+    queue: &dyn RetryQueue,
+    after_seq: i64,
+    filter: ObjectFilter,
+) -> Result<(Vec<StoredObject>, Option<i64>), StoreError> {
+    let page = queue
+        .list(ListRequest {
+            states: ALL_STATES.to_vec(),
+            filter,
+            after_seq,
+            limit: PAGE,
+        })
+        .await?;
+    Ok((
+        page.objects.into_iter().map(at_rest).collect(),
+        page.next_after_seq,
+    ))
+}
+
+/// Writes a consistent copy of a store that is a file beside the service that has it open.
+///
+/// # Errors
+/// [`StoreError::Configuration`] when `to` is there already, [`StoreError::Unavailable`], [`StoreError::Full`].
+pub(crate) async fn back_up(path: &Path, service_key: &ServiceKey, to: &Path) -> Result<u64, StoreError> {
+    let queue = SqliteQueue::open_read_only(path, service_key.clone()).await?;
+    let done = queue.back_up(to).await;
+    queue.close().await;
+    done?;
+    // What was written is read once: a copy that cannot be opened is none.
+    let copy = SqliteQueue::open_read_only(to, service_key.clone()).await?;
+    let held = objects(&copy).await;
+    copy.close().await;
+    held
+}
