@@ -637,6 +637,35 @@ mod tests {
     }
 
     #[test]
+    fn a_backlog_is_taken_over_and_a_store_copied_checked_and_backed_up() {
+        let store = |command| Ok(Command::Store(command));
+        assert_eq!(
+            parsed("store import"),
+            store(StoreCommand::Import(ImportRequest::default()))
+        );
+        assert_eq!(
+            parsed("store import --from redis://:pw@host --keep --dry-run"),
+            store(StoreCommand::Import(ImportRequest {
+                from: Some("redis://:pw@host".parse().unwrap()),
+                dry_run: true,
+                keep: true,
+            }))
+        );
+        assert_eq!(
+            parsed("store copy --from a.db --to=postgres://me:pw@host/db"),
+            store(StoreCommand::Copy(CopyRequest {
+                from: "a.db".parse().unwrap(),
+                to: "postgres://me:pw@host/db".parse().unwrap(),
+            }))
+        );
+        assert_eq!(parsed("store check"), store(StoreCommand::Check));
+        assert_eq!(
+            parsed("store backup b.db"),
+            store(StoreCommand::Backup(PathBuf::from("b.db")))
+        );
+    }
+
+    #[test]
     fn limit_zero_is_all() {
         let Ok(Command::Store(StoreCommand::List(options))) = parsed("store ls --limit 0") else {
             panic!("a list was asked for");
@@ -688,6 +717,13 @@ mod tests {
             ("store", "which command?"),
             ("store fly", "unknown command 'fly'"),
             ("store purge", "unknown command 'purge'"),
+            ("store copy --from a.db", "copy needs --to"),
+            ("store backup", "backup needs one file"),
+            (
+                "store import --from ftp://host",
+                "this is no address of a store: it begins with neither redis:// nor postgres://, and a file is given by its path",
+            ),
+            ("store check --keep", "--keep means nothing to 'check' here"),
             ("dead ls now", "unknown command 'ls now'"),
             ("dead show", "show needs the id of an object"),
             ("dead ls --colour", "unknown option '--colour'"),
