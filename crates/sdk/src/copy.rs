@@ -51,7 +51,7 @@ pub struct CopyReport {
     pub already: u64,
     /// How many have been compared since.
     pub compared: u64,
-    /// How many are missing there, or not the same. The first of them: ids.
+    /// How many are missing there, or not the same.
     pub differing: u64,
     /// The ids of the first of them.
     pub named: Vec<String>,
@@ -142,6 +142,11 @@ async fn source(place: &Place<'_>, from: &StoreAddress) -> Result<Box<dyn RetryQ
                 .await
                 .map_err(CopyError::Source)?;
             match queue {
+                Some(queue) if queue.in_use().await.map_err(CopyError::Source)? => {
+                    Err(CopyError::Source(StoreError::Locked {
+                        what: from.to_string(),
+                    }))
+                }
                 Some(queue) => Ok(Box::new(queue)),
                 None => Err(CopyError::Address(format!(
                     "{from} has no objects of the service '{}'",
@@ -215,9 +220,8 @@ struct Copy<T> {
 
 impl<T: FnMut(&CopyReport)> Copy<T> {
     async fn run(&mut self, source: &dyn RetryQueue, target: &dyn RetryQueue) -> Result<(), CopyError> {
-        let held = |queue| async move { objects(queue).await };
-        self.report.meant = held(source).await.map_err(CopyError::Source)?;
-        let before = held(target).await.map_err(CopyError::Target)?;
+        self.report.meant = objects(source).await.map_err(CopyError::Source)?;
+        let before = objects(target).await.map_err(CopyError::Target)?;
         let mut after_seq = Some(0);
         while let Some(after) = after_seq {
             let (objects, next) = page(source, after, ObjectFilter::default())
@@ -233,7 +237,7 @@ impl<T: FnMut(&CopyReport)> Copy<T> {
             (self.tell)(&self.report);
             after_seq = next;
         }
-        let now = held(target).await.map_err(CopyError::Target)?;
+        let now = objects(target).await.map_err(CopyError::Target)?;
         let added = now.saturating_sub(before);
         self.report.already = self.report.copied.saturating_sub(added);
         self.report.others = now.saturating_sub(self.report.copied);

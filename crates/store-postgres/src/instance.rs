@@ -46,6 +46,9 @@ pub(crate) const BEATING: &str = "
             AND heartbeat_at < clock_timestamp() - make_interval(secs => $4)),
            (SELECT count(*) FROM instance WHERE id <> $1)";
 
+const ANY_ALIVE: &str = "
+    SELECT EXISTS (SELECT 1 FROM instance WHERE heartbeat_at >= clock_timestamp() - make_interval(secs => $1))";
+
 const LEAVE: &str = "UPDATE instance SET heartbeat_at = '-infinity' WHERE id = $1";
 
 /// Those that have ended: their rows are ours until the transaction ends, so that nobody takes them over twice and
@@ -128,6 +131,14 @@ pub(crate) struct Pulse {
 /// Adds an instance.
 pub(crate) async fn join(connection: &mut PgConnection, name: &str) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(JOIN).bind(name).fetch_one(connection).await
+}
+
+/// Whether any instance has been heard lately.
+pub(crate) async fn any_alive(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(ANY_ALIVE)
+        .bind(SILENCE_SECONDS)
+        .fetch_one(connection)
+        .await
 }
 
 /// Lets an instance be heard.

@@ -148,6 +148,15 @@ impl PostgresQueue {
         }))
     }
 
+    /// Whether a service works with these tables: one that was killed seems to, for some seconds.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn in_use(&self) -> Result<bool, StoreError> {
+        self.look(async |connection| instance::any_alive(connection).await)
+            .await
+    }
+
     /// Counts how often something has become worth looking at that this process does not know of: another instance has
     /// ended and left objects, has kept some, or somebody has re-driven some. May count more often than that.
     pub fn changes(&self) -> watch::Receiver<u64> {
