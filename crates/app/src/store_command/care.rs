@@ -97,7 +97,7 @@ pub(super) async fn check(view: &StoreView, out: &mut impl Write) -> Result<Exit
         }
         None => writeln!(
             out,
-            "the counters: not compared, the store changed all the time; stop the service for that"
+            "the counters: not compared, the store changed all the time or cannot be read to its end"
         )?,
     }
     writeln!(

@@ -11,7 +11,7 @@ use edgehold_store::{
 use edgehold_store_sqlite::SqliteQueue;
 
 use super::{ALL_STATES, StoreView};
-use crate::copy::back_up;
+use crate::{copy::back_up, logging::with_causes};
 
 /// Objects of a page.
 const PAGE: usize = 256;
@@ -72,14 +72,26 @@ impl StoreView {
                 let queue = SqliteQueue::open_read_only(path, self.service_key.clone()).await?;
                 let found = queue.integrity().await;
                 queue.close().await;
-                Some(found?)
+                // That it cannot be looked through is a finding, too.
+                Some(found.unwrap_or_else(|error| vec![with_causes(&error)]))
             }
             _ => None,
         };
         let mut check = StoreCheck::default();
         for _ in 0..TRIES {
-            let before = self.stats().await?;
-            check = self.read_all(&before, &mut tell).await?;
+            let read = async {
+                let before = self.stats().await?;
+                self.read_all(&before, &mut tell).await
+            };
+            match read.await {
+                Ok(read) => check = read,
+                // The file says more about it.
+                Err(error) if file.as_ref().is_some_and(|problems| !problems.is_empty()) => {
+                    check.problems.push((self.place.clone(), with_causes(&error)));
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
             if check.counters.is_some() {
                 break;
             }
