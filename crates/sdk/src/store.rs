@@ -462,7 +462,7 @@ fn carry_over(stats: Result<StoreStats, StoreError>, books: &Books) {
 }
 
 /// Whether a store of this type (in lower case) is a file in the data folder. `redisdb`, where EdgeX 3 keeps what waits, is:
-/// nothing is kept in Redis (decision 0017).
+/// nothing is kept in Redis (decision 0019).
 pub(crate) fn is_file(kind: &str) -> bool {
     ["", "sqlite", "redisdb"].contains(&kind)
 }
