@@ -18,7 +18,7 @@ impl Transform for Nothing {
 const NOW: Timestamp = Timestamp::from_unix_millis(1_800_000_000_000);
 const THEN: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 
-fn pipeline(id: &str, steps: &[(&str, &str, &str)]) -> Arc<Pipeline> {
+fn pipeline(id: &str, steps: &[Step]) -> Arc<Pipeline> {
     let steps = steps.iter().map(|(name, built_in, variant)| PipelineStep {
         name: (*name).to_owned(),
         built_in: (*built_in).to_owned(),
@@ -36,8 +36,11 @@ fn set(pipelines: &[&Arc<Pipeline>]) -> PipelineSet {
     }
 }
 
-const POST: (&str, &str, &str) = ("HTTPExport", "HTTPExport", "post");
-const JSON: (&str, &str, &str) = ("Transform", "Transform", "json");
+/// Configured name, built-in name, variant.
+type Step = (&'static str, &'static str, &'static str);
+
+const POST: Step = ("HTTPExport", "HTTPExport", "post");
+const JSON: Step = ("Transform", "Transform", "json");
 
 /// The JSON of a recorded row, as it lay in Redis (v3) or as PostgreSQL answers it (v4).
 fn recorded(file: &str) -> Vec<u8> {
@@ -63,7 +66,7 @@ fn owner(json: &[u8]) -> ServiceKey {
 #[test]
 fn the_recorded_rows_of_both_generations_come_exactly() {
     let chain = [("Tags", "AddTags", ""), JSON, ("Gzip", "Compress", "gzip"), POST];
-    let cases: [(&str, &str, &[(&str, &str, &str)], u32, u32); 6] = [
+    let cases: [(&str, &str, &[Step], u32, u32); 6] = [
         ("row-after-0-retries", "default-pipeline", &[POST], 0, 1),
         ("row-after-2-retries", "default-pipeline", &[POST], 0, 3),
         ("row-compressed-position-3", "default-pipeline", &chain, 3, 1),
