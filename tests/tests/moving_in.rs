@@ -399,7 +399,9 @@ async fn killed_at_any_moment_an_import_loses_and_doubles_nothing() -> Result<()
         );
         torn += usize::from(original + ours > objects);
     }
-    eprintln!("seed {seed}: of {KILLS} kills {in_its_work} met it at work, {torn} left a page in both stores");
+    eprintln!(
+        "seed {seed}: of {KILLS} kills {in_its_work} met it at work, {torn} left a page in both stores"
+    );
 
     // And a last one takes over the rest, and each is delivered once.
     let imported = printed(&service.run(&["store", "import"])?);
