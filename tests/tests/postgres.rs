@@ -445,3 +445,66 @@ async fn a_server_that_is_down_and_back_loses_nothing_and_leaks_nothing() -> Res
 async fn soak_a_server_that_is_down_and_back_a_hundred_times() -> Result<()> {
     down_and_back(100).await
 }
+
+#[expect(clippy::print_stdout, reason = "`make soak` shows what was measured")]
+fn tell(found: &str) {
+    println!("{found}");
+}
+
+/// A million objects of 1 KB, as the service would have kept them.
+const FILL: &str = r#"
+SET search_path = "app-on-postgres";
+INSERT INTO object (seq, owner, created_at, payload_bytes, attempts, pipeline_position, state, id, pipeline_id, version,
+                    correlation_id, context_data, input_kind, device)
+SELECT nextval('object_seq'), 0, 1700000000000, 1024, 1, 0, 2, gen_random_uuid(), 'default-pipeline',
+       (SELECT version FROM pattern), 'correlation ' || number, '{"devicename":"Test-Device"}', 'bytes', 'Test-Device'
+FROM generate_series(1, 1000000) AS number;
+INSERT INTO payload SELECT seq, decode(repeat('78', 1024), 'hex') FROM object WHERE correlation_id LIKE 'correlation %';
+"#;
+
+#[tokio::test]
+#[ignore = "some minutes: make soak"]
+async fn soak_a_million_waiting_objects_cost_disk_and_not_memory() -> Result<()> {
+    const GOAL_BYTES: u64 = 64 << 20;
+    // Given a service that has kept one object, and a million like it.
+    let (server, mut broker, sink) = tokio::try_join!(server(), broker(), HttpSink::start())?;
+    let mut service = service(&server, &broker, &sink.url("/"), "only")?;
+    sink.behave(refusing());
+    start(&mut service, &mut broker).await?;
+    publish(broker.port(), 1..=1).await?;
+    service
+        .wait_stats("one object to wait", |stats| stats.store("failed") == 1)
+        .await;
+    service.stop().await?;
+    let pattern = format!(
+        "CREATE TABLE \"{SERVICE_KEY}\".pattern AS SELECT version FROM \"{SERVICE_KEY}\".object LIMIT 1"
+    );
+    server.psql(DATABASE, &pattern)?;
+    server.psql(DATABASE, FILL)?;
+
+    // When it starts, and its destination first refuses and then accepts.
+    start(&mut service, &mut broker).await?;
+    service
+        .wait_stats("a million to wait", |stats| stats.store("waiting") >= 1_000_000)
+        .await;
+    let asked = async |more: usize, what: &str| {
+        let before = sink.requests().len();
+        wait::until(what, LONG, async || {
+            let asked = sink.requests().len() - before;
+            ensure!(asked >= more, "there were {asked}");
+            Ok(())
+        })
+        .await;
+    };
+    asked(20, "it to be tried").await;
+    let refused = service.process().peak_memory_bytes()?;
+    sink.behave(Behaviour::status(200));
+    asked(20_000, "a part of it to leave").await;
+    let drained = service.process().peak_memory_bytes()?;
+
+    // Then it has had no more than that, whatever waits.
+    let found = format!("{refused} bytes with all of it waiting, {drained} while it leaves");
+    assert!(refused.max(drained) <= GOAL_BYTES, "{found}");
+    tell(&found);
+    Ok(())
+}

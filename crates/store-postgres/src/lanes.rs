@@ -43,27 +43,31 @@ macro_rules! lanes {
             first!(
                 $lane,
                 "AND not_before IS NULL",
-                "ORDER BY last_attempt_at NULLS FIRST"
+                "ORDER BY destination, last_attempt_at NULLS FIRST"
             ),
             " AS rested ON true",
             first!(
                 $lane,
                 "AND not_before IS NULL AND last_attempt_at > $1",
-                "ORDER BY last_attempt_at"
+                "ORDER BY destination, last_attempt_at NULLS FIRST"
             ),
             " AS rested_in_future ON true",
-            first!($lane, "AND not_before IS NOT NULL", "ORDER BY not_before"),
+            first!(
+                $lane,
+                "AND not_before IS NOT NULL",
+                "ORDER BY destination, not_before"
+            ),
             " AS by_wait ON true",
             first!(
                 $lane,
                 "AND not_before IS NOT NULL AND last_attempt_at > $1",
-                "ORDER BY last_attempt_at"
+                "ORDER BY destination, last_attempt_at NULLS FIRST"
             ),
             " AS by_rest_in_future ON true",
             first!(
                 $lane,
                 "AND not_before IS NOT NULL",
-                "ORDER BY last_attempt_at NULLS FIRST"
+                "ORDER BY destination, last_attempt_at NULLS FIRST"
             ),
             " AS by_rest ON true"
         )

@@ -171,14 +171,18 @@ impl Worker {
         let id = shared.instance();
         let left = run!(writer.link, async |connection| instance::leave(connection, id)
             .await);
-        if let Err(error) = left {
-            tracing::warn!("other instances will wait for this one for a few seconds: {error}");
+        match left {
+            // A reader may be held up by a server that has just stopped answering.
+            Ok(()) => {
+                let _ = timeout(shared.limit, readers.close()).await;
+            }
+            Err(error) => {
+                tracing::warn!("other instances will wait for this one for a few seconds: {error}");
+            }
         }
         writer.link.close().await;
         claim_link.close().await;
         pulse_link.close().await;
-        // A reader may be held up by a server that does not answer.
-        let _ = timeout(shared.limit, readers.close()).await;
         drop(writer);
         for answer in closing {
             // Whoever asked may have gone.
