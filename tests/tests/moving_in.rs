@@ -399,9 +399,7 @@ async fn killed_at_any_moment_an_import_loses_and_doubles_nothing() -> Result<()
         );
         torn += usize::from(original + ours > objects);
     }
-    eprintln!(
-        "seed {seed}: of {KILLS} kills {in_its_work} met it at work, {torn} left a page in both stores"
-    );
+    tell(seed, in_its_work, torn);
 
     // And a last one takes over the rest, and each is delivered once.
     let imported = printed(&service.run(&["store", "import"])?);
@@ -524,4 +522,12 @@ async fn a_store_is_copied_to_postgres_and_back_checked_and_backed_up() -> Resul
         &["the file: damaged", "The store is not sound."],
     );
     Ok(())
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "how often a kill met it at work says what the test is worth"
+)]
+fn tell(seed: u64, in_its_work: u64, torn: u64) {
+    println!("seed {seed}: of {KILLS} kills {in_its_work} met it at work, {torn} left a page in both stores");
 }
