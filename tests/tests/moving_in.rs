@@ -528,6 +528,6 @@ async fn a_store_is_copied_to_postgres_and_back_checked_and_backed_up() -> Resul
     clippy::print_stdout,
     reason = "how often a kill met it at work says what the test is worth"
 )]
-fn tell(seed: u64, in_its_work: u64, torn: u64) {
+fn tell(seed: u64, in_its_work: usize, torn: usize) {
     println!("seed {seed}: of {KILLS} kills {in_its_work} met it at work, {torn} left a page in both stores");
 }
