@@ -30,7 +30,8 @@ const PAGE_BYTES: i64 = 8 << 20;
 pub struct LeftBehind {
     /// The id, as it is in the set.
     pub id: Bytes,
-    /// The value of the key of that name; none when there is none, or none that is a string.
+    /// The value of the key of that name; none when there is none, none that is a string, or one that is larger than the
+    /// connection takes ([`ConnectionSettings::max_message_bytes`]).
     pub json: Option<Bytes>,
 }
 

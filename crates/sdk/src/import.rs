@@ -230,8 +230,10 @@ impl<T: FnMut(&ImportReport)> Import<'_, T> {
         let mut objects = Vec::with_capacity(page.len());
         for left in page {
             let Some(json) = &left.json else {
-                self.report
-                    .cannot_read(&left.key, "there is no value of this key".to_owned());
+                self.report.cannot_read(
+                    &left.key,
+                    "there is no value of this key, or one of more than 64 MiB".to_owned(),
+                );
                 continue;
             };
             match edgex::adopt(json, self.service_key, self.pipelines, left.created, now()) {
