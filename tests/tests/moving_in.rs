@@ -438,8 +438,23 @@ async fn a_store_is_copied_to_postgres_and_back_checked_and_backed_up() -> Resul
     }
     store_in_redis(&mut redis, 601, Some(&stored(601, FOREIGN, 0))).await?;
     let service = service(&broker, &sink.url("/"), "redisdb", server.port(), "")?;
-    let imported = printed(&service.run(&["store", "import"])?);
-    has(&imported, &["taken over: 600\n", "set aside: 1\n"]);
+    let kept = printed(&service.run(&["store", "import", "--keep"])?);
+    has(
+        &kept,
+        &[
+            "taken over: 600\n",
+            "set aside: 1\n",
+            "removed from EdgeX's store: 0\n",
+        ],
+    );
+    // What is there already is known by its id, and only removed.
+    let again = printed(&service.run(&["store", "import"])?);
+    let lines = [
+        "taken over: 0\n",
+        "taken over by an earlier import: 600\n",
+        "removed from EdgeX's store: 600\n",
+    ];
+    has(&again, &lines);
     let (waiting, dead) = (listed(&service, "store")?, listed(&service, "dead")?);
     assert_eq!((waiting.len(), dead.len()), (600, 1));
 
