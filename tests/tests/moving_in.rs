@@ -371,18 +371,19 @@ async fn killed_at_any_moment_an_import_loses_and_doubles_nothing() -> Result<()
         server.port(),
         Postgres::PASSWORD,
     )?;
-    let total = || -> Result<(u64, u64)> {
-        let original = server.psql(DATABASE, &format!("SELECT count(*) FROM \"{SERVICE_KEY}\".store"))?;
-        Ok((original.parse()?, service.store_count()?))
+    let original = || -> Result<u64> {
+        let count = server.psql(DATABASE, &format!("SELECT count(*) FROM \"{SERVICE_KEY}\".store"))?;
+        Ok(count.parse()?)
     };
+    let total = || -> Result<(u64, u64)> { Ok((original()?, service.store_count()?)) };
 
     // When the command is killed again and again.
     let (mut in_its_work, mut torn) = (0, 0);
     for kill in 0..KILLS {
-        let before = total()?.0;
+        let before = original()?;
         let mut import = Process::start("import", &mut service.command_of(&["store", "import"])?)?;
         wait::until("the import to have done something", LONG, async || {
-            let is_on = total()?.0 < before || import.exit_status()?.is_some();
+            let is_on = original()? < before || import.exit_status()?.is_some();
             ensure!(is_on, "it has done nothing yet");
             anyhow::Ok(())
         })
@@ -391,13 +392,13 @@ async fn killed_at_any_moment_an_import_loses_and_doubles_nothing() -> Result<()
         tokio::time::sleep(Duration::from_millis(random.below(30))).await;
         in_its_work += usize::from(import.exit_status()?.is_none());
         import.kill9()?;
-        let (original, ours) = total()?;
+        let (theirs, ours) = total()?;
         // Then each object is in one of them at least.
         ensure!(
-            original + ours >= objects,
-            "seed {seed}, kill {kill}: {original} there and {ours} here are fewer than {objects}"
+            theirs + ours >= objects,
+            "seed {seed}, kill {kill}: {theirs} there and {ours} here are fewer than {objects}"
         );
-        torn += usize::from(original + ours > objects);
+        torn += usize::from(theirs + ours > objects);
     }
     tell(seed, in_its_work, torn);
 
