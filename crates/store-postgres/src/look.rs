@@ -71,7 +71,12 @@ pub(crate) async fn read(
         .bind(places)
         .fetch_all(connection)
         .await?;
-    rows.iter().map(|found| row::read(found, service_key)).collect()
+    let mut objects: Vec<_> = rows
+        .iter()
+        .map(|found| row::read(found, service_key))
+        .collect::<Result<_, _>>()?;
+    objects.sort_unstable_by_key(|row: &ReadRow| row.object.seq);
+    Ok(objects)
 }
 
 /// The places of a listed page, and where the next one begins.
