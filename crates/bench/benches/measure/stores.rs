@@ -3,18 +3,22 @@
 //!
 //! One call after the other, so that nothing is committed together with anything else. Of the engine alone, one
 //! transaction reads a page and deletes it; a store needs two, because what it hands out has to be known after a crash.
+//!
+//! What encryption and compression cost is measured beside the same store without them.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use edgehold_bench::report::{Rate, Report};
 use edgehold_core::{
-    Destination, ObjectState, SecretText, ServiceKey, StoredObject, StoredObjectId, Timestamp,
+    BoxFuture, Destination, ObjectState, Secret, SecretError, SecretProvider, SecretText, ServiceKey,
+    StoredObject, StoredObjectId, Timestamp,
     retry::{Action, Verdict},
 };
 use edgehold_store::{Claim, Lane, RetryQueue, Room, Selection, Suspects, conformance};
 use edgehold_store_postgres::PostgresQueue;
+use edgehold_store_sealed::{SealedQueue, Sealing};
 use edgehold_store_sqlite::SqliteQueue;
 use edgehold_test_support::Postgres;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection, postgres::PgConnectOptions};
@@ -34,13 +38,22 @@ pub(crate) async fn rates(report: &mut Report) -> Result<()> {
 
     let options = edgehold_store_sqlite::Options::new(folder.path().join("app.db"), service_key.clone());
     let (queue, writer) = SqliteQueue::open(options).await?;
+    let queue = Arc::new(queue);
+    let sealing = Sealing {
+        encryption: true,
+        compression: true,
+        secret_name: String::new(),
+    };
+    let sealed = SealedQueue::new(queue.clone(), Arc::new(OneKey), sealing);
     let work = async {
-        let rates = of_store("SQLite", &queue).await;
+        let plain = of_store("SQLite", "SQLite alone", &*queue).await;
+        let sealed = of_store("SQLite, encrypted and compressed", "SQLite", &sealed).await;
         queue.close().await;
-        rates
+        Ok::<_, anyhow::Error>((plain?, sealed?))
     };
     let ((), found) = tokio::join!(writer.run(), work);
-    let found = found?;
+    let (mut found, sealed) = found?;
+    found.extend(sealed);
     report.rates.extend(sqlite_alone(folder.path()).await?);
     report.rates.extend(found);
 
@@ -54,7 +67,7 @@ pub(crate) async fn rates(report: &mut Report) -> Result<()> {
     };
     let (queue, worker) = PostgresQueue::open(options).await?;
     let work = async {
-        let rates = of_store("PostgreSQL", &queue).await;
+        let rates = of_store("PostgreSQL", "PostgreSQL alone", &queue).await;
         queue.close().await;
         rates
     };
@@ -67,16 +80,40 @@ pub(crate) async fn rates(report: &mut Report) -> Result<()> {
 
 fn objects(count: usize) -> Result<Vec<StoredObject>> {
     let service_key = ServiceKey::try_new(SERVICE_KEY)?;
-    let payload = Bytes::from(vec![b'x'; PAYLOAD_BYTES]);
     let object = |number| StoredObject {
         id: StoredObjectId::from_uuid(Uuid::now_v7()),
         service_key: service_key.clone(),
-        payload: payload.clone(),
+        payload: payload(number),
         state: ObjectState::Failed,
         destination: Some(Destination::new("http://localhost:8080")),
         ..conformance::object(number)
     };
     Ok((0..u64::try_from(count)?).map(object).collect())
+}
+
+/// An event, cut at a length: what repeats in it and what does not is as in one.
+fn payload(number: u64) -> Bytes {
+    let mut event = String::from(
+        r#"{"apiVersion":"v3","deviceName":"pump-1","profileName":"Pump","sourceName":"Pressure","readings":["#,
+    );
+    while event.len() < PAYLOAD_BYTES {
+        let (id, origin) = (Uuid::now_v7(), 1_700_000_000_000_000_000 + number * 7_919);
+        event.push_str(&format!(
+            r#"{{"id":"{id}","origin":{origin},"deviceName":"pump-1","resourceName":"Pressure","profileName":"Pump","valueType":"Uint64","value":"{number}"}},"#,
+        ));
+    }
+    event.truncate(PAYLOAD_BYTES);
+    event.into()
+}
+
+/// A secret with one key.
+struct OneKey;
+
+impl SecretProvider for OneKey {
+    fn secret<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Secret, SecretError>> {
+        let secret = Secret::from([("k1".to_owned(), SecretText::new("1a".repeat(32)))]);
+        Box::pin(std::future::ready(Ok(secret)))
+    }
 }
 
 fn rate(name: String, rows: usize, elapsed: Duration, compared_with: Option<String>) -> Rate {
@@ -98,7 +135,8 @@ fn left(size: usize, engine: &str) -> String {
     format!("claim, settle by {size}, {engine}")
 }
 
-async fn of_store(name: &str, queue: &dyn RetryQueue) -> Result<Vec<Rate>> {
+/// The rates of a store, beside those of `other`.
+async fn of_store(name: &str, other: &str, queue: &dyn RetryQueue) -> Result<Vec<Rate>> {
     let mut rates = Vec::new();
     for (size, rows) in SIZES {
         let objects = objects(rows)?;
@@ -112,7 +150,7 @@ async fn of_store(name: &str, queue: &dyn RetryQueue) -> Result<Vec<Rate>> {
             kept(size, name),
             rows,
             begin.elapsed(),
-            Some(kept(size, &format!("{name} alone"))),
+            Some(kept(size, other)),
         ));
         let begin = Instant::now();
         let mut settled = 0;
@@ -136,7 +174,7 @@ async fn of_store(name: &str, queue: &dyn RetryQueue) -> Result<Vec<Rate>> {
             left(size, name),
             rows,
             begin.elapsed(),
-            Some(left(size, &format!("{name} alone"))),
+            Some(left(size, other)),
         ));
     }
     Ok(rates)
