@@ -98,6 +98,10 @@ impl FirstAttempt<'_> {
             }
         };
         let (row, written) = entry.close().await;
+        if written {
+            // Also when the run ended while its row was being written: the end may have to wait for the store.
+            open.is_journaled(dispatch);
+        }
         let end = End {
             dispatch,
             turn: open.turn.as_ref(),
@@ -128,7 +132,11 @@ struct Open {
 }
 
 impl Open {
+    /// The store has its row. Says so once.
     fn is_journaled(&mut self, dispatch: &Dispatch) {
+        if self.safe.is_none() {
+            return;
+        }
         self.in_flight = None;
         if let Some(turn) = self.turn.take() {
             turn.kept();

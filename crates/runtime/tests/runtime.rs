@@ -255,7 +255,7 @@ struct Harness {
     shutdown: Shutdown,
     hurry: Shutdown,
     tasks: Tasks,
-    _state: watch::Sender<StoreState>,
+    state: watch::Sender<StoreState>,
 }
 
 impl Harness {
@@ -334,7 +334,7 @@ impl Harness {
             shutdown,
             hurry,
             tasks,
-            _state: state,
+            state,
         }
     }
 

@@ -1,6 +1,11 @@
 //! The journal: what takes long is written, acknowledged and goes on.
 
-use tokio::time::Instant;
+use edgehold_core::{Timestamp, retry::Verdict};
+use edgehold_store::{
+    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, LaneStatus, Moved, ObjectFilter, Page, Room, StoreError,
+    StoreStats, Sweep,
+};
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::*;
 
@@ -245,5 +250,121 @@ async fn while_others_end_one_after_the_other_a_run_gets_more_time_but_not_for_e
         began.elapsed()
     );
     assert_eq!(service.books().journaled, 2);
+    service.check_books().await;
+}
+
+/// A store whose appends are answered when the test lets them, and are done before.
+struct LateAnswers {
+    queue: Arc<MemoryQueue>,
+    answers: Semaphore,
+}
+
+impl RetryQueue for LateAnswers {
+    fn append<'a>(
+        &'a self,
+        objects: &'a [StoredObject],
+        room: Room,
+    ) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
+        Box::pin(async move {
+            let answers = self.queue.append(objects, room).await;
+            self.answers.acquire().await.unwrap().forget();
+            answers
+        })
+    }
+
+    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<StoredObject>, StoreError>> {
+        self.queue.claim(claim)
+    }
+
+    fn settle<'a>(&'a self, verdicts: &'a [Verdict]) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.queue.settle(verdicts)
+    }
+
+    fn lanes(
+        &self,
+        interval: Duration,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<Vec<LaneStatus>, StoreError>> {
+        self.queue.lanes(interval, now)
+    }
+
+    fn is_waiting<'a>(
+        &'a self,
+        pipeline_id: &'a PipelineId,
+        device: &'a str,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.queue.is_waiting(pipeline_id, device)
+    }
+
+    fn evict(&self, eviction: Eviction) -> BoxFuture<'_, Result<Vec<Evicted>, StoreError>> {
+        self.queue.evict(eviction)
+    }
+
+    fn sweep(&self, sweep: Sweep, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.queue.sweep(sweep, limit)
+    }
+
+    fn redrive(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        self.queue.redrive(page)
+    }
+
+    fn purge(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
+        self.queue.purge(page)
+    }
+
+    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>> {
+        self.queue.survey(filter)
+    }
+
+    fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {
+        self.queue.list(request)
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
+        self.queue.stats()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.queue.close()
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_ends_while_its_row_is_written_is_acknowledged_though_the_store_goes_then() {
+    // Given a run whose row is being written when it ends
+    let export = Export::new("a", Answer::Hang);
+    let service = service(&[INSTANT], &export);
+    let late = Arc::new(LateAnswers {
+        queue: service.queue.clone(),
+        answers: Semaphore::new(0),
+    });
+    service.state.send_replace(StoreState::Open(late.clone()));
+    let mut acknowledged = service.send(EVENT).await;
+    wait::until("the row is written", wait::LONG, async || {
+        service
+            .queue
+            .stats()
+            .await
+            .is_ok_and(|stats| stats.new.objects == 1)
+    })
+    .await;
+    export.answer(Answer::Refuse);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    // When the store answers and is gone
+    service.state.send_replace(StoreState::Opening);
+    late.answers.add_permits(1);
+    // Then nobody waits for its end, which is written when the store is back
+    let told = tokio::time::timeout(wait::LONG, acknowledged.recv()).await;
+    assert_eq!(told, Ok(Some(Disposition::Done)));
+    assert_eq!(service.books().stored, 0);
+    service
+        .state
+        .send_replace(StoreState::Open(service.queue.clone()));
+    service
+        .until("it is stored", |service| service.books().stored == 1)
+        .await;
+    assert_eq!(service.states().await, (1, 0));
     service.check_books().await;
 }
