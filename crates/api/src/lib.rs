@@ -10,7 +10,7 @@
 //! | `GET /api/v3/config` | 200 `{"apiVersion","config","serviceName"}`, secrets redacted |
 //! | `POST /api/v3/secret` | 201 when the secret is stored: see `secret` |
 //! | `GET /api/v3/store/stats` | 200 the books and what the store holds |
-//! | `… /api/v3/store/errors…`, `… /api/v3/store/runs…` | the error collection: see [`errors`] |
+//! | `… /api/v3/store/errors…`, `… /api/v3/store/runs…` | the error collection: see the module `errors` |
 //! | `POST /api/v3/trigger` | with the HTTP trigger: see [`Api::trigger`] |
 //! | `GET /metrics` | 200 all metrics as Prometheus reads them, unless the developer has a route of that path |
 //! | `GET /readyz` | 200 `{"ready":true,"problems":{}}`, or 503 with the problems by name |

@@ -66,7 +66,7 @@ impl ConsulSettings {
         }
     }
 
-    /// With what the environment says; see the [table](self).
+    /// With what the environment says; see the table of this module.
     ///
     /// # Errors
     /// [`ProviderError::Configuration`] for a certificate or key that is missing or cannot be read.
