@@ -12,11 +12,16 @@
 //! The nonce is a keyed hash of what is encrypted, and of what it is (the place): the same piece is sealed to the same
 //! bytes, so that writing it again is recognised, and no two pieces share a nonce.
 
+use std::cell::RefCell;
+
 use ring::{
     aead::{Aad, NONCE_LEN, Nonce},
     digest, hmac,
 };
-use zstd::zstd_safe;
+use zstd::{
+    bulk::{Compressor, Decompressor},
+    zstd_safe,
+};
 
 use crate::key::{Key, Keys};
 
@@ -26,10 +31,16 @@ const COMPRESSED: u8 = 1;
 const ENCRYPTED: u8 = 2;
 /// Bytes of the digest of what is not encrypted: against damage, not against an attacker.
 const DIGEST_BYTES: usize = 8;
-/// Nothing is gained with less.
-const SHORTEST_COMPRESSED_BYTES: usize = 64;
+/// Little is gained with less.
+const SHORTEST_COMPRESSED_BYTES: usize = 256;
 /// The fastest of zstd's usual levels: text becomes half or a third.
 const LEVEL: i32 = 1;
+
+thread_local! {
+    /// Making one costs more than what it does to a message. None if there was no memory for it: then nothing is compressed.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = RefCell::new(Compressor::new(LEVEL).ok());
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = RefCell::new(Decompressor::new().ok());
+}
 
 /// Why a sealed piece cannot be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +69,7 @@ pub enum Unopened {
 /// Seals `data`, which stands at `place`.
 pub(crate) fn seal(data: &[u8], place: &[u8], keys: Option<&Keys>, compression: bool) -> Vec<u8> {
     let compressed = match compression && data.len() >= SHORTEST_COMPRESSED_BYTES {
-        true => zstd::bulk::compress(data, LEVEL).ok(),
+        true => COMPRESSOR.with_borrow_mut(|compressor| compressor.as_mut()?.compress(data).ok()),
         false => None,
     };
     let compressed = compressed.filter(|compressed| compressed.len() < data.len());
@@ -112,7 +123,13 @@ pub(crate) fn open(frame: &[u8], place: &[u8], keys: Option<&Keys>) -> Result<Ve
     // It has proved to be what was written, so its length can be believed.
     let length = zstd_safe::get_frame_content_size(&body).ok().flatten();
     let length = length.and_then(|length| usize::try_from(length).ok());
-    zstd::bulk::decompress(&body, length.ok_or(Unopened::Changed)?).map_err(|_| Unopened::Changed)
+    let length = length.ok_or(Unopened::Changed)?;
+    let decompressed =
+        match DECOMPRESSOR.with_borrow_mut(|kept| kept.as_mut().map(|one| one.decompress(&body, length))) {
+            Some(decompressed) => decompressed,
+            None => zstd::bulk::decompress(&body, length),
+        };
+    decompressed.map_err(|_| Unopened::Changed)
 }
 
 fn decrypt(frame: &[u8], rest: &[u8], place: &[u8], keys: Option<&Keys>) -> Result<Vec<u8>, Unopened> {
