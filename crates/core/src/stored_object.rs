@@ -55,6 +55,9 @@ pub enum ObjectState {
 }
 
 impl ObjectState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [Self::New, Self::Success, Self::Failed, Self::Error, Self::Batched];
+
     const NAMES: [(Self, &'static str); 5] = [
         (Self::New, "new"),
         (Self::Success, "success"),

@@ -17,7 +17,6 @@ use tokio::sync::watch;
 
 use crate::{
     bootstrap::{self, Access, ConfigurationError},
-    inspect::ALL_STATES,
     invocation::Invocation,
     store::{
         Opened,
@@ -293,7 +292,7 @@ async fn page(
 ) -> Result<(Vec<StoredObject>, Option<i64>), StoreError> {
     let page = queue
         .list(ListRequest {
-            states: ALL_STATES.to_vec(),
+            states: ObjectState::ALL.to_vec(),
             filter,
             after_seq,
             limit: PAGE,

@@ -24,7 +24,6 @@ use tokio::sync::watch;
 
 use crate::{
     bootstrap::{self, Access, ConfigurationError},
-    inspect::ALL_STATES,
     invocation::Invocation,
     rehearse::offline_pipelines,
     service::AppService,
@@ -348,7 +347,7 @@ async fn there(
 ) -> Result<BTreeMap<StoredObjectId, bool>, StoreError> {
     let filter = ObjectFilter::ids(ids);
     let mut request = ListRequest {
-        states: ALL_STATES.to_vec(),
+        states: ObjectState::ALL.to_vec(),
         limit: filter.ids.len(),
         filter,
         after_seq: 0,

@@ -23,15 +23,6 @@ mod check;
 
 pub use check::StoreCheck;
 
-/// Every state an object can be in.
-pub(crate) const ALL_STATES: [ObjectState; 5] = [
-    ObjectState::New,
-    ObjectState::Success,
-    ObjectState::Failed,
-    ObjectState::Error,
-    ObjectState::Batched,
-];
-
 /// Why a store cannot be looked at.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -162,7 +153,7 @@ impl StoreView {
         };
         let page = self
             .list(ListRequest {
-                states: ALL_STATES.to_vec(),
+                states: ObjectState::ALL.to_vec(),
                 filter,
                 after_seq,
                 limit: 1,

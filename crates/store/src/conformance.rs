@@ -462,17 +462,9 @@ fn claim_due() -> Claim {
     }
 }
 
-const ALL_STATES: [ObjectState; 5] = [
-    ObjectState::New,
-    ObjectState::Success,
-    ObjectState::Failed,
-    ObjectState::Error,
-    ObjectState::Batched,
-];
-
 fn list_all() -> ListRequest {
     ListRequest {
-        states: ALL_STATES.to_vec(),
+        states: ObjectState::ALL.to_vec(),
         filter: ObjectFilter::default(),
         after_seq: 0,
         limit: 100,

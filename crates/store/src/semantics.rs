@@ -167,11 +167,6 @@ pub fn payload_bytes(context: &BTreeMap<String, String>, payload: &[u8]) -> usiz
         .unwrap_or(payload.len())
 }
 
-/// Whether an object with this context is sealed.
-pub fn is_sealed(context: &BTreeMap<String, String>) -> bool {
-    context.contains_key(SEAL)
-}
-
 /// Whether an object with these times may be tried: [`StoredObject::is_due`] for a store that has not read the rest.
 pub fn is_due(
     last_attempt_at: Option<Timestamp>,

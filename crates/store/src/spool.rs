@@ -62,15 +62,6 @@ const SPOOL_SEQ: i64 = 1 << 62;
 /// Objects that are looked at together.
 const LOOK_PAGE: usize = 256;
 
-/// Every state an object can be in.
-const ALL_STATES: [ObjectState; 5] = [
-    ObjectState::New,
-    ObjectState::Success,
-    ObjectState::Failed,
-    ObjectState::Error,
-    ObjectState::Batched,
-];
-
 /// When the objects of the spool are looked for again: they have to move first.
 const MOVING: Duration = Duration::from_secs(1);
 
@@ -219,7 +210,7 @@ impl Shared {
         self.ledger().look = false;
         loop {
             let request = ListRequest {
-                states: ALL_STATES.to_vec(),
+                states: ObjectState::ALL.to_vec(),
                 filter: ObjectFilter::default(),
                 after_seq,
                 limit: LOOK_PAGE,
@@ -510,7 +501,7 @@ impl Shared {
             let mut after_seq = 0;
             loop {
                 let request = ListRequest {
-                    states: ALL_STATES.to_vec(),
+                    states: ObjectState::ALL.to_vec(),
                     filter: ObjectFilter::ids(ids.iter().copied()),
                     after_seq,
                     limit: LOOK_PAGE,

@@ -10,7 +10,7 @@ use edgehold_store::{
 };
 use edgehold_store_sqlite::SqliteQueue;
 
-use super::{ALL_STATES, StoreView};
+use super::StoreView;
 use crate::{copy::back_up, logging::with_causes};
 
 /// Objects of a page.
@@ -104,7 +104,7 @@ impl StoreView {
         before: &StoreStats,
         tell: &mut impl FnMut(u64, u64),
     ) -> Result<StoreCheck, StoreError> {
-        let meant = ALL_STATES
+        let meant = ObjectState::ALL
             .iter()
             .map(|state| count_of(before, *state).objects)
             .sum();
@@ -114,7 +114,7 @@ impl StoreView {
         while let Some(after) = after_seq {
             let page = self
                 .list(ListRequest {
-                    states: ALL_STATES.to_vec(),
+                    states: ObjectState::ALL.to_vec(),
                     filter: ObjectFilter::default(),
                     after_seq: after,
                     limit: PAGE,
@@ -145,7 +145,7 @@ impl StoreView {
         }
         // Beside a running service the two are of one moment only if nothing happened in between.
         if self.stats().await? == *before {
-            let differing = ALL_STATES.iter().filter_map(|state| {
+            let differing = ObjectState::ALL.iter().filter_map(|state| {
                 let said = count_of(before, *state).objects;
                 let found = counted.get(state).copied().unwrap_or(0);
                 (said != found).then_some((state.as_str(), (said, found)))

@@ -47,7 +47,7 @@ pub(crate) fn unusual_objects() -> Vec<StoredObject> {
         ..object(number)
     });
     let mut objects: Vec<_> = bare.collect();
-    for (object, state) in objects.iter_mut().zip(ALL_STATES.iter().cycle()) {
+    for (object, state) in objects.iter_mut().zip(ObjectState::ALL.iter().cycle()) {
         object.state = *state;
         object.reason = (*state == ObjectState::Error).then_some(ErrorReason::PipelineChanged);
     }

@@ -44,7 +44,7 @@ impl Random {
     }
 
     fn object(&mut self, number: u64) -> StoredObject {
-        let state = ALL_STATES[[0, 1, 2, 2, 2, 2, 3, 4][self.size(8)]];
+        let state = ObjectState::ALL[[0, 1, 2, 2, 2, 2, 3, 4][self.size(8)]];
         StoredObject {
             pipeline_id: self.pipeline_id(),
             state,
@@ -389,7 +389,10 @@ pub async fn model(queue: &dyn RetryQueue, seed: u64, steps: usize) -> Outcome {
                 }
                 8 => pair.maintain(&mut random).await,
                 _ => {
-                    let states = ALL_STATES.into_iter().filter(|_| !random.once_in(3)).collect();
+                    let states = ObjectState::ALL
+                        .into_iter()
+                        .filter(|_| !random.once_in(3))
+                        .collect();
                     let request = ListRequest {
                         states,
                         limit: 1 + random.size(5),
