@@ -415,6 +415,12 @@ async fn down_and_back(cycles: u64) -> Result<()> {
         if cycle == 0 {
             memory = peak;
         }
+        if (cycle + 1) % 10 == 0 {
+            tell(&format!(
+                "{} cycles: {connections} connections, {peak} bytes at most",
+                cycle + 1
+            ));
+        }
     }
     let peak = service.process().peak_memory_bytes()?;
     assert!(

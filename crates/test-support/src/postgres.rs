@@ -227,6 +227,9 @@ impl Postgres {
     /// # Errors
     /// When the operating system refuses.
     pub fn kill(&mut self) -> Result<()> {
+        // Frozen first, so that it starts no more while they are counted: one that was overlooked lives on and holds
+        // the memory that the next start wants.
+        self.process.signal("STOP")?;
         for pid in self.children()? {
             // It may have ended by itself.
             let _ = Command::new("sh")
@@ -286,8 +289,17 @@ impl Postgres {
     /// As [`PostgresBuilder::start`].
     pub async fn restart(&mut self) -> Result<()> {
         self.stop().await?;
-        self.process = run(&self.program, &self.port, &self.folder, &self.arguments)?;
-        self.wait_until_ready().await
+        let end = Instant::now() + LONG;
+        loop {
+            self.process = run(&self.program, &self.port, &self.folder, &self.arguments)?;
+            let ready = self.wait_until_ready().await;
+            // What was killed takes a moment to be gone.
+            let is_early = ready.is_err() && self.process.tail().contains("pre-existing shared memory block");
+            if !is_early || Instant::now() >= end {
+                return ready;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn wait_until_ready(&mut self) -> Result<()> {
