@@ -1,14 +1,16 @@
 //! The error collection of the running service: what is re-driven is tried again, once; what is purged is gone; and the
 //! books say so, whatever happens in between.
 
-use std::process::Child;
+use std::{collections::BTreeSet, process::Child};
 
 use anyhow::{Context, Result, ensure};
-use edgehold_test_support::{Behaviour, wait};
+use edgehold_test_support::{Behaviour, MqttPublisher, Qos, wait};
 use serde_json::Value;
 
 use crate::random::{self, Random};
-use crate::support::{DURABLE, Stack, Stats, accepted, each, refusing, sent};
+use crate::support::{
+    DURABLE, Stack, Stats, TOPIC, accepted, each, envelope, event_id, event_of, refusing, sent,
+};
 
 const SEED: u64 = 20_261_128;
 /// Kills in the middle of one re-drive.
@@ -24,6 +26,14 @@ async fn with_given_up(count: u64) -> Result<Stack> {
     let mut stack = Stack::new(DURABLE).await?;
     stack.service.set_env("EDGEHOLD_ADMIN", "write");
     stack.start_service().await?;
+    give_up_at_once(&stack).await?;
+    stack.publish(0..count).await?;
+    wait_given_up(&stack, count).await;
+    Ok(stack)
+}
+
+/// From now on its destination refuses everything for good, and nothing is retried by time.
+async fn give_up_at_once(stack: &Stack) -> Result<()> {
     let settings = [
         ("StoreAndForward/RetryInterval", "1h"),
         ("StoreAndForward/MaxRetryCount", "0"),
@@ -33,14 +43,16 @@ async fn with_given_up(count: u64) -> Result<Stack> {
     ];
     stack.store_and_forward(&settings).await?;
     stack.sink.behave(Behaviour::status(FOR_GOOD));
-    stack.publish(0..count).await?;
+    Ok(())
+}
+
+async fn wait_given_up(stack: &Stack, count: u64) {
     stack
         .service
         .wait_stats("all of them to be given up", |stats| {
             stats.store("error") == count
         })
         .await;
-    Ok(stack)
 }
 
 /// started + carried over + undecodable stored = completed + filtered + batched + waiting + error collection + dropped +
@@ -234,5 +246,53 @@ async fn every_change_is_a_line_in_the_log() -> Result<()> {
     for said in ["audit=purge", "by=127.0.0.1:", "objects=2"] {
         assert!(audit[0].contains(said), "no {said}: {}", audit[0]);
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_by_the_service_brings_every_object_whatever_its_size() -> Result<()> {
+    // Given objects in a store that only its service can reach: more than an answer of ordinary length holds in one page, and
+    // some that are longer than any page.
+    const SMALL: u64 = 64;
+    let memory = ("all-services/Database/Type", "memory");
+    let stack = Stack::start(&[DURABLE, &[memory]].concat()).await?;
+    give_up_at_once(&stack).await?;
+    let sizes = std::iter::repeat_n(100 << 10, usize::try_from(SMALL)?).chain([17 << 20, 32 << 20]);
+    let events = (1..).zip(sizes).map(|(number, size)| {
+        let event = event_of(&event_id(number), number, &"x".repeat(size));
+        (TOPIC, envelope(&event))
+    });
+    let mut publisher = MqttPublisher::connect(stack.broker.port()).await?;
+    publisher.publish_all(events, Qos::AtLeastOnce).await?;
+    wait_given_up(&stack, SMALL + 2).await;
+
+    // When they are exported, then each payload is what was sent.
+    let file = stack.service.data_dir().join("dead.jsonl");
+    let file = file.to_str().context("a path")?;
+    let told = printed(&stack, &["dead", "export", "--to", file])?;
+    assert!(
+        told.starts_with(&format!("exported: {} objects", SMALL + 2)),
+        "{told}"
+    );
+    let exported: BTreeSet<Vec<u8>> = std::fs::read_to_string(file)?
+        .lines()
+        .map(|line| {
+            let object: Value = serde_json::from_str(line)?;
+            let payload = object["payload"].as_str().context("a payload")?;
+            Ok(base64_simd::STANDARD.decode_to_vec(payload)?)
+        })
+        .collect::<Result<_>>()?;
+    let sent: BTreeSet<Vec<u8>> = stack
+        .sink
+        .requests()
+        .into_iter()
+        .map(|request| request.body.to_vec())
+        .collect();
+    assert!(
+        exported == sent,
+        "{} exported, {} sent",
+        exported.len(),
+        sent.len()
+    );
     Ok(())
 }

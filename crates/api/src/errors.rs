@@ -14,7 +14,7 @@
 //! | `DELETE /api/v3/store/runs/{id}` | 202 the run, which ends after the page it is at; 404 |
 //!
 //! A query names what is meant by `id`, `pipeline`, `device`, `reason` (each may be there more than once), `endedFrom` and
-//! `endedBefore` (milliseconds since 1970); a page begins behind `after` and has at most `limit` objects. A body says the
+//! `endedBefore` (milliseconds since 1970); a page begins behind `after` and has at most `limit` objects, fewer when they are large. A body says the
 //! same as `{"filter":{"ids","pipelines","devices","reasons","endedFrom","endedBefore"},"rate","dryRun"}`; to mean all of
 //! them it has to say `"all":true`.
 //!
@@ -40,7 +40,10 @@ use edgehold_store::StoreError;
 use serde::Serialize;
 
 use self::wire::{Count, OrderBody, Query, RunBody};
-use crate::{Api, route::failure};
+use crate::{
+    Api,
+    route::{failure, json_body},
+};
 
 /// The longest page.
 const MOST_LISTED: usize = 1_000;
@@ -66,7 +69,7 @@ async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Respo
     let limit = query.limit.unwrap_or(LISTED).clamp(1, MOST_LISTED);
     let page = api.errors.list(query.filter, query.after, limit).await;
     let page = page.map_err(|error| unavailable(&error))?;
-    Ok(Json(wire::page(&page, query.payload)).into_response())
+    Ok(json_body(wire::page(page, query.payload)))
 }
 
 async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Response> {

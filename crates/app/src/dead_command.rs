@@ -25,10 +25,8 @@ use crate::{
     store_command::{block_on, filter, now, text},
 };
 
-/// Objects that are read at once.
+/// Objects that are read at once; fewer when they are large.
 const PAGE: usize = 256;
-/// Objects that are asked of a service at once: with their payloads they are one answer.
-const REMOTE_PAGE: usize = 50;
 /// Objects that are brought back at once.
 const IMPORT_PAGE: usize = 1_000;
 
@@ -229,10 +227,9 @@ async fn export(
                 page.next_after_seq
             }
             None => {
-                let (objects, next) = admin.page(&filter, after_seq, REMOTE_PAGE).await?;
+                let (objects, next) = admin.page(&filter, after_seq, PAGE).await?;
                 for object in &objects {
-                    serde_json::to_writer(&mut out, object)?;
-                    writeln!(out)?;
+                    writeln!(out, "{}", object.get())?;
                 }
                 written += objects.len();
                 next

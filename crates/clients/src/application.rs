@@ -7,16 +7,21 @@ use reqwest::Method;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    http::CallError,
-    service::{Content, Service},
+    http::{self, CallError},
+    service::{Content, Service, understood},
 };
+
+/// The longest answer: a page of stored objects ends with the one that brings it to 8 MiB of payload, and no store keeps
+/// one of more than 1 GiB; in base64.
+const MAX_ANSWER_BYTES: usize = 1_500_000_000;
 
 /// An application service at its REST address. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ApplicationClient(Service);
 
 impl ApplicationClient {
-    /// The service at this host and port. Connects to nothing yet. A call ends within `limit`.
+    /// The service at this host and port. Connects to nothing yet. A call ends when nothing has come for `limit`: an answer
+    /// may be long.
     ///
     /// # Errors
     /// [`CallError::Address`].
@@ -40,7 +45,7 @@ impl ApplicationClient {
         segments: &[&str],
         query: &[(&str, &str)],
     ) -> Result<T, CallError> {
-        self.0.call(Method::GET, segments, query, None).await
+        self.call(Method::GET, segments, query, None).await
     }
 
     /// `POST /api/v3/<segments>` with a JSON body.
@@ -59,7 +64,7 @@ impl ApplicationClient {
             content_type: "application/json",
             body,
         };
-        self.0.call(Method::POST, segments, &[], Some(content)).await
+        self.call(Method::POST, segments, &[], Some(content)).await
     }
 
     /// `DELETE /api/v3/<segments>`.
@@ -67,7 +72,18 @@ impl ApplicationClient {
     /// # Errors
     /// Every [`CallError`].
     pub async fn delete<T: DeserializeOwned>(&self, segments: &[&str]) -> Result<T, CallError> {
-        self.0.call(Method::DELETE, segments, &[], None).await
+        self.call(Method::DELETE, segments, &[], None).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        segments: &[&str],
+        query: &[(&str, &str)],
+        content: Option<Content>,
+    ) -> Result<T, CallError> {
+        let response = self.0.ask(method, segments, query, content).await?;
+        understood(&http::body(response, MAX_ANSWER_BYTES, self.0.limit()).await?)
     }
 }
 

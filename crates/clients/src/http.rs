@@ -10,9 +10,10 @@ use reqwest::{
     redirect::Policy,
 };
 use rustls::crypto::ring;
+use tokio::time::timeout;
 
-/// The longest answer that is read. Configuration files are a few KiB.
-const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// The longest answer that is read where nothing else is said. Configuration files are a few KiB.
+pub(crate) const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
 /// A request without a usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -135,32 +136,39 @@ pub(crate) async fn get(
     if let Some((name, value)) = header {
         request = request.header(name, value);
     }
-    tokio::time::timeout(limit, exchange(request))
+    timeout(limit, exchange(request, limit))
         .await
         .unwrap_or(Err(CallError::TimedOut { after: limit }))
 }
 
-async fn exchange(request: reqwest::RequestBuilder) -> Result<Vec<u8>, CallError> {
+async fn exchange(request: reqwest::RequestBuilder, limit: Duration) -> Result<Vec<u8>, CallError> {
     let response = request.send().await.map_err(no_answer)?;
     let status = response.status().as_u16();
     if status >= 300 {
         return Err(CallError::Refused { status });
     }
-    body(response).await
+    body(response, MAX_BODY_BYTES, limit).await
 }
 
-/// The body of an answer.
-pub(crate) async fn body(mut response: Response) -> Result<Vec<u8>, CallError> {
+/// The body of an answer, of at most `limit` bytes. Nothing may come for as long as `silence`.
+pub(crate) async fn body(
+    mut response: Response,
+    limit: usize,
+    silence: Duration,
+) -> Result<Vec<u8>, CallError> {
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
-        if body.len() + chunk.len() > MAX_BODY_BYTES {
-            return Err(CallError::TooLong {
-                limit: MAX_BODY_BYTES,
-            });
+    loop {
+        let chunk = timeout(silence, response.chunk())
+            .await
+            .map_err(|_| CallError::TimedOut { after: silence })?;
+        let Some(chunk) = chunk.map_err(no_answer)? else {
+            return Ok(body);
+        };
+        if body.len() + chunk.len() > limit {
+            return Err(CallError::TooLong { limit });
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(body)
 }
 
 /// The layers above the innermost cause say only that the request failed, and may hold the address with its credentials.

@@ -16,7 +16,8 @@
 //!
 //! Does not own what the answers are for: files are parsed by `config`, a start is refused by the composition root.
 //!
-//! Invariants: every call ends within a time limit and reads a bounded body; no message holds credentials, be they part
+//! Invariants: every call ends within a time limit (an [`ApplicationClient`]'s when nothing comes for so long) and reads a
+//! bounded body; no message holds credentials, be they part
 //! of an address or of a secret; nothing spawns.
 
 mod application;

@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use edgehold_config::Client as Address;
 use edgehold_contracts::{API_VERSION, BaseResponse, json};
-use reqwest::{Client, Method, Url, header};
+use reqwest::{Client, Method, Response, Url, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -43,17 +43,17 @@ impl Service {
         Ok(Self { base, client, limit })
     }
 
-    /// Calls `/api/v3/<segments>` and reads the answer.
+    /// Asks `/api/v3/<segments>`. An answer that is a success comes with its body still to be read, however long that takes.
     ///
     /// # Errors
     /// Every [`CallError`].
-    pub(crate) async fn call<T: DeserializeOwned>(
+    pub(crate) async fn ask(
         &self,
         method: Method,
         segments: &[&str],
         query: &[(&str, &str)],
         content: Option<Content>,
-    ) -> Result<T, CallError> {
+    ) -> Result<Response, CallError> {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.clear().extend(["api", "v3"]).extend(segments);
@@ -68,21 +68,45 @@ impl Service {
         let exchange = async {
             let response = request.send().await.map_err(http::no_answer)?;
             let status = response.status();
-            let body = http::body(response).await;
-            match status.is_success() {
-                true => body,
-                false => Err(CallError::Declined {
-                    status: status.as_u16(),
-                    message: body.map(|body| message(&body)).unwrap_or_default(),
-                }),
+            if status.is_success() {
+                return Ok(response);
             }
+            let body = http::body(response, http::MAX_BODY_BYTES, self.limit).await;
+            Err(CallError::Declined {
+                status: status.as_u16(),
+                message: body.map(|body| message(&body)).unwrap_or_default(),
+            })
         };
-        let body = timeout(self.limit, exchange)
+        self.in_time(exchange).await
+    }
+
+    /// Calls `/api/v3/<segments>` and reads the answer.
+    ///
+    /// # Errors
+    /// Every [`CallError`].
+    pub(crate) async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        segments: &[&str],
+        query: &[(&str, &str)],
+        content: Option<Content>,
+    ) -> Result<T, CallError> {
+        let exchange = async {
+            let response = self.ask(method, segments, query, content).await?;
+            http::body(response, http::MAX_BODY_BYTES, self.limit).await
+        };
+        understood(&self.in_time(exchange).await?)
+    }
+
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+        timeout(self.limit, call)
             .await
-            .unwrap_or(Err(CallError::TimedOut { after: self.limit }))?;
-        serde_json::from_slice(&body).map_err(|error| CallError::NotUnderstood {
-            reason: error.to_string(),
-        })
+            .unwrap_or(Err(CallError::TimedOut { after: self.limit }))
+    }
+
+    /// How long a call may take.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
     }
 }
 
@@ -150,6 +174,16 @@ impl Service {
             }),
         }
     }
+}
+
+/// What an answer says.
+///
+/// # Errors
+/// [`CallError::NotUnderstood`].
+pub(crate) fn understood<T: DeserializeOwned>(body: &[u8]) -> Result<T, CallError> {
+    serde_json::from_slice(body).map_err(|error| CallError::NotUnderstood {
+        reason: error.to_string(),
+    })
 }
 
 /// What stands under `key` in an answer.

@@ -2,7 +2,9 @@
 
 use std::{error::Error as _, time::Duration};
 
-use edgehold_clients::{CallError, CoreMetadata, FetchError, FileUri, RequestHeader, VersionCheck};
+use edgehold_clients::{
+    ApplicationClient, CallError, CoreMetadata, FetchError, FileUri, RequestHeader, VersionCheck,
+};
 use edgehold_config::Client;
 use edgehold_contracts::Generation;
 use edgehold_core::{Secret, SecretText, Shutdown};
@@ -216,3 +218,18 @@ async fn what_did_not_answer_at_start_is_asked_again() {
 
 #[path = "clients/core.rs"]
 mod core;
+
+#[tokio::test]
+async fn an_application_service_may_answer_at_length_but_not_be_silent() {
+    let sink = HttpSink::start().await.unwrap();
+    let client = |limit| ApplicationClient::new("127.0.0.1", sink.port(), limit).unwrap();
+    let long = "x".repeat(20 << 20);
+    sink.behave(Answer::new(200).body(format!("\"{long}\"")).into());
+    let answer: String = client(wait::LONG).get(&["store"], &[]).await.unwrap();
+    assert!(answer == long, "{} bytes", answer.len());
+
+    let short = client(Duration::from_millis(50));
+    sink.behave(Behaviour::Hang);
+    let error = short.get::<String>(&["store"], &[]).await.unwrap_err();
+    assert!(matches!(error, CallError::TimedOut { .. }), "{error}");
+}

@@ -17,7 +17,8 @@ use edgehold_runtime::{
 };
 use edgehold_store::{ObjectFilter, RetryQueue, Room, StoreError};
 use edgehold_store_sqlite::{Options, SqliteQueue, Writer};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use crate::{
@@ -263,7 +264,7 @@ impl ErrorAdmin {
         filter: &ObjectFilter,
         after_seq: i64,
         limit: usize,
-    ) -> Result<(Vec<Value>, Option<i64>), AdminError> {
+    ) -> Result<(Vec<Box<RawValue>>, Option<i64>), AdminError> {
         let FilterBody {
             ids,
             pipelines,
@@ -291,13 +292,12 @@ impl ErrorAdmin {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        let page: Value = self
+        let page: PageBody = self
             .service
             .get(&["store", "errors"], &query)
             .await
             .map_err(|error| self.refused(error))?;
-        let objects = page["objects"].as_array().cloned().unwrap_or_default();
-        Ok((objects, page["next"].as_i64()))
+        Ok((page.objects, page.next))
     }
 
     /// Whether the store is a file that can be read beside its service.
@@ -335,6 +335,13 @@ impl ErrorAdmin {
         let (done, ()) = tokio::join!(work, writer.run());
         Ok(done?)
     }
+}
+
+/// A page on the wire; what it says of an object is not looked into.
+#[derive(Deserialize)]
+struct PageBody {
+    objects: Vec<Box<RawValue>>,
+    next: Option<i64>,
 }
 
 fn body_of(order: &AdminOrder) -> OrderBody {

@@ -1,10 +1,12 @@
 //! The shapes of the error collection on the wire, for the routes and for whoever asks them.
 
-use std::num::NonZeroU32;
+use std::{convert::Infallible, iter, num::NonZeroU32};
 
+use axum::body::Body;
 use edgehold_core::{ErrorReason, PipelineId, StoredObject, StoredObjectId, Timestamp};
 use edgehold_runtime::ErrorRun;
 use edgehold_store::{ErrorGroup, ObjectFilter, Page, StateCount, record::Record};
+use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -247,8 +249,15 @@ pub(crate) fn object(object: &StoredObject, payload: bool) -> Value {
     value
 }
 
-/// A page of them.
-pub(crate) fn page(page: &Page, payload: bool) -> Value {
-    let objects: Vec<_> = page.objects.iter().map(|one| object(one, payload)).collect();
-    json!({ "objects": objects, "next": page.next_after_seq })
+/// `{"objects":[…],"next"}`, written object by object, so that each is let go of when it is.
+pub(crate) fn page(page: Page, payload: bool) -> Body {
+    let end = format!("],\"next\":{}}}", json!(page.next_after_seq));
+    let objects = page.objects.into_iter().enumerate().map(move |(place, one)| {
+        let separator = if place == 0 { "" } else { "," };
+        format!("{separator}{}", object(&one, payload))
+    });
+    let parts = iter::once("{\"objects\":[".to_owned())
+        .chain(objects)
+        .chain(iter::once(end));
+    Body::from_stream(stream::iter(parts.map(Ok::<_, Infallible>)))
 }

@@ -117,6 +117,28 @@ async fn the_collection_is_shown_page_by_page_and_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_objects_has_fewer_of_them() {
+    let server = with_letters(Admin::Read).await;
+    let large = letter(5, ErrorReason::TooOld);
+    let large = [5, 6, 7].map(|number| StoredObject {
+        id: conformance::id(number),
+        payload: vec![b'x'; ListRequest::MAX_BYTES / 2].into(),
+        ..large.clone()
+    });
+    for answer in server.store.append(&large, Room::default()).await {
+        answer.unwrap();
+    }
+    let (_, page) = get(&server, "/api/v3/store/errors?payload=true&after=4").await;
+    let objects = page["objects"].as_array().unwrap();
+    assert_eq!((objects.len(), page["next"].as_i64()), (2, Some(6)));
+    let (_, page) = get(&server, "/api/v3/store/errors?payload=true&after=6").await;
+    assert_eq!(page["objects"][0]["payloadBytes"], ListRequest::MAX_BYTES / 2);
+    assert_eq!(page["next"], Value::Null);
+    let (_, page) = get(&server, "/api/v3/store/errors?after=7").await;
+    assert_eq!(page, json!({ "objects": [], "next": null }));
+}
+
+#[tokio::test]
 async fn a_dry_run_counts_and_changes_nothing_whoever_asks() {
     let server = with_letters(Admin::Read).await;
     for (action, wanted) in [("redrive", 3), ("purge", 4)] {
