@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_nats::{Client, ConnectOptions, Event};
-use edgehold_core::Outage;
+use edgehold_core::{ExponentialBackoff, Outage};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -26,6 +26,10 @@ use crate::{Access, ConnectionSettings, Login};
 /// How many messages the library may keep for a subscription that is not taken from at this moment. What is over it is
 /// dropped; whoever subscribes takes everything at once.
 const SUBSCRIPTION_CAPACITY: usize = 4096;
+
+/// With it a server that is back is found within three seconds.
+const BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
 
 /// How a connection stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,16 +148,14 @@ async fn connect_as(
     })
 }
 
-/// 100 ms, doubling up to 2 s, so that a server that is back is found within three seconds.
+/// How long to wait before the next of so many attempts in a row; before the first, not at all.
 fn delay(attempts: usize) -> Duration {
-    let doublings = match attempts {
-        0 | 1 => return Duration::ZERO,
-        attempts => u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(5),
-    };
-    let delay = Duration::from_millis(100 << doublings).min(Duration::from_secs(2));
-    // A random half at most is taken off, so that many services do not come back at the same moment.
-    let share = u32::try_from(RandomState::new().hash_one(()) % 512).expect("a remainder of 512 fits");
-    delay * (1024 - share) / 1024
+    match attempts.checked_sub(2) {
+        None => Duration::ZERO,
+        Some(doublings) => BACKOFF
+            .after(u32::try_from(doublings).unwrap_or(u32::MAX))
+            .jittered_pause(RandomState::new().hash_one(())),
+    }
 }
 
 fn tell(

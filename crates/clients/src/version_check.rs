@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use edgehold_contracts::Generation;
-use edgehold_core::ShutdownSignal;
+use edgehold_core::{ExponentialBackoff, ShutdownSignal};
 
 use crate::{CoreMetadata, http::CallError};
 
@@ -20,10 +20,9 @@ use crate::{CoreMetadata, http::CallError};
 const START_LIMIT: Duration = Duration::from_secs(2);
 /// How long a later call may take.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
-/// The first pause in the background; each following one is twice as long,
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-/// up to this one.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10 * 60);
+/// The pauses in the background.
+const BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_secs(5), Duration::from_secs(10 * 60));
 
 /// Core Metadata is of another EdgeX generation than this service.
 #[derive(Debug, thiserror::Error)]
@@ -101,9 +100,9 @@ impl VersionCheck {
     }
 
     async fn keep_asking(&self) {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = BACKOFF;
         loop {
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(backoff.next_pause()).await;
             match self.ask(CALL_LIMIT).await {
                 Ok(Ok(())) => return,
                 Ok(Err(mismatch)) => return tracing::error!("{mismatch}; the service goes on as it is"),
@@ -112,7 +111,6 @@ impl VersionCheck {
                     self.core_metadata
                 ),
             }
-            pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
 

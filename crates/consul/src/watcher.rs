@@ -21,7 +21,7 @@
 use std::{convert::Infallible, error::Error, hash::BuildHasher, time::Duration};
 
 use edgehold_config::{ProviderError, Snapshot};
-use edgehold_core::BoxFuture;
+use edgehold_core::{BoxFuture, ExponentialBackoff};
 use futures_util::{FutureExt, StreamExt, future::try_join_all, stream::FuturesUnordered};
 use tokio::{
     sync::watch,
@@ -42,8 +42,8 @@ const CHANGE_COST: Duration = Duration::from_millis(5);
 /// What may be spent at once after a pause.
 const READ_CREDIT: Duration = Duration::from_millis(150);
 
-const RETRY_DELAY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_DELAY_LONGEST: Duration = Duration::from_secs(5);
+const BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(250), Duration::from_secs(5));
 
 /// How often an outage is spoken of while it lasts.
 const OUTAGE_LOG_INTERVAL: Duration = Duration::from_secs(30);
@@ -65,7 +65,8 @@ pub(crate) async fn follow(
     loop {
         let Err(error) = follow_until_failure(client, sections, &mut publisher, &mut outage).await;
         outage.failed(&error, Instant::now());
-        sleep(retry_delay(outage.failures, jitter.hash_one(outage.failures))).await;
+        let backoff = BACKOFF.after(outage.failures.saturating_sub(1));
+        sleep(backoff.jittered_pause(jitter.hash_one(outage.failures))).await;
     }
 }
 
@@ -188,15 +189,6 @@ impl Pace {
     }
 }
 
-/// How long to wait after this many failures in a row: doubling, between half and the whole of it by chance, so that
-/// the services of a stack do not all come back at the same moment.
-fn retry_delay(failures: u32, random: u64) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    let longest = (RETRY_DELAY_FIRST * 2_u32.pow(doublings)).min(RETRY_DELAY_LONGEST);
-    let thousandths = u32::try_from(500 + random % 501).expect("it is at most 1000");
-    longest * thousandths / 1000
-}
-
 /// Consul being away, spoken of when it begins, now and then, and when it ends.
 struct Outage<'a> {
     provider: &'a str,
@@ -259,21 +251,6 @@ mod tests {
         assert_eq!(next_index(7, 3), 0);
         assert_eq!(next_index(7, 0), 0);
         assert_eq!(next_index(0, 5), 5);
-    }
-
-    #[test]
-    fn delays_grow_to_a_limit_and_differ() {
-        let bounds = |failures| {
-            (
-                retry_delay(failures, 0).as_millis(),
-                retry_delay(failures, 500).as_millis(),
-            )
-        };
-        assert_eq!(bounds(1), (125, 250));
-        assert_eq!(bounds(2), (250, 500));
-        assert_eq!(bounds(5), (2000, 4000));
-        assert_eq!(bounds(6), (2500, 5000));
-        assert_eq!(bounds(u32::MAX), (2500, 5000));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,7 @@
 //! [`Timestamp`] argument; identifiers that need randomness are made by the caller. Of tokio only `sync` is used.
 
 mod attempt_error;
+mod backoff;
 mod batch;
 mod context;
 mod data;
@@ -38,6 +39,7 @@ mod time;
 mod topic;
 
 pub use attempt_error::{AttemptError, AttemptErrors};
+pub use backoff::ExponentialBackoff;
 pub use batch::{BatchItem, Batching};
 pub use context::{Context, RetryData, UnresolvedPlaceholder};
 pub use data::{Data, DataKind, RestoreError};

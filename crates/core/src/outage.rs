@@ -1,8 +1,10 @@
 //! Losing a connection and coming back: how long to wait, and how much to say.
 //!
-//! Owns the backoff and the memory of what has been logged. Reads no clock and draws no random number.
+//! Owns the memory of what has been logged. Reads no clock and draws no random number.
 
 use std::time::Duration;
+
+use crate::ExponentialBackoff;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 
@@ -65,12 +67,9 @@ impl Outage {
     /// How long after the beginning of the last attempt the next one may begin: 100 ms, doubling up to the longest, of which a
     /// half at most is taken off by `random`, any number, so that many services do not come back at the same moment.
     pub fn delay(&self, random: u64) -> Duration {
-        // Beyond a day at any rate.
-        let doublings = self.failures.saturating_sub(1).min(20);
-        let longest = self.max_delay.max(FIRST_DELAY);
-        let delay = FIRST_DELAY.saturating_mul(1 << doublings).min(longest);
-        let permille = 1024 - u32::try_from(random % 512).expect("a remainder of 512 fits");
-        delay * permille / 1024
+        ExponentialBackoff::new(FIRST_DELAY, self.max_delay)
+            .after(self.failures.saturating_sub(1))
+            .jittered_pause(random)
     }
 }
 

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    DataKind, Destination, ErrorClass, ErrorReason, Pipeline, PipelineSet, PipelineVersion, StoredObject,
-    StoredObjectId, Timestamp,
+    DataKind, Destination, ErrorClass, ErrorReason, ExponentialBackoff, Pipeline, PipelineSet,
+    PipelineVersion, StoredObject, StoredObjectId, Timestamp,
 };
 
 /// How often an object may fail before it is given up.
@@ -80,12 +80,10 @@ impl RetryPolicy {
     ) -> Option<Timestamp> {
         let asked = retry_after.map(|delay| delay.min(self.max_interval));
         let backoff = self.jitter.map(|jitter| {
-            let doubled = 2_u32
-                .checked_pow(attempts)
-                .and_then(|factor| self.interval.checked_mul(factor));
-            let longest = doubled.unwrap_or(Duration::MAX).min(self.max_interval);
-            let spread = longest.saturating_sub(self.interval);
-            self.interval + spread.mul_f64(jitter.clamp(0.0, 1.0))
+            let longest = ExponentialBackoff::new(self.interval, self.max_interval)
+                .after(attempts)
+                .pause();
+            self.interval + (longest - self.interval).mul_f64(jitter.clamp(0.0, 1.0))
         });
         asked.max(backoff).map(|delay| now.saturating_add(delay))
     }

@@ -35,7 +35,8 @@ use std::{
 };
 
 use edgehold_core::{
-    Ack, Body, ByteBudget, BytePermit, ConnectionState, Incoming, Outage, ShutdownSignal, TopicFilter,
+    Ack, Body, ByteBudget, BytePermit, ConnectionState, ExponentialBackoff, Incoming, Outage, ShutdownSignal,
+    TopicFilter,
 };
 use rumqttc::{
     ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, PubAck, PubComp, PubRec, Publish, QoS,
@@ -60,8 +61,9 @@ use crate::{
 /// How long to wait at the end for the broker to close the connection, which shows that it has read everything.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// The pause before a refused subscription is asked for again; doubles up to 64 times that.
-const FIRST_ASK_AGAIN: Duration = Duration::from_secs(5);
+/// The pause before a refused subscription is asked for again.
+const ASK_AGAIN: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_secs(5), Duration::from_secs(320));
 
 /// A connection that subscribes. Made by [`Subscription::try_new`], lives in [`Subscription::run`].
 pub struct Subscription {
@@ -421,8 +423,7 @@ impl Subscription {
         if self.lacking.is_empty() {
             self.refusals = 0;
         } else {
-            let pause = FIRST_ASK_AGAIN * (1 << self.refusals.min(6));
-            self.ask_again = Some(Instant::now() + pause);
+            self.ask_again = Some(Instant::now() + ASK_AGAIN.after(self.refusals).pause());
             self.refusals += 1;
         }
         self.tell_state();

@@ -37,11 +37,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::{
-    Books, DropReason, QueueHandle, Wake,
-    clock::now,
-    keeper::{FIRST_PAUSE, LONGEST_PAUSE},
-};
+use crate::{Books, DropReason, QueueHandle, Wake, clock::now, keeper::BACKOFF};
 
 /// Runs at the same time.
 const MAX_RUNNING: usize = 4;
@@ -417,7 +413,7 @@ async fn carry_out(begun: Begun, books: Arc<Books>, wake: Arc<Wake>, mut shutdow
         after_seq: 0,
         limit,
     };
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = BACKOFF;
     let mut next_page = Instant::now();
     let state = loop {
         // Cancel-safe, all of it: nothing has been asked of the store.
@@ -436,12 +432,11 @@ async fn carry_out(begun: Begun, books: Arc<Books>, wake: Arc<Wake>, mut shutdow
             Err(StoreError::Closed) => break RunState::Interrupted,
             Err(error) => {
                 status.send_modify(|run| run.problem = Some(error.to_string()));
-                next_page = Instant::now() + pause;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                next_page = Instant::now() + backoff.next_pause();
                 continue;
             }
         };
-        pause = FIRST_PAUSE;
+        backoff.reset();
         match run.action {
             ErrorAction::Redrive => {
                 books.redriven(moved.objects);

@@ -22,8 +22,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use edgehold_config::configuration::Journal;
 use edgehold_core::{
-    BoxFuture, CorrelationId, ErrorClass, ObjectState, PayloadForm, Pipeline, PipelineId, PipelineVersion,
-    ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
+    BoxFuture, CorrelationId, ErrorClass, ExponentialBackoff, ObjectState, PayloadForm, Pipeline, PipelineId,
+    PipelineVersion, ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
 };
 use edgehold_store::StoreError;
 use tokio::time::{Sleep, sleep};
@@ -31,7 +31,7 @@ use tokio::time::{Sleep, sleep};
 use crate::{
     clock::now,
     destinations::Visitor,
-    keeper::{FIRST_PAUSE, Keeper, LONGEST_PAUSE, StoreState},
+    keeper::{BACKOFF, Keeper, StoreState},
 };
 
 /// How many times `JournalDelay` a run may take at most while others end well.
@@ -107,7 +107,7 @@ pub(crate) struct JournalEntry<'a> {
     ended_before: u64,
     /// How often it has been given more time.
     patience: u32,
-    pause: Duration,
+    backoff: ExponentialBackoff,
     /// Made when it is first needed: most runs end before.
     row: Option<StoredObject>,
     /// A write failed in a way that leaves open whether it happened.
@@ -137,7 +137,7 @@ impl<'a> JournalEntry<'a> {
             stage,
             ended_before: keeper.ended_well(),
             patience: 0,
-            pause: FIRST_PAUSE,
+            backoff: BACKOFF,
             row: None,
             in_doubt: false,
         }
@@ -248,8 +248,6 @@ impl<'a> JournalEntry<'a> {
     }
 
     fn rest(&mut self) -> Stage {
-        let pause = self.pause;
-        self.pause = (pause * 2).min(LONGEST_PAUSE);
-        Stage::Resting(Box::pin(sleep(pause)))
+        Stage::Resting(Box::pin(sleep(self.backoff.next_pause())))
     }
 }

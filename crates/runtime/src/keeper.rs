@@ -10,8 +10,8 @@ use edgehold_config::{
     configuration::{Backoff, StoreAndForward, WhenFull},
 };
 use edgehold_core::{
-    ErrorClass, ErrorReason, ObjectState, PipelineId, PipelineVersion, ServiceKey, StoredObject,
-    StoredObjectId,
+    ErrorClass, ErrorReason, ExponentialBackoff, ObjectState, PipelineId, PipelineVersion, ServiceKey,
+    StoredObject, StoredObjectId,
     retry::{RetryPolicy, Verdict},
 };
 use edgehold_store::{Eviction, RetryQueue, Room, StoreError};
@@ -49,9 +49,9 @@ impl StoreState {
 /// Follows where the store stands.
 pub type QueueHandle = watch::Receiver<StoreState>;
 
-/// Between two calls of a store that refuses or does not answer; each pause is twice the one before.
-pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Between two calls of a store that refuses or does not answer.
+pub(crate) const BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// Keeps what could not be finished. Shared by everything that runs pipelines.
 pub struct Keeper {
@@ -173,7 +173,7 @@ impl Keeper {
     ) -> Result<(), NotKept> {
         let mut settings = self.settings.clone();
         let mut queue = self.queue.clone();
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = BACKOFF;
         let mut told = false;
         loop {
             let (enabled, room, when_full) = {
@@ -224,7 +224,7 @@ impl Keeper {
                 );
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = tokio::time::sleep(backoff.pause()) => backoff.grow(),
                 changed = queue.changed() => if changed.is_err() { return Err(NotKept::Closed) },
                 changed = settings.changed() => if changed.is_err() { return Err(NotKept::Closed) },
             }
@@ -291,7 +291,7 @@ impl Keeper {
     /// then still say that their runs have not ended.
     pub(crate) async fn settle(&self, verdicts: &[Verdict]) -> bool {
         let mut queue = self.queue.clone();
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = BACKOFF;
         let mut told = false;
         loop {
             let current = queue.borrow_and_update().clone();
@@ -312,7 +312,7 @@ impl Keeper {
                 tracing::warn!(stored_object_id = %ids.concat(), "cannot write the end of a run yet: {error}");
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = tokio::time::sleep(backoff.pause()) => backoff.grow(),
                 changed = queue.changed() => if changed.is_err() { return false },
             }
         }

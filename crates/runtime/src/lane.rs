@@ -13,15 +13,15 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use edgehold_core::{Destination, StoredObject, Timestamp, destination::Breaker};
+use edgehold_core::{Destination, ExponentialBackoff, StoredObject, Timestamp, destination::Breaker};
 use edgehold_store::{Lane, Selection};
 use tokio::time::Instant;
 
 use crate::destinations::Outlook;
 
-/// The first and the longest pause after a look into the lane that found nothing although something seemed due.
-const FIRST_REST: Duration = Duration::from_millis(100);
+/// The longest pause after a look into the lane that found nothing although something seemed due.
 const LONGEST_REST: Duration = Duration::from_secs(5);
+const REST: ExponentialBackoff = ExponentialBackoff::new(Duration::from_millis(100), LONGEST_REST);
 
 /// Which objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -71,7 +71,7 @@ pub(crate) struct LaneState {
     due_at: Option<Timestamp>,
     /// The same of what came to wait while the store was asked.
     noted: Option<Timestamp>,
-    rest: Duration,
+    rest: ExponentialBackoff,
     rest_until: Option<Instant>,
     /// What has been tried early and failed, until it may be tried early again.
     tried: Option<(i64, Instant)>,
@@ -99,7 +99,7 @@ impl LaneState {
             woken: false,
             due_at: None,
             noted: None,
-            rest: FIRST_REST,
+            rest: REST,
             rest_until: None,
             tried: None,
             probed_seq: 0,
@@ -133,7 +133,7 @@ impl LaneState {
 
     /// An attempt of this lane has changed what waits: what seemed to hold the others back may not any more.
     pub(crate) fn refresh(&mut self) {
-        self.rest = FIRST_REST;
+        self.rest.reset();
         self.rest_until = None;
     }
 
@@ -242,8 +242,7 @@ impl LaneState {
             return false;
         }
         // What was looked for is held back by something nobody tells of: looked for less and less often.
-        self.rest_until = Some(moment + self.rest);
-        self.rest = (self.rest * 2).min(LONGEST_REST);
+        self.rest_until = Some(moment + self.rest.next_pause());
         self.due_at = None;
         true
     }

@@ -13,7 +13,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use edgehold_config::configuration::{Ordering, StoreAndForward};
 use edgehold_core::{
-    BoxFuture, Destination, ErrorReason, ShutdownSignal, StoredObject, Timestamp, retry::Verdict,
+    BoxFuture, Destination, ErrorReason, ExponentialBackoff, ShutdownSignal, StoredObject, Timestamp,
+    retry::Verdict,
 };
 use edgehold_store::{Claim, ErrorPage, LaneStatus, ObjectFilter, RetryQueue, StoreError, Suspects};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -28,9 +29,9 @@ use crate::{
     lane::{LaneKey, LaneState, Purpose},
 };
 
-/// The pause between tries of a failing store.
-const PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The pauses between tries of a failing store.
+const BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// Most attempts at a time, over all lanes.
 const MAX_RUNNING: usize = 1024;
@@ -125,7 +126,7 @@ struct Drive<'a> {
     redriving: bool,
     /// The store fails: it is left alone until then.
     store_rests: Option<Instant>,
-    store_pause: Duration,
+    store_backoff: ExponentialBackoff,
     /// The store is closed, or its settings are gone.
     over: bool,
 }
@@ -153,7 +154,7 @@ impl<'a> Drive<'a> {
             redrive: true,
             redriving: false,
             store_rests: None,
-            store_pause: PAUSE,
+            store_backoff: BACKOFF,
             over: false,
         }
     }
@@ -460,7 +461,7 @@ impl<'a> Drive<'a> {
         let (queue, mut hurry) = (self.queue.clone(), self.hurry.clone());
         self.under_way.push(Box::pin(async move {
             let verdicts: Vec<_> = settling.iter().map(|settling| settling.verdict.clone()).collect();
-            let mut pause = PAUSE;
+            let mut backoff = BACKOFF;
             let mut told = false;
             let result = loop {
                 let error = match queue.settle(&verdicts).await {
@@ -475,7 +476,7 @@ impl<'a> Drive<'a> {
                     tracing::warn!(verdicts, "cannot write the outcome of retries yet: {error}");
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                    () = tokio::time::sleep(backoff.pause()) => backoff.grow(),
                     () = hurry.recv() => {}
                 }
             };
@@ -524,7 +525,7 @@ impl<'a> Drive<'a> {
     fn heard<T>(&mut self, result: Result<T, StoreError>) -> Option<T> {
         match result {
             Ok(answer) => {
-                self.store_pause = PAUSE;
+                self.store_backoff.reset();
                 Some(answer)
             }
             Err(StoreError::Closed) => {
@@ -532,11 +533,10 @@ impl<'a> Drive<'a> {
                 None
             }
             Err(error) => {
-                if self.store_rests.is_none() && self.store_pause == PAUSE {
+                if self.store_rests.is_none() && !self.store_backoff.has_grown() {
                     tracing::warn!("the retry loop cannot reach the store, will try again: {error}");
                 }
-                self.store_rests = Some(Instant::now() + self.store_pause);
-                self.store_pause = (self.store_pause * 2).min(LONGEST_PAUSE);
+                self.store_rests = Some(Instant::now() + self.store_backoff.next_pause());
                 None
             }
         }

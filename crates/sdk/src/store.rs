@@ -6,7 +6,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use edgehold_config::{Writable, configuration::Database};
-use edgehold_core::{BoxFuture, ErrorClass, SecretError, SecretProvider, ServiceKey, ShutdownSignal};
+use edgehold_core::{
+    BoxFuture, ErrorClass, ExponentialBackoff, SecretError, SecretProvider, ServiceKey, ShutdownSignal,
+};
 use edgehold_runtime::{Books, StoreState, Wake};
 use edgehold_store::{
     Credentials, DatabaseSettings, MemoryQueue, Mover, RetryQueue, SpooledQueue, StoreClientQueue,
@@ -24,8 +26,9 @@ pub(crate) mod address;
 pub(crate) mod backlog;
 pub(crate) mod postgres;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pauses while the store cannot be opened.
+const BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
 /// An open store, and the future that works for it until it is closed.
 pub(crate) struct Opened {
@@ -293,7 +296,7 @@ impl StoreOpener {
         books: Arc<Books>,
         mut shutdown: ShutdownSignal,
     ) {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = BACKOFF;
         let mut opened = opened;
         let Opened {
             queue,
@@ -325,10 +328,10 @@ impl StoreOpener {
             tokio::select! {
                 () = shutdown.recv() => return,
                 changed = settings.changed() => match changed {
-                    Ok(()) => pause = FIRST_PAUSE,
+                    Ok(()) => backoff.reset(),
                     Err(_) => return,
                 },
-                () = tokio::time::sleep(pause), if enabled => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = tokio::time::sleep(backoff.pause()), if enabled => backoff.grow(),
             }
         };
         carry_over(queue.stats().await, &books);
@@ -400,12 +403,11 @@ impl StoreOpener {
             store,
             mut opening,
         } = behind;
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = BACKOFF;
         let open = async {
             loop {
                 if opening.is_none() {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    tokio::time::sleep(backoff.next_pause()).await;
                 }
                 let attempt = opening.take().unwrap_or_else(|| self.opening());
                 match attempt.await {

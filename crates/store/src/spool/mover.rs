@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use edgehold_core::{
-    ObjectState, StoredObject, StoredObjectId,
+    ExponentialBackoff, ObjectState, StoredObject, StoredObjectId,
     retry::{Action, Verdict},
 };
 
@@ -12,8 +12,9 @@ use crate::{ListRequest, ObjectFilter, RetryQueue, Room, StoreError};
 
 /// Objects that move together.
 const PAGE: usize = 256;
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The pauses while the store refuses or does not answer.
+const BACKOFF: ExponentialBackoff =
+    ExponentialBackoff::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// The work behind a [`SpooledQueue`](super::SpooledQueue), for its caller to run.
 pub struct Mover {
@@ -33,15 +34,14 @@ impl Mover {
     }
 
     async fn work(&self) {
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = BACKOFF;
         loop {
             let store = self.wanted().await;
             match self.step(&*store).await {
-                Ok(()) => pause = FIRST_PAUSE,
+                Ok(()) => backoff.reset(),
                 Err(error) => {
                     tracing::debug!("the spool cannot be emptied now: {error}");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    tokio::time::sleep(backoff.next_pause()).await;
                 }
             }
         }
