@@ -145,15 +145,11 @@ async fn on_nats_of_either_kind_in_either_format_every_event_comes_out_equal() -
 async fn what_a_stream_holds_is_not_lost_when_the_service_is_killed() -> Result<()> {
     // Given a destination that is down, and a service on JetStream, whose server waits two seconds for an answer
     let (server, sink) = (Nats::start().await?, HttpSink::start().await?);
-    let stream = json!({ "name": "edgex", "subjects": ["edgex.>"] });
-    let consumer = json!({ "stream_name": "edgex", "config": {
-        "durable_name": SERVICE_KEY, "ack_policy": "explicit", "ack_wait": 2_000_000_000,
-        "filter_subject": "edgex.events.>", "deliver_policy": "new" } });
+    let consumer = json!({ "durable_name": SERVICE_KEY, "ack_policy": "explicit", "ack_wait": 2_000_000_000,
+        "filter_subject": "edgex.events.>", "deliver_policy": "new" });
     let mut client = server.client().await?;
-    client.jetstream("STREAM.CREATE.edgex", &stream).await?;
-    client
-        .jetstream(&format!("CONSUMER.DURABLE.CREATE.edgex.{SERVICE_KEY}"), &consumer)
-        .await?;
+    client.make_stream("edgex", &["edgex.>"]).await?;
+    client.make_consumer("edgex", consumer).await?;
     sink.behave(refusing());
     let mut service = on_nats(&sink.url("/export"), server.port(), "nats-jetstream", "json")?;
     service.start().await?;
@@ -276,20 +272,14 @@ async fn redis_asks_for_a_client_certificate_and_a_renewed_one_counts_without_a_
 #[tokio::test]
 async fn nats_asks_for_a_client_certificate_and_a_renewed_one_counts_without_a_restart() -> Result<()> {
     let (authority, stranger) = (Authority::new()?, Authority::new()?);
-    let of_server = Files::new(&authority, &authority.issue("127.0.0.1")?)?;
-    let tls = format!(
-        "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", verify: true }}\nallow_non_tls: true",
-        of_server.path("cert.pem"),
-        of_server.path("key.pem"),
-        of_server.path("ca.pem"),
-    );
+    let of_server = authority.issue("127.0.0.1")?;
     for (kind, line) in [
         ("nats-core", "subscribed at NATS"),
         ("nats-jetstream", "reading the stream"),
     ] {
         // Given a server that lets in whom its authority knows, and a service with a certificate of another one
         let (server, sink) = (
-            Nats::builder().config(&tls).start().await?,
+            Nats::builder().mutual_tls(&authority, &of_server).start().await?,
             HttpSink::start().await?,
         );
         let files = Files::new(&authority, &stranger.issue("app")?)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf as _, Bytes, BytesMut};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::nats_operator::NatsOperator;
 use crate::port::Port;
 use crate::process::{Process, installed_program};
+use crate::tls::{Authority, Certificate};
 use crate::unique::unique_name;
 use crate::wait::LONG;
 
@@ -45,11 +46,39 @@ pub struct Nats {
 #[derive(Debug)]
 pub struct NatsBuilder {
     lines: String,
+    tls: Option<Tls>,
     connect: Value,
     operated: bool,
 }
 
+#[derive(Debug)]
+struct Tls {
+    certificate: Certificate,
+    /// In PEM, whose certificates the clients have to have.
+    clients: Option<String>,
+}
+
 impl NatsBuilder {
+    /// Answers TLS with this certificate. The test's own clients still get in without.
+    #[must_use]
+    pub fn tls(mut self, certificate: &Certificate) -> Self {
+        self.tls = Some(Tls {
+            certificate: certificate.clone(),
+            clients: None,
+        });
+        self
+    }
+
+    /// As [`Self::tls`], and of those who speak TLS it takes only clients with a certificate of this authority.
+    #[must_use]
+    pub fn mutual_tls(mut self, authority: &Authority, certificate: &Certificate) -> Self {
+        self.tls = Some(Tls {
+            certificate: certificate.clone(),
+            clients: Some(authority.pem().to_owned()),
+        });
+        self
+    }
+
     /// Adds a line to the configuration file, for instance `max_payload: 8MB`.
     #[must_use]
     pub fn config(mut self, line: &str) -> Self {
@@ -100,7 +129,15 @@ impl NatsBuilder {
                 folder.path().join("data").display()
             ),
         };
-        let config = format!("listen: 127.0.0.1:{}\n{jetstream}\n{}", port.number(), self.lines);
+        let tls = match &self.tls {
+            Some(tls) => tls.config(folder.path())?,
+            None => String::new(),
+        };
+        let config = format!(
+            "listen: 127.0.0.1:{}\n{jetstream}\n{tls}\n{}",
+            port.number(),
+            self.lines
+        );
         std::fs::write(folder.path().join("nats.conf"), config).context("writing nats.conf")?;
         let process = run(&program, folder.path())?;
         let mut server = Nats {
@@ -113,6 +150,32 @@ impl NatsBuilder {
         };
         server.wait_until_ready().await?;
         Ok(server)
+    }
+}
+
+impl Tls {
+    /// Writes its files into the folder. Answers the lines that name them.
+    fn config(&self, folder: &Path) -> Result<String> {
+        let mut files = vec![
+            ("cert_file", "cert.pem", &self.certificate.pem),
+            ("key_file", "key.pem", &self.certificate.key),
+        ];
+        files.extend(
+            self.clients
+                .as_ref()
+                .map(|authority| ("ca_file", "ca.pem", authority)),
+        );
+        let mut lines = format!(
+            "allow_non_tls: true\ntls {{\n verify: {}\n",
+            self.clients.is_some()
+        );
+        for (setting, name, text) in files {
+            let path = folder.join(name);
+            std::fs::write(&path, text).with_context(|| format!("writing {name}"))?;
+            lines.push_str(&format!(" {setting}: \"{}\"\n", path.display()));
+        }
+        lines.push('}');
+        Ok(lines)
     }
 }
 
@@ -129,8 +192,9 @@ impl Nats {
     pub fn builder() -> NatsBuilder {
         NatsBuilder {
             lines: String::new(),
+            tls: None,
             operated: false,
-            connect: serde_json::json!({ "verbose": false, "pedantic": false, "headers": true }),
+            connect: json!({ "verbose": false, "pedantic": false, "headers": true }),
         }
     }
 
@@ -307,6 +371,32 @@ impl NatsClient {
             answer.headers
         );
         Ok(serde_json::from_slice(&answer.payload)?)
+    }
+
+    /// Makes a stream that keeps what is published to these subjects.
+    ///
+    /// # Errors
+    /// When JetStream refuses, or as [`Self::jetstream`].
+    pub async fn make_stream(&mut self, name: &str, subjects: &[&str]) -> Result<()> {
+        let stream = json!({ "name": name, "subjects": subjects });
+        self.make(&format!("STREAM.CREATE.{name}"), &stream).await
+    }
+
+    /// Makes a durable consumer of a stream, which is called what its `durable_name` says.
+    ///
+    /// # Errors
+    /// As [`Self::make_stream`].
+    pub async fn make_consumer(&mut self, stream: &str, consumer: Value) -> Result<()> {
+        let name = consumer["durable_name"].as_str().context("no durable_name")?;
+        let question = format!("CONSUMER.DURABLE.CREATE.{stream}.{name}");
+        let request = json!({ "stream_name": stream, "config": consumer });
+        self.make(&question, &request).await
+    }
+
+    async fn make(&mut self, question: &str, request: &Value) -> Result<()> {
+        let answer = self.jetstream(question, request).await?;
+        ensure!(answer.get("error").is_none(), "JetStream refuses: {answer}");
+        Ok(())
     }
 
     async fn round_trip(&mut self) -> Result<()> {

@@ -1,29 +1,27 @@
-//! The message bus trigger against a real mosquitto, with messages recorded from EdgeX.
-
-#[path = "message_bus/buses.rs"]
-mod buses;
+//! MQTT: a real mosquitto, with messages recorded from EdgeX.
 
 use std::sync::Arc;
 
 use edgehold_contracts::{Generation, MessageEnvelope, Payload};
 use edgehold_core::{
-    BoxFuture, ByteBudget, Context, Delivery, PipelineId, Received, ResponsePublisher, Secret, SecretError,
-    SecretProvider, ServiceKey, Shutdown, Trigger,
+    BoxFuture, ByteBudget, Context, PipelineId, Received, ResponsePublisher, Secret, SecretError,
+    SecretProvider, ServiceKey,
 };
 use edgehold_ingest::{
     EnvelopeForm, MessageBusResponse, MessageBusSettings, MessageBusTrigger, MqttBusPublisher,
     subscribe_filters,
 };
-use edgehold_mqtt::{ConnectionSettings, ConnectionState, Publication, Qos};
+use edgehold_mqtt::{ConnectionSettings, Publication, Qos};
 use edgehold_test_support::{
     Mosquitto, MqttPublisher, MqttSubscriber, Qos as PublishQos, unique_name,
     wait::{LONG, until},
 };
-use tokio::{sync::mpsc, time::timeout};
+
+use crate::{RunningTrigger, in_background};
 
 const TOPIC: &str = "edgex/events/device/device-virtual/p/d/s";
-const EVENT_OF_THREE: &[u8] = include_bytes!("../testdata/v3-event.json");
-const EVENT_OF_FOUR: &[u8] = include_bytes!("../testdata/v4-event.json");
+const EVENT_OF_THREE: &[u8] = include_bytes!("../../testdata/v3-event.json");
+const EVENT_OF_FOUR: &[u8] = include_bytes!("../../testdata/v4-event.json");
 
 fn settings(broker: &Mosquitto, client_id: &str) -> MessageBusSettings {
     let mut connection = ConnectionSettings::new("127.0.0.1", broker.port(), client_id);
@@ -38,25 +36,14 @@ fn settings(broker: &Mosquitto, client_id: &str) -> MessageBusSettings {
     }
 }
 
-/// The runtime's end of the channel holds this many deliveries.
-const ROOM: usize = 1;
-
 #[tokio::test]
 async fn recorded_messages_become_deliveries_and_are_acknowledged_when_done() {
     // Given a trigger that runs
     let broker = Mosquitto::start().await.unwrap();
     let client_id = unique_name("trigger");
     let trigger = MessageBusTrigger::try_new(settings(&broker, &client_id)).unwrap();
-    let mut state = trigger.connection_state();
-    let (sender, mut deliveries) = mpsc::channel(ROOM);
-    let (shutdown, signal) = Shutdown::new();
-    #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
-    let running = tokio::spawn(Box::new(trigger).run(sender, signal));
-    let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
-    timeout(LONG, subscribed)
-        .await
-        .expect("subscribed in time")
-        .expect("it runs");
+    let state = trigger.connection_state();
+    let mut trigger = RunningTrigger::start(trigger, state).await;
 
     // When events of both generations, something else, and more than the channel holds are published
     let mut publisher = MqttPublisher::connect(broker.port()).await.unwrap();
@@ -68,17 +55,11 @@ async fn recorded_messages_become_deliveries_and_are_acknowledged_when_done() {
         .unwrap();
 
     // Then they come in order, opened
-    let mut next = async || -> Delivery {
-        timeout(LONG, deliveries.recv())
-            .await
-            .expect("a delivery in time")
-            .expect("it runs")
-    };
-    let of_three = next().await;
-    let nonsense = next().await;
-    let of_four = next().await;
-    let empty = next().await;
-    let last = next().await;
+    let of_three = trigger.next().await;
+    let nonsense = trigger.next().await;
+    let of_four = trigger.next().await;
+    let empty = trigger.next().await;
+    let last = trigger.next().await;
     assert_eq!(of_three.topic, TOPIC);
     for delivery in [&of_three, &of_four, &last] {
         let Received::Message {
@@ -105,13 +86,9 @@ async fn recorded_messages_become_deliveries_and_are_acknowledged_when_done() {
     for delivery in [of_three, nonsense, of_four, empty] {
         delivery.ack.done();
     }
-    shutdown.trigger();
+    trigger.shutdown.trigger();
     drop(last);
-    let ended = timeout(LONG, running)
-        .await
-        .expect("it ends")
-        .expect("without a panic");
-    assert!(ended.is_ok());
+    trigger.end().await;
 
     // Then the broker waits for exactly that one
     let next = MqttSubscriber::resume(broker.port(), &client_id, "edgex/#", PublishQos::AtLeastOnce)
@@ -130,24 +107,16 @@ async fn recorded_messages_become_deliveries_and_are_acknowledged_when_done() {
 async fn when_nobody_takes_deliveries_it_ends() {
     let broker = Mosquitto::start().await.unwrap();
     let trigger = MessageBusTrigger::try_new(settings(&broker, &unique_name("trigger"))).unwrap();
-    let mut state = trigger.connection_state();
-    let (sender, deliveries) = mpsc::channel(ROOM);
-    let (_shutdown, signal) = Shutdown::new();
-    #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
-    let running = tokio::spawn(Box::new(trigger).run(sender, signal));
-    let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
-    timeout(LONG, subscribed)
-        .await
-        .expect("subscribed in time")
-        .expect("it runs");
+    let state = trigger.connection_state();
+    let running = RunningTrigger::start(trigger, state).await;
 
-    drop(deliveries);
+    drop(running.deliveries);
     let mut publisher = MqttPublisher::connect(broker.port()).await.unwrap();
     publisher
         .publish(TOPIC, EVENT_OF_FOUR, PublishQos::AtLeastOnce)
         .await
         .unwrap();
-    until("the end", LONG, async || running.is_finished()).await;
+    until("the end", LONG, async || running.task.is_finished()).await;
 }
 
 struct NoSecrets;
@@ -180,18 +149,9 @@ async fn on_a_cbor_bus_messages_and_responses_are_cbor() {
     let topic = "edgex/out/{receivedtopic}".to_owned();
     let response = MessageBusResponse::new(Arc::new(publisher), topic);
     let trigger = MessageBusTrigger::try_new(settings).unwrap();
-    let mut state = trigger.connection_state();
-    let (sender, mut deliveries) = mpsc::channel(ROOM);
-    let (_shutdown, signal) = Shutdown::new();
-    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-    tokio::spawn(publication.run(signal.clone()));
-    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-    tokio::spawn(Box::new(trigger).run(sender, signal));
-    let subscribed = state.wait_for(|state| *state == ConnectionState::Subscribed);
-    timeout(LONG, subscribed)
-        .await
-        .expect("subscribed in time")
-        .expect("it runs");
+    let state = trigger.connection_state();
+    let mut trigger = RunningTrigger::start(trigger, state).await;
+    in_background(publication.run(trigger.shutdown.signal()));
 
     // When a CBOR envelope comes
     let payload = Payload::Bytes("{}".into());
@@ -201,10 +161,7 @@ async fn on_a_cbor_bus_messages_and_responses_are_cbor() {
         .publish(TOPIC, envelope.to_cbor().unwrap(), PublishQos::AtLeastOnce)
         .await
         .unwrap();
-    let delivery = timeout(LONG, deliveries.recv())
-        .await
-        .expect("a delivery in time")
-        .expect("it runs");
+    let delivery = trigger.next().await;
     let Received::Message {
         payload,
         correlation_id,
