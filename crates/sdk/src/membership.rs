@@ -12,8 +12,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use edgehold_config::{Client, Endpoint, Registration, Registry};
+use edgehold_config::{Client, Configuration, Endpoint, Registration, Registry};
+use edgehold_consul::{ConsulAddress, ConsulRegistry, ConsulSettings};
 use edgehold_core::{ServiceKey, ShutdownSignal};
+
+use crate::invocation::Invocation;
 
 /// The pause between two tries to register.
 const REGISTRATION_PAUSE: Duration = Duration::from_secs(1);
@@ -26,6 +29,49 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
+    /// What flags and settings say; none when the service is not to be known. The error names the setting that is wrong.
+    pub(crate) fn configured(
+        invocation: &Invocation,
+        configuration: &Configuration,
+        service_key: &ServiceKey,
+    ) -> Result<Option<Self>, String> {
+        if !invocation.flags.registry {
+            return Ok(None);
+        }
+        let settings = &configuration.registry;
+        if settings.host.is_empty() || settings.port == 0 {
+            return Err("Registry/Host or Registry/Port is not set".to_owned());
+        }
+        if !settings.kind.eq_ignore_ascii_case("consul") {
+            return Err(format!(
+                "Registry/Type '{}' is not supported; use 'consul'",
+                settings.kind
+            ));
+        }
+        // The settings of the registry say nothing of TLS: it is the same Consul.
+        let provider = invocation.flags.config_provider.as_ref();
+        let address = ConsulAddress {
+            protocol: provider.map_or("http", |provider| &provider.protocol).to_owned(),
+            host: settings.host.clone(),
+            port: settings.port,
+        };
+        let registry = ConsulSettings::from_environment(address, &invocation.environment)
+            .and_then(ConsulRegistry::new)
+            .map_err(|error| error.to_string())?;
+        let service = &configuration.service;
+        let registration = Registration {
+            service_key: service_key.clone(),
+            host: service.host.clone(),
+            port: service.port,
+            https: configuration.http_server.protocol == "https",
+            health_check_interval: service.health_check_interval,
+        };
+        Ok(Some(Self {
+            registry: Arc::new(registry),
+            registration,
+        }))
+    }
+
     /// Registers, stays registered, and deregisters when told to end.
     pub(crate) async fn run(self, mut shutdown: ShutdownSignal) {
         let Self {

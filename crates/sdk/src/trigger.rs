@@ -51,25 +51,25 @@ pub(crate) struct Ingress {
     pub(crate) trigger: Box<dyn Trigger>,
     /// None when responses are not published.
     pub(crate) response: Option<Arc<dyn ResponsePublisher>>,
-    /// The connection `response` publishes by.
-    pub(crate) publication: Option<Companion>,
+    /// The connections `response` and `publisher` publish by.
+    pub(crate) companions: Vec<Companion>,
     /// How the session was asked for; none where the trigger is the developer's own.
     pub(crate) session: Option<BusPromise>,
     /// What it has lost before it was taken in; none where the source keeps it, or the trigger is the developer's own.
     pub(crate) loss: Option<Arc<ReceptionLoss>>,
     /// Where the REST interface puts its deliveries; none unless it is the source.
     pub(crate) inlet: Option<Inlet>,
-    /// What a developer publishes by; none where there is no message bus, or [`message_bus_beside`] is to find one.
+    /// What a developer publishes by; none where there is no message bus.
     pub(crate) publisher: Option<Arc<dyn BusPublisher>>,
 }
 
 impl Ingress {
     /// A trigger whose responses nobody wants.
-    pub(crate) fn alone(trigger: Box<dyn Trigger>) -> Self {
+    fn alone(trigger: Box<dyn Trigger>) -> Self {
         Self {
             trigger,
             response: None,
-            publication: None,
+            companions: Vec::new(),
             session: None,
             loss: None,
             inlet: None,
@@ -81,7 +81,7 @@ impl Ingress {
 /// What a trigger is made from.
 #[derive(Clone)]
 pub(crate) struct Origin<'a> {
-    pub(crate) configuration: &'a Configuration,
+    pub(crate) configuration: &'a Arc<Configuration>,
     pub(crate) service_key: &'a ServiceKey,
     /// Where it remembers what it has subscribed to.
     pub(crate) data_dir: &'a Path,
@@ -91,8 +91,33 @@ pub(crate) struct Origin<'a> {
     pub(crate) envelope_form: EnvelopeForm,
 }
 
-/// Makes the trigger of a service.
-pub(crate) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
+/// Makes the trigger of a service: `own` if there is one, else what `Trigger.Type` names. A service publishes to the
+/// message bus whatever its trigger is.
+pub(crate) async fn build(
+    own: Option<Box<dyn Trigger>>,
+    mut custom: CustomTriggers,
+    origin: Origin<'_>,
+) -> Result<Ingress, TriggerError> {
+    let mut ingress = match (own, custom.take(&origin.configuration.trigger.kind)) {
+        (Some(trigger), _) => Ingress::alone(trigger),
+        (None, Some(factory)) => Ingress::alone(factory(TriggerContext {
+            configuration: origin.configuration.clone(),
+            service_key: origin.service_key.clone(),
+            secrets: origin.secrets.clone(),
+            budget: origin.budget.clone(),
+        })?),
+        (None, None) => built_in(origin.clone()).await?,
+    };
+    if ingress.publisher.is_none()
+        && let Some((publisher, run)) = message_bus_beside(&origin).await
+    {
+        ingress.publisher = Some(publisher);
+        ingress.companions.push(run);
+    }
+    Ok(ingress)
+}
+
+async fn built_in(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     match TriggerKind::from_setting(&origin.configuration.trigger.kind)? {
         TriggerKind::MessageBus => message_bus::build(origin).await,
         TriggerKind::Http => Ok(http::build()),
@@ -118,7 +143,7 @@ fn wrong<E: Error>(place: &'static str) -> impl Fn(E) -> TriggerError {
 
 /// A connection to publish to the message bus by, where the trigger has none. A service that does not need the bus starts
 /// without it.
-pub(crate) async fn message_bus_beside(origin: &Origin<'_>) -> Option<(Arc<dyn BusPublisher>, Companion)> {
+async fn message_bus_beside(origin: &Origin<'_>) -> Option<(Arc<dyn BusPublisher>, Companion)> {
     match message_bus::publishing(origin).await {
         Ok(publishing) => publishing,
         Err(error) => {
@@ -191,7 +216,7 @@ impl CustomTriggers {
         self.0.contains_key(&kind.to_lowercase())
     }
 
-    pub(crate) fn take(&mut self, kind: &str) -> Option<CustomTriggerFactory> {
+    fn take(&mut self, kind: &str) -> Option<CustomTriggerFactory> {
         self.0.remove(&kind.to_lowercase())
     }
 }

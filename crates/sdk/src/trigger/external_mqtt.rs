@@ -77,8 +77,8 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         retain: will.retained,
     });
 
-    let (response, publication) = match configuration.trigger.publish_topic.trim() {
-        "" => (None, None),
+    let (response, companions) = match configuration.trigger.publish_topic.trim() {
+        "" => (None, Vec::new()),
         topic => {
             let (publisher, publication) =
                 Publication::try_new(&connection.beside()).map_err(wrong(PLACE))?;
@@ -90,7 +90,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
                 retain: external.retain,
             });
             let publication: Companion = Box::new(|shutdown| Box::pin(publication.run(shutdown)));
-            (Some(response), Some(publication))
+            (Some(response), vec![publication])
         }
     };
     let clean_session = connection.clean_session;
@@ -115,7 +115,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     Ok(Ingress {
         trigger: remembering(Box::new(trigger), state, memory, filters),
         response,
-        publication,
+        companions,
         session: Some(BusPromise::Session(session)),
         loss: None,
         inlet: None,

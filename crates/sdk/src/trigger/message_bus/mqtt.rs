@@ -76,7 +76,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
     Ok(Ingress {
         trigger: remembering(Box::new(trigger), state, memory, filters),
         response,
-        publication: Some(run),
+        companions: vec![run],
         session: Some(BusPromise::Session(session)),
         loss: None,
         inlet: None,

@@ -76,7 +76,7 @@ pub(super) async fn build(origin: Origin<'_>, way: Way) -> Result<Ingress, Trigg
         loss: trigger.loss(),
         trigger: Box::new(trigger),
         response,
-        publication: None,
+        companions: Vec::new(),
         session: Some(BusPromise::Gaps(gap.into_iter().collect())),
         inlet: None,
         publisher: Some(publisher),

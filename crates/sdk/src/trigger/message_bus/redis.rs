@@ -56,7 +56,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         loss: Some(trigger.loss()),
         trigger: Box::new(trigger),
         response,
-        publication: Some(run),
+        companions: vec![run],
         session: Some(BusPromise::Gaps(vec![GAP])),
         inlet: None,
         publisher: Some(publisher),
