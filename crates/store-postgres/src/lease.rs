@@ -63,11 +63,23 @@ impl Claims {
         (known.good.keys().copied().collect(), known.last)
     }
 
-    /// Verdicts for these are written: nobody answers for them any more.
-    pub(crate) fn settled<'a>(&self, settled: impl IntoIterator<Item = &'a StoredObjectId>) {
+    /// The claims that have handed these out.
+    pub(crate) fn of<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a StoredObjectId>,
+    ) -> Vec<(StoredObjectId, i64)> {
+        let known = self.known();
+        let ids = ids.into_iter();
+        ids.filter_map(|id| Some((*id, *known.handed_out.get(id)?)))
+            .collect()
+    }
+
+    /// For these nobody answers any more, as far as they were handed out by these claims.
+    pub(crate) fn end(&self, ended: impl IntoIterator<Item = (StoredObjectId, i64)>) {
         let mut known = self.known();
-        for id in settled {
-            if let Some(claim) = known.handed_out.remove(id) {
+        for (id, claim) in ended {
+            if known.handed_out.get(&id) == Some(&claim) {
+                known.handed_out.remove(&id);
                 known.let_go(claim);
             }
         }
@@ -138,9 +150,9 @@ impl ClaimedPage {
 impl Drop for ClaimedPage {
     fn drop(&mut self) {
         if !self.objects.is_empty() {
-            self.making
-                .claims
-                .settled(self.objects.iter().map(|object| &object.id));
+            let claim = self.making.number;
+            let objects = self.objects.iter();
+            self.making.claims.end(objects.map(|object| (object.id, claim)));
         }
     }
 }
@@ -157,10 +169,19 @@ mod tests {
         assert_eq!(claims.good(), (vec![1], 1));
         let objects = making.page(vec![object(1), object(2)]).take();
         assert_eq!(objects.len(), 2);
-        claims.settled([&id(1), &id(7)]);
+        claims.end(claims.of([&id(1), &id(7)]));
         assert_eq!(claims.good(), (vec![1], 1));
-        claims.settled([&id(2)]);
+        claims.end(claims.of([&id(2)]));
         assert_eq!(claims.good(), (vec![], 1));
+    }
+
+    #[test]
+    fn a_verdict_ends_no_claim_that_was_made_after_it() {
+        let claims = Claims::default();
+        let ended = claims.of([&id(1)]);
+        let objects = claims.begin().page(vec![object(1)]).take();
+        claims.end(ended);
+        assert_eq!(claims.good(), (vec![1], 1), "somebody has {objects:?}");
     }
 
     #[test]

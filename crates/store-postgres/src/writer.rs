@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use edgehold_core::retry::Verdict;
+use edgehold_core::{StoredObjectId, retry::Verdict};
 use edgehold_store::{ErrorPage, Evicted, Eviction, Moved, Room, StoreError, Sweep};
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::{mpsc, oneshot};
@@ -64,6 +64,15 @@ impl Work {
     /// Whether it is written together with others; what is rare and changes many objects has a transaction of its own.
     fn joins_others(&self) -> bool {
         matches!(self, Self::Append(..) | Self::Settle(_))
+    }
+
+    /// The objects that it brings verdicts for.
+    fn settled(&self) -> impl Iterator<Item = &StoredObjectId> {
+        let verdicts = match self {
+            Self::Settle(verdicts) => verdicts.as_slice(),
+            _ => &[],
+        };
+        verdicts.iter().map(|verdict| &verdict.id)
     }
 
     /// Whether it is more than one statement.
@@ -152,24 +161,23 @@ impl Writer {
 
     async fn commit(&mut self, group: Vec<Asked>) {
         let (works, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        // Looked up before: what a verdict makes claimable may be somebody else's as soon as it is written.
+        let claims = &self.shared.claims;
+        let ended: Vec<_> = works.iter().map(|work| claims.of(work.settled())).collect();
         let mut done = match works.len() {
             0 | 1 => None,
             _ => self.together(&works).await,
         }
         .map(Vec::into_iter);
         let mut is_news = false;
-        for (work, answer) in works.iter().zip(answers) {
+        for ((work, ended), answer) in works.iter().zip(ended).zip(answers) {
             let outcome = match done.as_mut().and_then(|done| done.next().flatten()) {
                 Some(done) => Ok(done),
                 None => self.alone(work).await,
             };
             if outcome.is_ok() {
                 is_news |= work.is_news();
-                if let Work::Settle(verdicts) = work {
-                    self.shared
-                        .claims
-                        .settled(verdicts.iter().map(|verdict| &verdict.id));
-                }
+                self.shared.claims.end(ended);
             }
             // A caller that has gone is no reason not to have written.
             let _ = answer.send(outcome);

@@ -64,11 +64,20 @@ impl Leases {
         }
     }
 
-    /// A verdict for these is on the disk: it ends their claims, and they are as good as any other.
-    pub(crate) fn settled<'a>(&self, settled: impl IntoIterator<Item = &'a StoredObjectId>) {
+    /// Those of these objects that are claimed.
+    pub(crate) fn claimed<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a StoredObjectId>,
+    ) -> Vec<StoredObjectId> {
+        let known = self.known();
+        let ids = ids.into_iter().copied();
+        ids.filter(|id| known.claimed.contains_key(id)).collect()
+    }
+
+    /// Verdicts for these are on the disk: they are as good as any other.
+    pub(crate) fn cleared<'a>(&self, cleared: impl IntoIterator<Item = &'a StoredObjectId>) {
         let mut known = self.known();
-        for id in settled {
-            known.release(*id);
+        for id in cleared {
             known.suspects.remove(id);
         }
     }

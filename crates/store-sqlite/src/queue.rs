@@ -409,7 +409,7 @@ impl SqliteQueue {
         }
         match self.write(Work::Evict(places)).await? {
             Done::Evicted(evicted) => {
-                self.leases.settled(evicted.iter().map(|evicted| &evicted.id));
+                self.leases.cleared(evicted.iter().map(|evicted| &evicted.id));
                 Ok(evicted)
             }
             _ => Ok(Vec::new()),

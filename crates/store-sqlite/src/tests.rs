@@ -1,4 +1,13 @@
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Wake},
+    time::Duration,
+};
 
 use edgehold_core::{
     ErrorReason, ObjectState, ServiceKey, StoredObject, Timestamp,
@@ -9,6 +18,7 @@ use edgehold_store::{
     Suspects, Sweep,
     conformance::{object, service_key},
 };
+use futures_util::FutureExt;
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -981,4 +991,66 @@ fn a_reserve_can_be_given_up_once_and_filled_again() {
     assert!(!reserve.give_up());
     reserve.refill();
     assert_eq!(file_bytes(&folder, "app.db.reserve"), 4 << 20);
+}
+
+/// Notes that a task was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+#[tokio::test]
+async fn who_claims_what_a_verdict_has_released_keeps_it_when_the_writer_hears_of_its_commit() {
+    // given the row of a run that has not ended, and a writer that goes only as far as it is told
+    let folder = folder();
+    let (queue, writer) = SqliteQueue::open(options(&folder)).await.unwrap();
+    let mut writer = pin!(writer.run());
+    let row = StoredObject {
+        state: ObjectState::New,
+        context: Default::default(),
+        ..object(1)
+    };
+    let begin = async {
+        append(&queue, std::slice::from_ref(&row)).await;
+        // The first claim of all may have something to write.
+        assert_eq!(queue.claim(claim()).await.unwrap(), []);
+    };
+    tokio::select! {
+        () = &mut writer => unreachable!("the queue is open"),
+        () = begin => {}
+    }
+    // when its run lets go of it, and it is claimed after the commit and before the writer hears of that
+    let verdicts = verdicts(&[row], &Action::RELEASE);
+    let mut settling = pin!(queue.settle(&verdicts));
+    assert!((&mut settling).now_or_never().is_none());
+    let woken = Arc::new(Woken(AtomicBool::new(true)));
+    let waker = woken.clone().into();
+    while queue.stats().await.unwrap().failed.objects == 0 {
+        if woken.0.swap(false, Ordering::AcqRel) {
+            let step = writer.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(step.is_pending());
+        }
+        while !woken.0.load(Ordering::Acquire) {
+            tokio::task::yield_now().await;
+        }
+    }
+    let mut claiming = pin!(queue.claim(claim()));
+    while !queue.lanes(Duration::ZERO, claim().now).await.unwrap().is_empty() {
+        assert!((&mut claiming).now_or_never().is_none());
+    }
+    let end = async {
+        let (settled, claimed) = tokio::join!(settling, claiming);
+        settled.unwrap();
+        assert_eq!(claimed.unwrap().len(), 1);
+        // then nobody else is given it
+        assert_eq!(queue.claim(claim()).await.unwrap(), []);
+    };
+    tokio::select! {
+        () = &mut writer => unreachable!("the queue is open"),
+        () = end => {}
+    }
 }

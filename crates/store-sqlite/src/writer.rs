@@ -88,6 +88,15 @@ impl Work {
         )
     }
 
+    /// The objects that it brings verdicts for.
+    fn settled(&self) -> impl Iterator<Item = &StoredObjectId> {
+        let verdicts = match self {
+            Self::Settle(verdicts) => verdicts.as_slice(),
+            _ => &[],
+        };
+        verdicts.iter().map(|verdict| &verdict.id)
+    }
+
     /// Whether it is worth the reserve when the disk is full: it makes room, or has to come before what does.
     fn makes_room(&self) -> bool {
         !matches!(self, Self::Append(..) | Self::LeaveError(_, Fate::Redrive))
@@ -168,13 +177,18 @@ impl Writer {
 
     async fn commit_group(&mut self, group: Vec<(Work, oneshot::Sender<Answer>)>) {
         let (works, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        // Looked up before: what a verdict makes claimable may be somebody else's as soon as it is on the disk.
+        let ended: Vec<_> = works
+            .iter()
+            .map(|work| self.leases.claimed(work.settled()))
+            .collect();
         let done = if works.len() > 1 {
             self.file.together(&works).await.ok()
         } else {
             None
         };
         let mut done = done.map(Vec::into_iter);
-        for (work, answer) in works.iter().zip(answers) {
+        for ((work, ended), answer) in works.iter().zip(ended).zip(answers) {
             let outcome = match &mut done {
                 Some(done) => match done.next().flatten() {
                     Some(done) => Ok(done),
@@ -182,10 +196,9 @@ impl Writer {
                 },
                 None => self.file.alone(work).await,
             };
-            if outcome.is_ok()
-                && let Work::Settle(verdicts) = work
-            {
-                self.leases.settled(verdicts.iter().map(|verdict| &verdict.id));
+            if outcome.is_ok() {
+                self.leases.cleared(work.settled());
+                self.leases.release(&ended);
             }
             // A caller that has gone is no reason not to have written.
             let _ = answer.send(outcome);

@@ -153,6 +153,7 @@ queue_cases! { $
     take::a_claimed_object_is_handed_out_once,
     take::concurrent_claims_never_share_an_object,
     take::concurrent_passes_attempt_each_object_once,
+    take::a_claim_is_not_ended_by_the_verdict_before_it,
     take::a_dropped_claim_is_given_back,
     take::the_interval_of_the_claim_decides_what_is_due,
     take::not_before_is_respected_whatever_the_interval,

@@ -1,6 +1,6 @@
 //! Handing objects out.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, pin::pin, task::Poll};
 
 use edgehold_core::ErrorReason;
 use futures_util::future::join_all;
@@ -194,6 +194,40 @@ pub(super) async fn concurrent_passes_attempt_each_object_once(queue: &dyn Retry
     Ok(())
 }
 
+pub(super) async fn a_claim_is_not_ended_by_the_verdict_before_it(queue: &dyn RetryQueue) -> Outcome {
+    for number in 1..=50 {
+        // given the row of a run that lets go of it
+        let row = StoredObject {
+            state: ObjectState::New,
+            ..object(number)
+        };
+        append(queue, &[row]).await?;
+        let verdicts = [verdict(id(number), Action::RELEASE)];
+        let mut letting_go = pin!(settle(queue, &verdicts));
+        // when it is claimed as soon as anybody can see that
+        let mut is_over = false;
+        let mut claimed = Vec::new();
+        for _ in 0..10_000 {
+            if !is_over && let Poll::Ready(outcome) = futures_util::poll!(&mut letting_go) {
+                outcome?;
+                is_over = true;
+            }
+            claimed = claim(queue, claim_due()).await?;
+            if !claimed.is_empty() {
+                break;
+            }
+        }
+        if !is_over {
+            letting_go.await?;
+        }
+        ensure_eq!(ids(&claimed), [id(number)], "what was let go of");
+        // then nobody else is given it
+        let others = ids(&claim(queue, claim_due()).await?);
+        ensure_eq!(others, [], "what somebody has claimed meanwhile");
+    }
+    Ok(())
+}
+
 pub(super) async fn a_dropped_claim_is_given_back(queue: &dyn RetryQueue) -> Outcome {
     append(queue, &objects(1..=3)).await?;
     // given claims dropped after each number of steps that leaves them unfinished
@@ -201,7 +235,7 @@ pub(super) async fn a_dropped_claim_is_given_back(queue: &dyn RetryQueue) -> Out
         let mut pending = queue.claim(claim_due());
         let mut finished = None;
         for _ in 0..steps {
-            if let std::task::Poll::Ready(page) = futures_util::poll!(&mut pending) {
+            if let Poll::Ready(page) = futures_util::poll!(&mut pending) {
                 finished = Some(page);
                 break;
             }

@@ -45,6 +45,8 @@ faults! {
     WrongOrder, a_wrong_order_is_noticed => "claims_come_in_the_order_of_appending",
     /// A claim does not keep the next one from handing out the same objects.
     IgnoredLease, an_ignored_lease_is_noticed => "a_claimed_object_is_handed_out_once",
+    /// The claims of a page of verdicts are ended a moment after it can be seen, whoever has them by then.
+    LateRelease, a_late_release_is_noticed => "a_claim_is_not_ended_by_the_verdict_before_it",
     /// Giving an object up leaves its payload behind.
     PayloadLostOnGiveUp, a_payload_lost_on_giving_up_is_noticed => "giving_up_keeps_the_payload_whole",
     /// The move to the error collection is a removal and an append.
@@ -376,7 +378,12 @@ impl RetryQueue for Faulty {
                 }
                 _ => {}
             }
-            self.inner.settle(&verdicts).await
+            self.inner.settle(&verdicts).await?;
+            if self.is(Fault::LateRelease) {
+                tokio::task::yield_now().await;
+                self.release(verdicts.iter().map(|verdict| verdict.id)).await?;
+            }
+            Ok(())
         })
     }
 
