@@ -1,17 +1,25 @@
 //! Copies a store of ours into another one: the library side of `store copy`.
 //!
 //! Owns the comparison at the end. Objects are copied as they lie there, sealed ones sealed, in the order in which they
-//! were kept. What no process holds any more when a service is stopped is copied as its next start would make it: what was
-//! journaled or in a batch waits for an attempt, and marks of crashes are forgotten. Appending is idempotent, so a copy
-//! that was killed is begun again by the same call.
+//! were kept, which their new `seq` says. What no process holds any more when a service is stopped is copied as its next
+//! start would make it: what was journaled or in a batch waits for an attempt, due at once, so that in no store anything
+//! belongs to the process that copies. Marks of crashes are forgotten. Appending is idempotent, so a copy that was killed
+//! is begun again by the same call.
+//!
+//! Neither store may belong to a running service: what that delivers meanwhile would be delivered again from the other one.
 
-use std::{fmt, path::Path};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use edgehold_config::secrets::InsecureSecretProvider;
 use edgehold_core::{ObjectState, ServiceKey, StoredObject};
-use edgehold_store::{ListRequest, ObjectFilter, RetryQueue, Room, StoreError, record};
+use edgehold_store::{ListRequest, ObjectFilter, RetryQueue, Room, StoreError, record, semantics};
 use edgehold_store_postgres::PostgresQueue;
-use edgehold_store_sqlite::{Options, SqliteQueue};
+use edgehold_store_sqlite::{Lock, Options, SqliteQueue};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
@@ -22,6 +30,7 @@ use crate::{
         Opened,
         address::StoreAddress,
         backlog::{Place, postgres_at},
+        spool_path,
     },
 };
 
@@ -29,6 +38,8 @@ use crate::{
 const PAGE: usize = 256;
 /// What does not agree is named up to so many times.
 const NAMED: usize = 20;
+/// Between two looks whether a service still works with a store.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// From where to where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +67,11 @@ pub struct CopyReport {
     pub named: Vec<String>,
     /// How many objects the target holds beyond them.
     pub others: u64,
-    /// SHA-256 over all objects in their order, as `store::record` writes them: here and there.
+    /// SHA-256 over all objects in their order, as `store::record` writes them (with `␀` for NUL, which PostgreSQL takes in
+    /// no text): here and there.
     pub checksums: Option<(String, String)>,
+    /// The spool in front of the store that is copied, a store of its own, when something waits there, and how much.
+    pub spool: Option<(PathBuf, u64)>,
 }
 
 impl CopyReport {
@@ -84,6 +98,12 @@ pub enum CopyError {
     /// The store that is copied.
     #[error("the store that is to be copied cannot be read")]
     Source(#[source] StoreError),
+    /// A service has started on what was copied.
+    #[error(
+        "a service works with {0} since: what it has delivered meanwhile is in the copy, too; stop it and copy again into an \
+         empty store"
+    )]
+    Started(String),
     /// The store that takes the copy.
     #[error("the other store cannot take the copy")]
     Target(#[source] StoreError),
@@ -114,39 +134,79 @@ pub async fn copy_store(
     };
     let source = source(&place, &request.from).await?;
     let target = target(&place, &request.to).await?;
+    let spool = spool_path(&invocation.flags.data_dir, &service_key);
+    let spooled = match (&source, SqliteQueue::exists(&spool)) {
+        (Source::Postgres(_), true) => held(&spool, &service_key).await.map_err(CopyError::Source)?,
+        _ => 0,
+    };
     let mut copy = Copy {
-        report: CopyReport::default(),
+        report: CopyReport {
+            spool: (spooled > 0).then_some((spool, spooled)),
+            ..CopyReport::default()
+        },
         tell,
     };
-    let done = target.work(async |target| copy.run(&*source, target).await).await;
-    source.close().await;
+    let work = async |target: &dyn RetryQueue| {
+        copy.run(source.queue(), target).await?;
+        match source.in_use().await.map_err(CopyError::Source)? {
+            true => Err(CopyError::Started(request.from.to_string())),
+            false => Ok(()),
+        }
+    };
+    let done = target.work(work).await;
+    source.queue().close().await;
     done?;
     Ok(copy.report)
 }
 
-async fn source(place: &Place<'_>, from: &StoreAddress) -> Result<Box<dyn RetryQueue>, CopyError> {
+/// A store that is copied.
+enum Source {
+    File {
+        queue: SqliteQueue,
+        /// Keeps a service from starting there meanwhile.
+        _lock: Option<Lock>,
+    },
+    Postgres(PostgresQueue),
+}
+
+impl Source {
+    fn queue(&self) -> &dyn RetryQueue {
+        match self {
+            Self::File { queue, .. } => queue,
+            Self::Postgres(queue) => queue,
+        }
+    }
+
+    /// Whether a service works with it, which none did at the beginning.
+    async fn in_use(&self) -> Result<bool, StoreError> {
+        match self {
+            Self::File { .. } => Ok(false),
+            Self::Postgres(queue) => queue.in_use().await,
+        }
+    }
+}
+
+async fn source(place: &Place<'_>, from: &StoreAddress) -> Result<Source, CopyError> {
     match from {
         StoreAddress::File(path) => {
-            if SqliteQueue::exists(path) && SqliteQueue::in_use(path) {
-                return Err(CopyError::Source(StoreError::Locked {
-                    what: path.display().to_string(),
-                }));
-            }
+            // Beside a file that is not there nothing is made.
+            let lock = match SqliteQueue::exists(path) {
+                true => SqliteQueue::lock(path).map_err(CopyError::Source)?,
+                false => None,
+            };
             let queue = SqliteQueue::open_read_only(path, place.service_key.clone()).await;
-            Ok(Box::new(queue.map_err(CopyError::Source)?))
+            Ok(Source::File {
+                queue: queue.map_err(CopyError::Source)?,
+                _lock: lock,
+            })
         }
         StoreAddress::Postgres(server) => {
             let options = postgres_at(server, place);
-            let queue = PostgresQueue::open_read_only(&options)
+            match stopped_postgres(&options, from)
                 .await
-                .map_err(CopyError::Source)?;
-            match queue {
-                Some(queue) if queue.in_use().await.map_err(CopyError::Source)? => {
-                    Err(CopyError::Source(StoreError::Locked {
-                        what: from.to_string(),
-                    }))
-                }
-                Some(queue) => Ok(Box::new(queue)),
+                .map_err(CopyError::Source)?
+            {
+                Some(queue) => Ok(Source::Postgres(queue)),
                 None => Err(CopyError::Address(format!(
                     "{from} has no objects of the service '{}'",
                     place.service_key
@@ -166,11 +226,35 @@ async fn target(place: &Place<'_>, to: &StoreAddress) -> Result<Opened, CopyErro
         }
         StoreAddress::Postgres(server) => {
             let options = postgres_at(server, place);
+            if let Some(queue) = stopped_postgres(&options, to).await.map_err(CopyError::Target)? {
+                queue.close().await;
+            }
             let (queue, worker) = PostgresQueue::open(options).await.map_err(CopyError::Target)?;
             Ok(Opened::new(queue, Box::pin(worker.run())))
         }
         StoreAddress::Redis(_) => Err(not_ours(to)),
     }
+}
+
+/// The tables of a service on a server, if they are there, once no process works with them: one that was killed, a service or
+/// an earlier copy, seems to for a while.
+async fn stopped_postgres(
+    options: &edgehold_store_postgres::Options,
+    address: &StoreAddress,
+) -> Result<Option<PostgresQueue>, StoreError> {
+    let Some(queue) = PostgresQueue::open_read_only(options).await? else {
+        return Ok(None);
+    };
+    let end = tokio::time::Instant::now() + PostgresQueue::SILENCE + BETWEEN_LOOKS;
+    while queue.in_use().await? {
+        if tokio::time::Instant::now() >= end {
+            return Err(StoreError::Locked {
+                what: address.to_string(),
+            });
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    Ok(Some(queue))
 }
 
 fn not_ours(address: &StoreAddress) -> CopyError {
@@ -184,8 +268,8 @@ fn not_ours(address: &StoreAddress) -> CopyError {
 struct Checksum(Sha256);
 
 impl Checksum {
-    fn add(&mut self, object: &[u8]) {
-        self.0.update(object);
+    fn add(&mut self, line: &str) {
+        self.0.update(line);
         self.0.update(b"\n");
     }
 
@@ -200,16 +284,18 @@ impl Checksum {
 }
 
 /// An object as it is copied.
-fn at_rest(object: StoredObject) -> StoredObject {
+fn at_rest(mut object: StoredObject) -> StoredObject {
+    semantics::recover(&mut object);
     StoredObject {
         seq: 0,
         crashes: 0,
-        state: match object.state {
-            ObjectState::New | ObjectState::Batched => ObjectState::Failed,
-            state => state,
-        },
         ..object
     }
+}
+
+/// What is compared of an object.
+fn line(object: &StoredObject) -> String {
+    record::without_nul(&String::from_utf8_lossy(&record::to_json(object)))
 }
 
 struct Copy<T> {
@@ -250,21 +336,22 @@ impl<T: FnMut(&CopyReport)> Copy<T> {
             let (objects, next) = page(source, after, ObjectFilter::default())
                 .await
                 .map_err(CopyError::Source)?;
-            let mut copies = Vec::new();
+            let mut copies = HashMap::new();
             let mut after_copy = (!objects.is_empty()).then_some(0);
             while let Some(after) = after_copy {
                 let filter = ObjectFilter::ids(objects.iter().map(|object| object.id));
                 let (found, next) = page(target, after, filter).await.map_err(CopyError::Target)?;
-                copies.extend(found);
+                for copy in &found {
+                    let line = line(copy);
+                    there.add(&line);
+                    copies.insert(copy.id, line);
+                }
                 after_copy = next;
             }
-            for copy in &copies {
-                there.add(&record::to_json(copy));
-            }
             for object in &objects {
-                here.add(&record::to_json(object));
-                let same = copies.iter().any(|copy| copy == object);
-                if !same {
+                let line = line(object);
+                here.add(&line);
+                if copies.get(&object.id) != Some(&line) {
                     self.report.differing += 1;
                     if self.report.named.len() < NAMED {
                         self.report.named.push(object.id.to_string());
@@ -314,8 +401,13 @@ pub(crate) async fn back_up(path: &Path, service_key: &ServiceKey, to: &Path) ->
     queue.close().await;
     done?;
     // What was written is read once: a copy that cannot be opened is none.
-    let copy = SqliteQueue::open_read_only(to, service_key.clone()).await?;
-    let held = objects(&copy).await;
-    copy.close().await;
+    held(to, service_key).await
+}
+
+/// How many objects a file holds.
+async fn held(path: &Path, service_key: &ServiceKey) -> Result<u64, StoreError> {
+    let queue = SqliteQueue::open_read_only(path, service_key.clone()).await?;
+    let held = objects(&queue).await;
+    queue.close().await;
     held
 }

@@ -180,7 +180,7 @@ impl StoreOpener {
         &self,
         store: StoreHandle,
     ) -> Result<(SpooledQueue, BoxFuture<'static, ()>), StoreError> {
-        let path = self.data_dir.join(format!("{}.spool.db", self.service_key));
+        let path = spool_path(&self.data_dir, &self.service_key);
         let (spool, writer) = SqliteQueue::open(Options {
             max_bytes: Some(self.spool_max_bytes),
             ..Options::new(path, self.service_key.clone())
@@ -467,6 +467,11 @@ fn carry_over(stats: Result<StoreStats, StoreError>, books: &Books) {
 /// nothing is kept in Redis (decision 0019).
 pub(crate) fn is_file(kind: &str) -> bool {
     ["", "sqlite", "redisdb"].contains(&kind)
+}
+
+/// The file of the spool in front of a store that may be away.
+pub(crate) fn spool_path(data_dir: &Path, service_key: &ServiceKey) -> std::path::PathBuf {
+    data_dir.join(format!("{service_key}.spool.db"))
 }
 
 /// The database file of a service.

@@ -23,7 +23,8 @@ use uuid::Uuid;
 /// The pause between two heartbeats.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 /// An instance that has not been heard for so long has ended.
-const SILENCE_SECONDS: f64 = 5.0;
+pub(crate) const SILENCE: Duration = Duration::from_secs(5);
+const SILENCE_SECONDS: f64 = SILENCE.as_secs() as f64;
 /// Longer than any instance is away.
 const NEVER_SECONDS: f64 = 1e9;
 

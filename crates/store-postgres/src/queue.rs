@@ -148,7 +148,10 @@ impl PostgresQueue {
         }))
     }
 
-    /// Whether a service works with these tables: one that was killed seems to, for some seconds.
+    /// For how long a process that was killed still seems to work with its tables.
+    pub const SILENCE: Duration = instance::SILENCE;
+
+    /// Whether a process works with these tables: one that was killed seems to for [`PostgresQueue::SILENCE`].
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].

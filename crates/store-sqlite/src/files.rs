@@ -60,7 +60,7 @@ pub(crate) fn create(path: &Path) -> io::Result<()> {
 
 /// Holds the lock that keeps other processes from writing, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     _file: File,
 }
 

@@ -44,5 +44,6 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use files::Lock;
 pub use queue::{Options, SqliteQueue};
 pub use writer::Writer;

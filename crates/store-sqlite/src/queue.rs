@@ -162,9 +162,17 @@ impl SqliteQueue {
         path.as_ref().is_file()
     }
 
-    /// Whether another process has a file open for writing.
-    pub fn in_use(path: impl AsRef<Path>) -> bool {
-        matches!(Lock::take(path.as_ref()), Err(StoreError::Locked { .. }))
+    /// Keeps everybody from opening a file for writing until the lock is dropped; none where no lock can be made beside it,
+    /// so that nobody else can write there either.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when a process has it open for writing.
+    pub fn lock(path: impl AsRef<Path>) -> Result<Option<Lock>, StoreError> {
+        match Lock::take(path.as_ref()) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(locked @ StoreError::Locked { .. }) => Err(locked),
+            Err(_) => Ok(None),
+        }
     }
 
     /// What SQLite finds wrong with the file (`PRAGMA integrity_check`); nothing when it is sound. Reads all of it.

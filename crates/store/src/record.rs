@@ -225,6 +225,25 @@ pub fn to_json(object: &StoredObject) -> Vec<u8> {
     serde_json::to_vec(&Record::from(object)).expect("texts and numbers are always JSON")
 }
 
+/// JSON text in which the escape of NUL has become its symbol `␀`: what a database keeps that takes no NUL in texts.
+pub fn without_nul(json: &str) -> String {
+    let mut clean = String::with_capacity(json.len());
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let escape = &rest[at..];
+        let length = if escape.starts_with("\\u") { 6 } else { 2 };
+        clean.push_str(&rest[..at]);
+        match escape.get(..length) {
+            Some("\\u0000") => clean.push('\u{2400}'),
+            Some(other) => clean.push_str(other),
+            None => break,
+        }
+        rest = &escape[length..];
+    }
+    clean.push_str(rest);
+    clean
+}
+
 /// The object of such a line.
 ///
 /// # Errors
@@ -283,6 +302,14 @@ mod tests {
             };
             assert_eq!(from_json(&to_json(&object)).unwrap(), object);
         }
+    }
+
+    #[test]
+    fn nul_becomes_its_symbol_and_nothing_else_does() {
+        for kept in ["a", r#""\\u0000""#, r#""\n\u001f\"""#, "\\"] {
+            assert_eq!(without_nul(kept), kept);
+        }
+        assert_eq!(without_nul(r#""a\u0000\\b""#), "\"a\u{2400}\\\\b\"");
     }
 
     #[test]

@@ -35,6 +35,13 @@ pub(super) async fn copy(invocation: &Invocation, request: &CopyRequest) -> Resu
             request.to, report.others
         )?;
     }
+    if let Some((spool, objects)) = &report.spool {
+        writeln!(
+            out,
+            "{objects} objects wait in the spool {0} and are not among them: copy them as well, with --from {0}",
+            spool.display()
+        )?;
+    }
     if let Some((here, there)) = &report.checksums {
         writeln!(out, "sha256 {here}  {}", request.from)?;
         writeln!(out, "sha256 {there}  {}", request.to)?;
