@@ -231,6 +231,8 @@ impl SqliteQueue {
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(timeout)
+            // A file does not go away as a server does.
+            .test_before_acquire(false)
             .connect_lazy_with(connect_options(path, timeout).read_only(true));
         Self {
             file: path.display().to_string(),

@@ -424,6 +424,38 @@ async fn a_failed_attempt_does_not_write_the_payload_again() {
 }
 
 #[tokio::test]
+async fn what_is_not_needed_any_more_goes_back_to_the_file_system() {
+    // given a backlog
+    let folder = folder();
+    let queue = open(&folder).await;
+    let objects: Vec<_> = (1..=3_000).map(|number| sized(number, 4 << 10)).collect();
+    append(&queue, &objects).await;
+    let mut connection = raw(&folder).await;
+    let pages = "PRAGMA page_count";
+    let before: i64 = sqlx::query_scalar(pages)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    // when it has left
+    queue.settle(&verdicts(&objects, &Action::Remove)).await.unwrap();
+    // then so does its room, but for some
+    let shrunk = async {
+        loop {
+            let now: i64 = sqlx::query_scalar(pages)
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+            if now < before / 2 {
+                break now;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let now = timeout(DEADLINE, shrunk).await.unwrap();
+    assert!(now > 500, "{now} of {before} pages are left");
+}
+
+#[tokio::test]
 async fn a_full_store_refuses_appends_and_lets_objects_leave() {
     // given a file that may hold two megabytes
     let folder = folder();

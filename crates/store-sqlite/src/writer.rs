@@ -8,7 +8,7 @@ pub(crate) mod insert;
 pub(crate) mod maintain;
 pub(crate) mod recover;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use edgehold_core::{ErrorReason, ObjectState, ServiceKey, StoredObjectId, Timestamp, retry::Verdict};
 use edgehold_store::{ErrorPage, Evicted, Moved, Room, StateCount, StoreError, Sweep};
@@ -16,7 +16,10 @@ use sqlx::{
     Connection, SqliteConnection,
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use crate::{
     error::{is_full, is_refusal, refusal, store_error},
@@ -34,6 +37,11 @@ pub(crate) const QUEUED_REQUESTS: usize = 256;
 const GIVE_BACK_AFTER: u64 = 1_000;
 /// Unused pages that stay in the file, to be filled again without growing it.
 const UNUSED_PAGES_KEPT: i64 = 1_024;
+/// So long nothing was asked for when pages are given back: the pages at the end of the file move into the unused ones,
+/// which while a backlog drains would be those of the objects that leave next.
+const QUIET: Duration = Duration::from_millis(100);
+/// Of so many pages one is in use when they are given back although it is never quiet: there is little to move.
+const HARDLY_USED: i64 = 8;
 
 /// The outcome of a request.
 pub(crate) type Answer = Result<Done, StoreError>;
@@ -126,7 +134,10 @@ pub(crate) struct Writing {
     /// None after a failure that may have left it in any state: the next request opens it anew.
     connection: Option<SqliteConnection>,
     next_seq: i64,
+    /// Objects that have left since the last look for unused pages in a quiet moment.
     removed: u64,
+    /// So many of them, and there is a look although it is not quiet.
+    looks_again_after: u64,
     reserve: Reserve,
     _lock: Lock,
 }
@@ -139,10 +150,21 @@ impl Writer {
         let mut group = Vec::new();
         let mut closing = Vec::new();
         loop {
-            while self.requests.is_empty() && self.file.give_back().await {}
-            // Cancel-safe: what was received is handled before the next await that waits for requests.
-            if self.requests.recv_many(&mut group, QUEUED_REQUESTS).await == 0 {
-                break;
+            while self.requests.is_empty() && self.file.give_back(false).await {}
+            let received = self.requests.recv_many(&mut group, QUEUED_REQUESTS);
+            // Cancel-safe: nothing is received unless it is answered, and what was is handled before the next await that
+            // waits for requests.
+            let received = match self.file.has_removed() {
+                true => timeout(QUIET, received).await,
+                false => Ok(received.await),
+            };
+            match received {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => {
+                    while self.requests.is_empty() && self.file.give_back(true).await {}
+                    continue;
+                }
             }
             let mut writes = Vec::with_capacity(group.len());
             for request in group.drain(..) {
@@ -240,6 +262,7 @@ impl Writing {
             connection: None,
             next_seq: 0,
             removed: 0,
+            looks_again_after: GIVE_BACK_AFTER,
             reserve,
             _lock: lock,
         };
@@ -264,6 +287,8 @@ impl Writing {
     }
 
     async fn keep(&mut self, mut connection: SqliteConnection) -> Result<(), sqlx::Error> {
+        // What a statement would need to be taken back: a copy of every page it changes.
+        sqlx::query(TEMPORARY_IN_MEMORY).execute(&mut connection).await?;
         let last = "SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'object'";
         self.next_seq = 1 + sqlx::query_scalar::<_, i64>(last)
             .fetch_one(&mut connection)
@@ -428,7 +453,10 @@ impl Writing {
                 }
                 Work::IndexDevices(wanted) => {
                     let statement = if *wanted { INDEX_DEVICES } else { FORGET_DEVICES };
-                    sqlx::query(statement).execute(connection).await?;
+                    // All that waits is sorted for it, which is too much for memory.
+                    for statement in [TEMPORARY_IN_FILES, statement, TEMPORARY_IN_MEMORY] {
+                        sqlx::query(statement).execute(&mut *connection).await?;
+                    }
                     (Done::Written, 0)
                 }
                 Work::LeaveError(page, fate) => {
@@ -469,10 +497,16 @@ impl Writing {
         .await
     }
 
-    /// Gives a portion of unused pages back to the file system once many objects have left. False when there is
-    /// nothing left to give, or it failed: it is not worth an error.
-    async fn give_back(&mut self) -> bool {
-        if self.removed < GIVE_BACK_AFTER {
+    /// Whether so many objects have left that there may be pages to give back.
+    fn has_removed(&self) -> bool {
+        self.removed >= GIVE_BACK_AFTER
+    }
+
+    /// Gives a portion of unused pages back to the file system once many objects have left, when it is quiet or there is
+    /// hardly anything else in the file. False when there is nothing to give back for now, or it failed: it is not worth
+    /// an error.
+    async fn give_back(&mut self, quiet: bool) -> bool {
+        if !self.has_removed() || !quiet && self.removed < self.looks_again_after {
             return false;
         }
         let Ok(mut connection) = self.connection().await else {
@@ -480,10 +514,10 @@ impl Writing {
             return false;
         };
         let shrunk = async {
-            let unused: i64 = sqlx::query_scalar("PRAGMA freelist_count")
-                .fetch_one(&mut connection)
-                .await?;
-            if unused <= UNUSED_PAGES_KEPT {
+            let counts = "SELECT freelist_count, page_count FROM pragma_freelist_count, pragma_page_count";
+            let (unused, pages): (i64, i64) = sqlx::query_as(counts).fetch_one(&mut connection).await?;
+            let is_worth_it = quiet || (pages - unused) < pages / HARDLY_USED;
+            if unused <= UNUSED_PAGES_KEPT || !is_worth_it {
                 return Ok::<_, sqlx::Error>(false);
             }
             sqlx::query("PRAGMA incremental_vacuum(256)")
@@ -495,7 +529,8 @@ impl Writing {
             Ok(more) => {
                 self.connection = Some(connection);
                 if !more {
-                    self.removed = 0;
+                    self.removed = if quiet { 0 } else { self.removed };
+                    self.looks_again_after = self.removed + GIVE_BACK_AFTER;
                 }
                 more
             }
@@ -576,6 +611,9 @@ pub(crate) const INDEX_DEVICES: &str = "
     CREATE INDEX IF NOT EXISTS object_device ON object (app_service_key, pipeline_id, device, seq)
     WHERE state IN (0, 2)";
 pub(crate) const FORGET_DEVICES: &str = "DROP INDEX IF EXISTS object_device";
+
+const TEMPORARY_IN_MEMORY: &str = "PRAGMA temp_store = MEMORY";
+const TEMPORARY_IN_FILES: &str = "PRAGMA temp_store = FILE";
 
 /// With the time of the machine: nobody says what time it is when a row is found to be damaged.
 pub(crate) const SET_ASIDE: &str = "
