@@ -10,6 +10,7 @@ mod bounce;
 mod buses;
 mod configuration_weaknesses;
 mod consul;
+mod copies;
 mod disk;
 mod edits;
 mod exports;
