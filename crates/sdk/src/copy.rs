@@ -9,7 +9,7 @@
 //! Neither store may belong to a running service: what that delivers meanwhile would be delivered again from the other one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
     time::Duration,
@@ -312,10 +312,21 @@ impl<T: FnMut(&CopyReport)> Copy<T> {
             let (objects, next) = page(source, after, ObjectFilter::default())
                 .await
                 .map_err(CopyError::Source)?;
-            for answer in target.append(&objects, Room::default()).await {
+            self.report.copied += u64::try_from(objects.len()).unwrap_or(0);
+            let fresh = match before {
+                0 => objects,
+                // Appending again does no harm, but each object that is there is looked at by itself.
+                _ => {
+                    let there = found(target, &objects).await.map_err(CopyError::Target)?;
+                    let there: HashSet<_> = there.iter().map(|object| object.id).collect();
+                    let objects = objects.into_iter();
+                    objects.filter(|object| !there.contains(&object.id)).collect()
+                }
+            };
+            for answer in target.append(&fresh, Room::default()).await {
                 match answer {
                     // Another one of this id is told by the comparison.
-                    Ok(_) | Err(StoreError::Exists(_)) => self.report.copied += 1,
+                    Ok(_) | Err(StoreError::Exists(_)) => {}
                     Err(error) => return Err(CopyError::Target(error)),
                 }
             }
@@ -336,18 +347,9 @@ impl<T: FnMut(&CopyReport)> Copy<T> {
             let (objects, next) = page(source, after, ObjectFilter::default())
                 .await
                 .map_err(CopyError::Source)?;
-            let mut copies = HashMap::new();
-            let mut after_copy = (!objects.is_empty()).then_some(0);
-            while let Some(after) = after_copy {
-                let filter = ObjectFilter::ids(objects.iter().map(|object| object.id));
-                let (found, next) = page(target, after, filter).await.map_err(CopyError::Target)?;
-                for copy in &found {
-                    let line = line(copy);
-                    there.add(&line);
-                    copies.insert(copy.id, line);
-                }
-                after_copy = next;
-            }
+            let copies = found(target, &objects).await.map_err(CopyError::Target)?;
+            let lines = copies.iter().map(|copy| (copy.id, line(copy)));
+            let copies: HashMap<_, _> = lines.inspect(|(_, line)| there.add(line)).collect();
             for object in &objects {
                 let line = line(object);
                 here.add(&line);
@@ -370,6 +372,19 @@ impl<T: FnMut(&CopyReport)> Copy<T> {
 async fn objects(queue: &dyn RetryQueue) -> Result<u64, StoreError> {
     let stats = queue.stats().await?;
     Ok(stats.waiting() + stats.success.objects + stats.error.objects)
+}
+
+/// Those of these objects that a store has, as it has them.
+async fn found(queue: &dyn RetryQueue, objects: &[StoredObject]) -> Result<Vec<StoredObject>, StoreError> {
+    let mut found = Vec::with_capacity(objects.len());
+    let mut after_seq = (!objects.is_empty()).then_some(0);
+    while let Some(after) = after_seq {
+        let filter = ObjectFilter::ids(objects.iter().map(|object| object.id));
+        let (objects, next) = page(queue, after, filter).await?;
+        found.extend(objects);
+        after_seq = next;
+    }
+    Ok(found)
 }
 
 async fn page(
