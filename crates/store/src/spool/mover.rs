@@ -145,14 +145,25 @@ impl Mover {
         }
         // The store may have what an earlier call left there, in an earlier state.
         self.remove_from(store, &known).await?;
-        let answers = shared.ask_append(store, &page, Room::default()).await;
+        let mut answers = shared.ask_append(store, &page, Room::default()).await;
+        let overtaking = self.overtaking(store, &known).await?;
+        for (object, answer) in page.iter().zip(&mut answers) {
+            if answer.is_ok() && overtaking.contains(&object.id) {
+                *answer = Err(StoreError::Exists(object.id));
+            }
+        }
         let mut moved: Vec<StoredObjectId> = Vec::with_capacity(page.len());
         let mut failed = None;
+        let mut overtaken = None;
         for (object, answer) in page.iter().zip(answers) {
             match answer {
                 Ok(_) => moved.push(object.id),
-                // It has it with other content, which nobody knew: next time that goes first.
-                Err(StoreError::Exists(id)) if !known.contains(&id) => {}
+                // It has it as it was: nobody knew, or that came between. Next time it goes first.
+                Err(error @ StoreError::Exists(id)) => {
+                    if known.contains(&id) {
+                        overtaken = Some(error);
+                    }
+                }
                 Err(error @ (StoreError::Unavailable { .. } | StoreError::Full { .. })) => {
                     failed = Some(error);
                 }
@@ -176,11 +187,34 @@ impl Mover {
             moved.iter().for_each(|id| ledger.moved(*id));
             ledger.full = full;
         }
-        if full {
-            // It answers, and only what is claimed there makes room.
+        if full || (failed.is_none() && overtaken.is_some()) {
+            // It answers. Only what is claimed there makes room, and what overtook may do so again: not at once.
             shared.is_back();
         }
-        failed.map_or(Ok(()), Err)
+        failed.or(overtaken).map_or(Ok(()), Err)
+    }
+
+    /// Those of these objects, which were just removed and appended, that the store has as they were when their runs
+    /// had not ended: it was asked for that by an earlier call, which nobody waited for any more, and did it in between.
+    async fn overtaking(
+        &self,
+        store: &dyn RetryQueue,
+        ids: &[StoredObjectId],
+    ) -> Result<Vec<StoredObjectId>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let request = ListRequest {
+            states: vec![ObjectState::New],
+            filter: ObjectFilter {
+                ids: ids.to_vec(),
+                ..ObjectFilter::default()
+            },
+            after_seq: 0,
+            limit: ids.len(),
+        };
+        let page = self.shared.ask(store.list(request)).await?;
+        Ok(page.objects.into_iter().map(|object| object.id).collect())
     }
 
     async fn remove_from(&self, store: &dyn RetryQueue, ids: &[StoredObjectId]) -> Result<(), StoreError> {

@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use edgehold_core::{
-    BoxFuture, Destination, ObjectState, PipelineId, StoredObject, StoredObjectId, Timestamp,
-    retry::{Action, Verdict},
+    BoxFuture, DataKind, Destination, ObjectState, PipelineId, PipelineVersion, StoredObject, StoredObjectId,
+    Timestamp,
+    retry::{Action, Progress, Verdict},
 };
 use edgehold_store::{
     Claim, ErrorGroup, ErrorPage, Evicted, Eviction, Lane, LaneStatus, ListRequest, MemoryQueue, Moved,
@@ -53,6 +55,8 @@ enum Mode {
     Mute,
     /// Keeps what is appended, never answers that, and answers anything else.
     MuteAppend,
+    /// Never answers what is appended, and keeps it after the next verdicts.
+    LateAppend,
     /// Has no room.
     Full,
     /// Takes nothing of more than 100 bytes.
@@ -63,6 +67,8 @@ enum Mode {
 struct Switched {
     inner: MemoryQueue,
     mode: Mutex<Mode>,
+    /// What it keeps later.
+    late: Mutex<Vec<StoredObject>>,
 }
 
 impl Switched {
@@ -70,6 +76,7 @@ impl Switched {
         Arc::new(Self {
             inner: MemoryQueue::new(conformance::service_key()),
             mode: Mutex::new(mode),
+            late: Mutex::default(),
         })
     }
 
@@ -89,7 +96,7 @@ impl Switched {
                 let _ = call.await;
                 std::future::pending().await
             }
-            Mode::There | Mode::MuteAppend | Mode::Full | Mode::Picky => call.await,
+            Mode::There | Mode::MuteAppend | Mode::LateAppend | Mode::Full | Mode::Picky => call.await,
         }
     }
 }
@@ -110,6 +117,10 @@ impl RetryQueue for Switched {
                 Mode::Full => objects.iter().map(full).collect(),
                 Mode::MuteAppend => {
                     self.inner.append(objects, room).await;
+                    std::future::pending().await
+                }
+                Mode::LateAppend => {
+                    self.late.lock().unwrap().extend_from_slice(objects);
                     std::future::pending().await
                 }
                 Mode::Picky => {
@@ -143,7 +154,13 @@ impl RetryQueue for Switched {
     }
 
     fn settle<'a>(&'a self, verdicts: &'a [Verdict]) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.guard(self.inner.settle(verdicts)))
+        let settle = self.inner.settle(verdicts);
+        Box::pin(self.guard(Box::pin(async {
+            let outcome = settle.await;
+            let late = std::mem::take(&mut *self.late.lock().unwrap());
+            self.inner.append(&late, Room::default()).await;
+            outcome
+        })))
     }
 
     fn lanes(
@@ -411,6 +428,43 @@ async fn what_the_store_took_without_an_answer_is_there_once() {
     assert_eq!(ids(&kept), ids_of([0, 2]));
     assert_eq!(kept[1].state, ObjectState::Failed);
     assert_eq!(kept[1].last_error.as_deref(), Some("down"));
+    assert_eq!(bench.claim().await.unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_takes_late_is_in_nobodys_way() {
+    // Given objects that the spool has, because the store did not answer
+    let bench = Bench::new(Mode::LateAppend).await;
+    let objects = [new(1), new(2)];
+    bench.queue.append(&objects, Room::default()).await;
+    let moved = Progress {
+        version: PipelineVersion::from_stored("v1"),
+        position: 1,
+        kind: DataKind::Bytes,
+        payload: Bytes::from_static(b"what comes next"),
+        context: Default::default(),
+    };
+    let fail = |id, progress| {
+        let release = Action::Release {
+            not_before: None,
+            last_error: Some("down".to_owned()),
+            destination: Some(Destination::new("http://a")),
+            progress,
+        };
+        verdict(id, release)
+    };
+    let verdicts = [fail(objects[0].id, None), fail(objects[1].id, Some(moved))];
+    bench.queue.settle(&verdicts).await.unwrap();
+    // When the store takes them after all, as they were, between the removal and the append of the move
+    bench.store.set(Mode::There);
+    bench.moved().await;
+    // Then it has each once, as it is
+    let kept = held(&bench.store.inner).await;
+    assert_eq!(ids(&kept), ids_of([1, 2]));
+    for object in &kept {
+        assert_eq!(object.last_error.as_deref(), Some("down"));
+    }
+    assert_eq!(kept[1].payload, "what comes next");
     assert_eq!(bench.claim().await.unwrap().len(), 2);
 }
 
