@@ -4,12 +4,13 @@
 use std::{collections::BTreeSet, process::Child};
 
 use anyhow::{Context, Result, ensure};
-use edgehold_test_support::{Behaviour, MqttPublisher, Qos, wait};
+use edgehold_test_support::{Authority, Behaviour, MqttPublisher, Qos, wait};
 use serde_json::Value;
 
 use crate::random::{self, Random};
 use crate::support::{
-    DURABLE, Stack, Stats, TOPIC, accepted, each, envelope, event_id, event_of, refusing, sent,
+    DURABLE, Stack, Stats, TOPIC, accepted, each, envelope, event_id, event_of, https_settings, refusing,
+    sent,
 };
 
 const SEED: u64 = 20_261_128;
@@ -295,4 +296,65 @@ async fn an_export_by_the_service_brings_every_object_whatever_its_size() -> Res
         sent.len()
     );
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_http_no_authority_is_needed() -> Result<()> {
+    let stack = with_given_up(1).await?;
+    let mut command = stack.service.command_of(&["dead", "purge", "--all"])?;
+    command.envs(["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| (name, "/not/there")));
+    let output = command.output()?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_commands_speak_https_to_a_service_whose_certificate_they_trust() -> Result<()> {
+    // Given a service on https, whose certificate has another name than its host.
+    const NAME: &str = "app.plant";
+    let (authority, stranger) = (Authority::new()?, Authority::new()?);
+    let certificate = authority.issue(NAME)?;
+    let mut stack = with_given_up(3).await?;
+    stack.service.stop().await?;
+    stack.consul.put_all(&https_settings(&certificate)).await?;
+    stack.service.spawn()?;
+    stack
+        .service
+        .process()
+        .wait_for_line("Service started", wait::LONG)
+        .await;
+    let folder = stack.service.data_dir().to_owned();
+    let file = |name: &str, authority: &Authority| -> Result<String> {
+        let path = folder.join(name);
+        std::fs::write(&path, authority.pem())?;
+        Ok(path.display().to_string())
+    };
+    let (ours, theirs) = (file("ours.pem", &authority)?, file("theirs.pem", &stranger)?);
+
+    // When it is not known who it is, then it is not asked.
+    let redrive = ["dead", "redrive", "--all"];
+    let refused = |stack: &Stack, said: &str| -> Result<()> {
+        let output = stack.service.run(&redrive)?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success(), "{told}");
+        ensure!(told.contains(said) && told.contains("EDGEHOLD_CACERT"), "{told}");
+        Ok(())
+    };
+    refused(&stack, "UnknownIssuer")?;
+    stack.service.set_env("EDGEHOLD_CACERT", &theirs);
+    refused(&stack, "invalid peer certificate")?;
+    stack.service.set_env("EDGEHOLD_CACERT", &ours);
+    refused(&stack, "not valid for name")?;
+
+    // And when it is, it re-drives.
+    stack.service.set_env("EDGEHOLD_TLS_SERVER_NAME", NAME);
+    let told = printed(&stack, &redrive)?;
+    assert!(told.starts_with("re-driven: 3 of 3 objects"), "{told}");
+
+    // Whoever wants to do without may.
+    stack.service.set_env("EDGEHOLD_CACERT", &theirs);
+    stack.service.set_env("EDGEHOLD_TLS_VERIFY", "false");
+    printed(&stack, &redrive)?;
+    stack.service.stop().await
 }

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::{
-    END, PRIVATE, SERVICE_KEY, Service, Stack, accepted, each, publish, refusing, wait_accepted,
+    END, PRIVATE, SERVICE_KEY, Service, Stack, accepted, each, https_settings, publish, refusing,
+    wait_accepted,
 };
 
 /// What the service allows itself for its end.
@@ -463,17 +464,7 @@ async fn https_is_served_from_a_secret_and_a_renewed_one_counts_at_once() -> Res
     let (old, new) = (Authority::new()?, Authority::new()?);
     let mut stack = Stack::new(&[]).await?;
     let certificate = old.issue("127.0.0.1")?;
-    let settings = [
-        ("HttpServer/Protocol", "https"),
-        ("HttpServer/SecretName", "web"),
-        ("HttpServer/HTTPSCertName", "cert"),
-        ("HttpServer/HTTPSKeyName", "key"),
-        ("Writable/InsecureSecrets/web/SecretName", "web"),
-        ("Writable/InsecureSecrets/web/SecretData/cert", &certificate.pem),
-        ("Writable/InsecureSecrets/web/SecretData/key", &certificate.key),
-    ];
-    let settings = settings.map(|(path, value)| (format!("{PRIVATE}{path}"), value));
-    stack.consul.put_all(&settings).await?;
+    stack.consul.put_all(&https_settings(&certificate)).await?;
     stack.service.spawn()?;
     let port = stack.service.port();
     let answers = async |authority: &Authority| {

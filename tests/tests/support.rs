@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use edgehold_test_support::fixtures::{self, Generation};
 use edgehold_test_support::wait::{self, LONG};
 use edgehold_test_support::{
-    Behaviour, Consul, HttpSink, Mosquitto, MqttPublisher, Port, Process, Qos, Received, edgehold_binary,
-    http,
+    Behaviour, Certificate, Consul, HttpSink, Mosquitto, MqttPublisher, Port, Process, Qos, Received,
+    edgehold_binary, http,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -595,6 +595,21 @@ pub(crate) async fn seed_common(consul: &Consul, broker_port: u16, others: &[(&s
         .collect();
     consul.put_all(&keys).await?;
     consul.put(&format!("{COMMON}IsCommonConfigReady"), "true").await
+}
+
+/// Private keys with which REST is served over TLS with this certificate.
+pub(crate) fn https_settings(certificate: &Certificate) -> Vec<(String, String)> {
+    let settings = [
+        ("HttpServer/Protocol", "https"),
+        ("HttpServer/SecretName", "web"),
+        ("HttpServer/HTTPSCertName", "cert"),
+        ("HttpServer/HTTPSKeyName", "key"),
+        ("Writable/InsecureSecrets/web/SecretName", "web"),
+        ("Writable/InsecureSecrets/web/SecretData/cert", &certificate.pem),
+        ("Writable/InsecureSecrets/web/SecretData/key", &certificate.key),
+    ];
+    let key = |(path, value): (&str, &str)| (format!("{PRIVATE}{path}"), value.to_owned());
+    settings.map(key).into()
 }
 
 /// The topic of events by number.

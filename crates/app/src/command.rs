@@ -33,7 +33,9 @@ pub(crate) const USAGE: &str = "Usage: edgehold [flags] store ls [options]      
        edgehold settings                           every setting, as a Markdown table
 
 Beside the running service or without it. A running service re-drives and purges itself, over REST, if it was started with
-EDGEHOLD_ADMIN=write; the store of a stopped one is opened. The flags are those of the service (--configProvider,
+EDGEHOLD_ADMIN=write; the store of a stopped one is opened. One that speaks https shows a certificate for Service/Host that the
+system trusts, or the authorities in the file EDGEHOLD_CACERT; EDGEHOLD_TLS_SERVER_NAME expects another name in it, and with
+EDGEHOLD_TLS_VERIFY=false any certificate will do. The flags are those of the service (--configProvider,
 --configDir, --profile, --data-dir, ...: 'edgehold --help') and say whose store it is. ID is the id or the SEQ of an object.
 WHICH is ids, options that say which, or --all.
 

@@ -1,6 +1,6 @@
 //! One GET request: limits, TLS, and the meaning of what comes back.
 
-use std::{error::Error, net::IpAddr, time::Duration};
+use std::{error::Error, io, net::IpAddr, time::Duration};
 
 use edgehold_config::{Client as Address, without_passwords};
 use edgehold_core::ErrorClass;
@@ -31,6 +31,15 @@ pub enum CallError {
         /// The innermost cause, as the system says it.
         reason: String,
     },
+    /// Whoever answered shows a certificate that is not trusted.
+    #[error("its certificate is refused: {reason}")]
+    Certificate {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What is to be trusted holds no certificate.
+    #[error("the authorities that are to be trusted hold no certificate in PEM")]
+    Authorities,
     /// The whole answer did not come in time.
     #[error("no answer within {after:?}")]
     TimedOut {
@@ -174,13 +183,25 @@ pub(crate) async fn body(
 /// The layers above the innermost cause say only that the request failed, and may hold the address with its credentials.
 pub(crate) fn no_answer(error: reqwest::Error) -> CallError {
     let error = error.without_url();
-    let mut innermost: &dyn Error = &error;
+    let mut innermost: &(dyn Error + 'static) = &error;
+    let mut untrusted = false;
     while let Some(cause) = innermost.source() {
         innermost = cause;
+        untrusted |= refuses_certificate(cause);
     }
-    CallError::NoAnswer {
-        reason: innermost.to_string(),
+    let reason = innermost.to_string();
+    match untrusted {
+        true => CallError::Certificate { reason },
+        false => CallError::NoAnswer { reason },
     }
+}
+
+/// Whether the handshake ended for the certificate of the other side. An I/O error is not the source of the one around it.
+fn refuses_certificate(error: &(dyn Error + 'static)) -> bool {
+    if let Some(within) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        return refuses_certificate(within);
+    }
+    matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn is_loopback(url: &Url) -> bool {

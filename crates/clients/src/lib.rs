@@ -31,7 +31,7 @@ mod service;
 mod subscription;
 mod version_check;
 
-pub use application::ApplicationClient;
+pub use application::{ApplicationClient, ServiceTls};
 pub use core::{
     Clients, CommandClient, DeviceResource, EventClient, MetadataClient, Notification, NotificationClient,
     ResourceProperties, Severity,

@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use edgehold_config::Client as Address;
 use edgehold_contracts::{API_VERSION, BaseResponse, json};
-use reqwest::{Client, Method, Response, Url, header};
+use reqwest::{Client, ClientBuilder, Method, Response, Url, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::time::timeout;
@@ -38,7 +38,16 @@ impl Service {
     /// [`CallError::Address`], and [`CallError::NoAnswer`] when no HTTP client can be made.
     pub(crate) fn new(name: &str, address: &Address, limit: Duration) -> Result<Self, CallError> {
         let base = http::base(name, address)?;
-        let client = http::client(&base).pool_idle_timeout(LONGEST_IDLE);
+        let client = http::client(&base);
+        Self::with(base, client, limit)
+    }
+
+    /// The service at this address, asked by a client that is made like this.
+    ///
+    /// # Errors
+    /// [`CallError::NoAnswer`] when it cannot be made.
+    pub(crate) fn with(base: Url, client: ClientBuilder, limit: Duration) -> Result<Self, CallError> {
+        let client = client.pool_idle_timeout(LONGEST_IDLE);
         let client = client.build().map_err(http::no_answer)?;
         Ok(Self { base, client, limit })
     }

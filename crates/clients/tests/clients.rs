@@ -222,7 +222,7 @@ mod core;
 #[tokio::test]
 async fn an_application_service_may_answer_at_length_but_not_be_silent() {
     let sink = HttpSink::start().await.unwrap();
-    let client = |limit| ApplicationClient::new("127.0.0.1", sink.port(), limit).unwrap();
+    let client = |limit| ApplicationClient::new("127.0.0.1", sink.port(), None, limit).unwrap();
     let long = "x".repeat(20 << 20);
     sink.behave(Answer::new(200).body(format!("\"{long}\"")).into());
     let answer: String = client(wait::LONG).get(&["store"], &[]).await.unwrap();

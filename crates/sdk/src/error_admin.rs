@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::{
     bootstrap::{self, Access, ConfigurationError},
     invocation::Invocation,
+    rest_client::{RestClientError, rest_client},
     store::{is_file, sqlite_path},
 };
 
@@ -48,12 +49,26 @@ pub enum AdminError {
     /// There is no run.
     #[error(transparent)]
     Begin(#[from] BeginError),
+    /// The service cannot be asked.
+    #[error(transparent)]
+    Client(#[from] RestClientError),
     /// The service does not do it.
-    #[error("the service at {address} does not do it: {source}")]
+    #[error("the service at {address} does not do it")]
     Service {
         /// Where it was asked.
         address: String,
         /// What came back.
+        source: CallError,
+    },
+    /// Who answers for the service may be somebody else.
+    #[error(
+        "the service at {address} is not trusted (the environment can name its authority, EDGEHOLD_CACERT, and the name in \
+         its certificate, EDGEHOLD_TLS_SERVER_NAME)"
+    )]
+    Untrusted {
+        /// Where it was asked.
+        address: String,
+        /// What is wrong.
         source: CallError,
     },
     /// The store belongs to a running service, which does not take this.
@@ -83,7 +98,7 @@ impl ErrorAdmin {
     /// `service_key` is the built-in one, which flags and environment may replace.
     ///
     /// # Errors
-    /// [`AdminError::Configuration`], [`AdminError::ServiceKey`].
+    /// [`AdminError::Configuration`], [`AdminError::ServiceKey`], [`AdminError::Client`].
     pub async fn new(invocation: &Invocation, service_key: &str) -> Result<Self, AdminError> {
         let service_key = ServiceKey::try_new(&invocation.flags.service_key(service_key))?;
         let loaded = bootstrap::load(invocation, &service_key, Access::ReadOnly).await?;
@@ -96,22 +111,16 @@ impl ErrorAdmin {
                 service_key,
             )
         });
-        let host = match configuration.service.bind_host() {
-            "" | "0.0.0.0" | "::" | "[::]" => "127.0.0.1",
-            host => host,
-        };
-        let (port, limit) = (configuration.service.port, configuration.service.request_timeout);
-        let service = ApplicationClient::new(host, port, limit).map_err(|source| AdminError::Service {
-            address: format!("{host}:{port}"),
-            source,
-        })?;
+        let limit = configuration.service.request_timeout;
+        let service = rest_client(configuration, &invocation.environment, limit)?;
         Ok(Self { file, service })
     }
 
     fn refused(&self, source: CallError) -> AdminError {
-        AdminError::Service {
-            address: self.service.to_string(),
-            source,
+        let address = self.service.to_string();
+        match source {
+            CallError::Certificate { .. } => AdminError::Untrusted { address, source },
+            _ => AdminError::Service { address, source },
         }
     }
 

@@ -8,10 +8,9 @@
 //!
 //! Does not own what an object of the original is (`store::edgex`), nor where it lies (`store::backlog`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgehold_clients::ApplicationClient;
 use edgehold_config::{Configuration, secrets::InsecureSecretProvider};
 use edgehold_core::{
     ErrorReason, ObjectState, PipelineId, PipelineSet, SecretProvider, ServiceKey, StoredObject,
@@ -26,6 +25,7 @@ use crate::{
     bootstrap::{self, Access, ConfigurationError},
     invocation::Invocation,
     rehearse::offline_pipelines,
+    rest_client::rest_client,
     service::AppService,
     store::{
         StoreOpener,
@@ -36,6 +36,8 @@ use crate::{
 
 /// What cannot be read is named up to so many times.
 const NAMED: usize = 100;
+/// How long a service that may be there is waited for.
+const LONGEST_PING: Duration = Duration::from_secs(2);
 
 /// What to take over, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,7 +167,7 @@ impl AppService {
         let report = ImportReport {
             source: backlog.place().to_owned(),
             meant: backlog.count().await.map_err(ImportError::Source)?,
-            answers_at: answering(&configuration, &service_key).await,
+            answers_at: answering(&configuration, &invocation.environment, &service_key).await,
             ..ImportReport::default()
         };
         let mut import = Import {
@@ -203,13 +205,12 @@ impl AppService {
 }
 
 /// Where a service with this key answers a ping, if one does.
-async fn answering(configuration: &Configuration, service_key: &ServiceKey) -> Option<String> {
-    let service = &configuration.service;
-    let host = match service.bind_host() {
-        "" | "0.0.0.0" | "::" | "[::]" => "127.0.0.1",
-        host => host,
-    };
-    let client = ApplicationClient::new(host, service.port, std::time::Duration::from_secs(2)).ok()?;
+async fn answering(
+    configuration: &Configuration,
+    environment: &BTreeMap<String, String>,
+    service_key: &ServiceKey,
+) -> Option<String> {
+    let client = rest_client(configuration, environment, LONGEST_PING).ok()?;
     let answer: Value = client.get(&["ping"], &[]).await.ok()?;
     (answer["serviceName"] == service_key.as_str()).then(|| client.to_string())
 }
