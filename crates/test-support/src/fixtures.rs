@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::http::Headers;
+use crate::http::{self, Headers, Response};
 
 /// Which EdgeX a recording comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,6 +270,46 @@ pub fn consul_export() -> Result<BTreeMap<String, Bytes>> {
         Ok((entry.key, value.context("decoding a value of the export")?.into()))
     };
     entries.into_iter().map(decode).collect()
+}
+
+/// One request over HTTP and what was answered.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    /// `GET`, `PUT`, …
+    pub method: String,
+    /// The path with its query, as sent.
+    pub target: String,
+    /// The header fields of the request in order.
+    pub headers: Headers,
+    /// The body of the request.
+    pub body: Bytes,
+    /// The answer.
+    pub response: Response,
+}
+
+/// What went over one recorded connection to Core Keeper (`wire/cp/<name>.c2s` and `.s2c`), in order.
+///
+/// # Errors
+/// When a file is missing or no HTTP.
+pub async fn exchanges(name: &str) -> Result<Vec<Exchange>> {
+    let requests = read(Generation::V4, &format!("wire/cp/{name}.c2s"))?;
+    let responses = read(Generation::V4, &format!("wire/cp/{name}.s2c"))?;
+    let (mut requests, mut responses) = (&requests[..], &responses[..]);
+    let mut exchanges = Vec::new();
+    while let Some(head) = http::read_head(&mut requests).await? {
+        let mut words = head.start_line.split(' ').map(str::to_owned);
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let body = http::read_body(&mut requests, &head.headers, false).await?;
+        let response = http::read_response(&mut responses).await?;
+        exchanges.push(Exchange {
+            method,
+            target,
+            headers: head.headers,
+            body,
+            response,
+        });
+    }
+    Ok(exchanges)
 }
 
 /// `case.json` as it stands in the folder.

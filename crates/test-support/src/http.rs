@@ -136,6 +136,18 @@ pub async fn parse(mut bytes: &[u8], to_head: bool) -> Result<(String, Response)
     Ok((head.start_line, response))
 }
 
+/// The next answer of several.
+pub(crate) async fn read_response(reader: &mut (impl AsyncBufRead + Unpin)) -> Result<Response> {
+    let head = read_head(reader).await?.context("there is no further answer")?;
+    let status = status_of(&head)?;
+    let body = read_body(reader, &head.headers, false).await?;
+    Ok(Response {
+        status,
+        headers: head.headers,
+        body,
+    })
+}
+
 fn status_of(head: &Head) -> Result<u16> {
     let status = head.start_line.split(' ').nth(1);
     status

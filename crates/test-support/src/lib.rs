@@ -10,6 +10,7 @@
 //! | [`Mosquitto`], [`Redis`], [`Nats`], [`Consul`], [`Postgres`] | the real server: own port, own folder, ready when `start` returns, gone on drop |
 //! | [`NatsOperator`] | who lets users in by JWT, with their credentials files |
 //! | [`ConsulCluster`] | three of them that elect their leader |
+//! | [`Keeper`] | a stand-in for Core Keeper, held against recordings of the real one |
 //! | [`HttpSink`] | an export destination that answers, fails, hangs or vanishes as told |
 //! | [`Authority`], [`TlsFront`] | certificates of the test's own, and TLS before a server that speaks none |
 //! | [`MqttPublisher`], [`MqttSubscriber`] | the devices before us and the cloud behind us |
@@ -31,6 +32,7 @@ mod consul;
 pub mod fixtures;
 pub mod http;
 mod http_sink;
+mod keeper;
 mod mosquitto;
 mod mqtt;
 mod nats;
@@ -46,6 +48,7 @@ pub mod wait;
 
 pub use consul::{AclToken, Consul, ConsulBuilder, ConsulCluster};
 pub use http_sink::{Answer, Behaviour, HttpSink, Received};
+pub use keeper::{Keeper, KeeperNotice};
 pub use mosquitto::{Mosquitto, MosquittoBuilder};
 pub use mqtt::{Message, MqttPublisher, MqttSubscriber, Qos};
 pub use nats::{Nats, NatsBuilder, NatsClient, NatsMessage};
