@@ -44,6 +44,13 @@ pub struct TestProvider {
     pub provider: Arc<dyn ConfigurationProvider>,
     /// What is behind it. It also keeps alive what has to live as long (a folder, a server).
     pub behind: Box<dyn Behind>,
+    /// Whether a path can be one at all; [`any_path`] where everything can.
+    pub is_legal: fn(&str) -> bool,
+}
+
+/// For providers whose paths may be any.
+pub fn any_path(_: &str) -> bool {
+    true
 }
 
 /// A case for a fresh provider.

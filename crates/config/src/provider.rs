@@ -88,7 +88,8 @@ pub struct Snapshot {
 ///   (keys that end in `/`) are left out; every other legal key is given as it is.
 /// - `load` and each snapshot of `watch` come from one consistent read of all three sections.
 /// - `seed` never deletes, and without `overwrite` never changes a leaf that is there.
-/// - `edit` changes a leaf only while what it expects is there, also when somebody else writes at the same time.
+/// - `edit` changes a leaf only while what it expects is there; also when somebody else writes at the same time, where the
+///   provider has a way to do so (Core Keeper has none: what is expected is looked at right before).
 /// - Calls have timeouts of their own and may be repeated. Dropping a future cancels the call.
 pub trait ConfigurationProvider: Send + Sync {
     /// For log lines: kind, address and base path, for example
@@ -125,8 +126,8 @@ pub trait ConfigurationProvider: Send + Sync {
     /// together, in their order. Answers how many leaves were written or removed.
     ///
     /// # Errors
-    /// [`EditError`]; whole groups may have been written, none by halves. [`EditError::TooLarge`] comes before anything is
-    /// written.
+    /// [`EditError`]; whole groups may have been written, none by halves (with Core Keeper, where a group both sets and
+    /// removes: perhaps without the removals). [`EditError::TooLarge`] comes before anything is written.
     fn edit<'a>(&'a self, groups: &'a [Vec<Edit>]) -> BoxFuture<'a, Result<usize, EditError>>;
 
     /// Puts a whole snapshot of the `Writable` leaves of all three sections into `snapshots` at once and after every

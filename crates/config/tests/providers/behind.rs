@@ -9,7 +9,7 @@ use std::{
 
 use edgehold_config::{
     Edit, Layer, Section,
-    conformance::{Behind, TestProvider},
+    conformance::{Behind, TestProvider, any_path},
     file::{FileProvider, FileSource},
     memory::MemoryProvider,
 };
@@ -23,6 +23,7 @@ pub(crate) async fn memory() -> TestProvider {
     TestProvider {
         provider: Arc::new(provider.clone()),
         behind: Box::new(InMemory(provider)),
+        is_legal: any_path,
     }
 }
 
@@ -68,6 +69,7 @@ pub(crate) async fn files() -> TestProvider {
             state: Mutex::default(),
             _folder: folder,
         }),
+        is_legal: any_path,
     }
 }
 

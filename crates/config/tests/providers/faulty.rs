@@ -10,7 +10,7 @@ use std::{
 
 use edgehold_config::{
     ConfigurationProvider, Edit, EditError, Expected, Layer, ProviderError, Snapshot,
-    conformance::{KEY_VALUE_CASES, PROVIDER_CASES, TestProvider},
+    conformance::{KEY_VALUE_CASES, PROVIDER_CASES, TestProvider, any_path},
     memory::MemoryProvider,
 };
 use edgehold_core::{BoxFuture, Shutdown, ShutdownSignal};
@@ -167,6 +167,7 @@ fn faulty(fault: Fault) -> TestProvider {
     TestProvider {
         provider: Arc::new(provider),
         behind: Box::new(InMemory(memory)),
+        is_legal: any_path,
     }
 }
 

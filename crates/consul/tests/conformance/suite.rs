@@ -2,7 +2,7 @@
 
 use edgehold_config::{
     Edit, Section,
-    conformance::{Behind, TestProvider},
+    conformance::{Behind, TestProvider, any_path},
 };
 use edgehold_core::BoxFuture;
 use edgehold_test_support::Consul;
@@ -20,6 +20,7 @@ async fn fresh() -> TestProvider {
     TestProvider {
         provider: provider(proxy.port()),
         behind: Box::new(InConsul { consul, proxy }),
+        is_legal: any_path,
     }
 }
 
