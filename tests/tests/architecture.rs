@@ -76,7 +76,7 @@ const ONLY_NAMED_BY: &[(&str, &[&str])] = &[
     ("sqlx", &["store-sqlite", "store-postgres"]),
     ("zstd", &["store-sealed"]),
     ("consulrs", &["consul"]),
-    ("reqwest", &["export", "consul", "clients"]),
+    ("reqwest", &["export", "consul", "keeper", "clients"]),
     ("axum", &["api"]),
     ("hyper", &["api"]),
     ("rumqttd", &["app"]),
