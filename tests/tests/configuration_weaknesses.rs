@@ -18,7 +18,7 @@
 //! | 13 | does nothing else while a store is opened | here |
 //! | 14 | drops an update for one value that it cannot read | here, `edgehold-config` |
 //! | 15 | changes settings while pipelines read them | here |
-//! | 16 | misses changes while it is disconnected, or without a message bus | `settings`, here |
+//! | 16 | misses changes while it is disconnected, or without a message bus | `settings`, `keeper`, here |
 //! | 17 | compares keys as parts of texts | here |
 //! | 18 | takes expired tokens | waits: secure mode of EdgeX 4 |
 //! | 19 | shows secrets in `/config` and the log | `secrets`, `shell` |

@@ -18,6 +18,7 @@ mod external_mqtt;
 mod faults;
 mod files;
 mod http_trigger;
+mod keeper;
 mod kill;
 mod main_job;
 mod messages;

@@ -216,13 +216,14 @@ impl ConnectionSettings {
         Ok(self)
     }
 
-    /// The settings of a second connection beside one with these: its client id has `-pub` behind it, because a broker
+    /// The settings of a further connection beside one with these: its client id has `-<role>` behind it, because a broker
     /// knows a client id once; the session is clean, and it leaves no will.
     #[must_use]
-    pub fn beside(&self) -> Self {
+    pub fn beside(&self, role: &str) -> Self {
         let mut settings = self.clone();
         if !settings.client_id.is_empty() {
-            settings.client_id.push_str("-pub");
+            settings.client_id.push('-');
+            settings.client_id.push_str(role);
         }
         settings.clean_session = true;
         settings.will = None;
@@ -383,7 +384,7 @@ mod tests {
                 Err(InvalidConnectionSettings::Will { .. })
             ));
         }
-        assert_eq!(settings.beside().will, None);
+        assert_eq!(settings.beside("pub").will, None);
     }
 
     #[test]

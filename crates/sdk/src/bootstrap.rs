@@ -14,6 +14,7 @@ use edgehold_config::{
 use edgehold_consul::{ConsulAddress, ConsulProvider, ConsulSettings};
 use edgehold_contracts::Generation;
 use edgehold_core::{SecretError, ServiceKey};
+use edgehold_keeper::{KeeperProvider, KeeperSettings, NoticeSender};
 use tokio::time::Instant;
 
 use crate::{
@@ -63,9 +64,6 @@ pub enum ConfigurationError {
         /// The section, with the provider it is missing from.
         section: String,
     },
-    /// Something this build does not know how to do.
-    #[error("{0} is not supported by this build")]
-    NotSupported(String),
 }
 
 /// A loaded configuration and where changes will come from.
@@ -73,6 +71,8 @@ pub(crate) struct Loaded {
     pub(crate) layers: Layers,
     pub(crate) effective: Effective,
     pub(crate) provider: Option<Arc<dyn ConfigurationProvider>>,
+    /// By which a provider is told of changes, where others have to tell it.
+    pub(crate) notices: Option<NoticeSender>,
 }
 
 /// Whether loading may write to the provider.
@@ -124,6 +124,7 @@ pub(crate) async fn load(
         layers: loaded.layers,
         effective,
         provider: loaded.provider,
+        notices: loaded.notices,
     })
 }
 
@@ -154,6 +155,7 @@ pub(crate) fn version_check(
 struct Layered {
     layers: Layers,
     provider: Option<Arc<dyn ConfigurationProvider>>,
+    notices: Option<NoticeSender>,
 }
 
 async fn from_files(invocation: &Invocation, access: Access) -> Result<Layered, ConfigurationError> {
@@ -179,7 +181,11 @@ async fn from_files(invocation: &Invocation, access: Access) -> Result<Layered, 
         environment.len()
     );
     layers.environment = environment;
-    Ok(Layered { layers, provider })
+    Ok(Layered {
+        layers,
+        provider,
+        notices: None,
+    })
 }
 
 /// What the environment overrides, with a log line for each.
@@ -208,24 +214,31 @@ pub(crate) fn outbound_address() -> String {
     address.map_or_else(|_| "localhost".to_owned(), |address| address.ip().to_string())
 }
 
-/// The configuration provider at an address. Connects to nothing yet.
+/// The configuration provider at an address, and by what it is told of changes, where others have to tell it. Connects to
+/// nothing yet.
 pub(crate) fn provider(
     invocation: &Invocation,
     service_key: &ServiceKey,
     address: &ProviderUrl,
-) -> Result<Arc<dyn ConfigurationProvider>, ConfigurationError> {
-    match address.kind {
+) -> Result<(Arc<dyn ConfigurationProvider>, Option<NoticeSender>), ConfigurationError> {
+    let ProviderUrl {
+        kind,
+        protocol,
+        host,
+        port,
+    } = address.clone();
+    match kind {
         ProviderKind::Consul => {
-            let ProviderUrl {
-                protocol, host, port, ..
-            } = address.clone();
             let address = ConsulAddress { protocol, host, port };
             let settings = ConsulSettings::from_environment(address, &invocation.environment)?;
-            Ok(Arc::new(ConsulProvider::new(settings, service_key.clone())?))
+            let provider = ConsulProvider::new(settings, service_key.clone())?;
+            Ok((Arc::new(provider), None))
         }
-        ProviderKind::Keeper => Err(ConfigurationError::NotSupported(
-            "configuration from Core Keeper".to_owned(),
-        )),
+        ProviderKind::Keeper => {
+            let settings = KeeperSettings::new(&protocol, &host, port)?;
+            let (provider, notices) = KeeperProvider::new(settings, service_key)?;
+            Ok((Arc::new(provider), Some(notices)))
+        }
     }
 }
 
@@ -235,7 +248,7 @@ async fn from_provider(
     address: &ProviderUrl,
     access: Access,
 ) -> Result<Layered, ConfigurationError> {
-    let provider = provider(invocation, service_key, address)?;
+    let (provider, notices) = provider(invocation, service_key, address)?;
     let name = provider.describe();
     tracing::info!("Using Configuration provider: {name}");
     let budget = Budget::new(invocation.startup());
@@ -274,6 +287,7 @@ async fn from_provider(
     Ok(Layered {
         layers,
         provider: Some(provider),
+        notices,
     })
 }
 

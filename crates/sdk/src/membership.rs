@@ -12,9 +12,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use edgehold_config::{Client, Configuration, Endpoint, Registration, Registry};
+use edgehold_config::{Client, Configuration, Endpoint, ProviderError, Registration, Registry};
 use edgehold_consul::{ConsulAddress, ConsulRegistry, ConsulSettings};
 use edgehold_core::{ServiceKey, ShutdownSignal};
+use edgehold_keeper::{KeeperRegistry, KeeperSettings};
 
 use crate::invocation::Invocation;
 
@@ -42,22 +43,31 @@ impl Membership {
         if settings.host.is_empty() || settings.port == 0 {
             return Err("Registry/Host or Registry/Port is not set".to_owned());
         }
-        if !settings.kind.eq_ignore_ascii_case("consul") {
-            return Err(format!(
-                "Registry/Type '{}' is not supported; use 'consul'",
-                settings.kind
-            ));
-        }
-        // The settings of the registry say nothing of TLS: it is the same Consul.
+        // The settings of the registry say nothing of TLS: it is the same server as the provider.
         let provider = invocation.flags.config_provider.as_ref();
-        let address = ConsulAddress {
-            protocol: provider.map_or("http", |provider| &provider.protocol).to_owned(),
-            host: settings.host.clone(),
-            port: settings.port,
+        let protocol = provider.map_or("http", |provider| &provider.protocol);
+        let registry: Result<Arc<dyn Registry>, ProviderError> = match settings.kind.to_lowercase().as_str() {
+            "consul" => {
+                let address = ConsulAddress {
+                    protocol: protocol.to_owned(),
+                    host: settings.host.clone(),
+                    port: settings.port,
+                };
+                ConsulSettings::from_environment(address, &invocation.environment)
+                    .and_then(ConsulRegistry::new)
+                    .map(|registry| Arc::new(registry) as _)
+            }
+            "keeper" => KeeperSettings::new(protocol, &settings.host, settings.port)
+                .and_then(KeeperRegistry::new)
+                .map(|registry| Arc::new(registry) as _),
+            _ => {
+                return Err(format!(
+                    "Registry/Type '{}' is neither 'consul' nor 'keeper'",
+                    settings.kind
+                ));
+            }
         };
-        let registry = ConsulSettings::from_environment(address, &invocation.environment)
-            .and_then(ConsulRegistry::new)
-            .map_err(|error| error.to_string())?;
+        let registry = registry.map_err(|error| error.to_string())?;
         let service = &configuration.service;
         let registration = Registration {
             service_key: service_key.clone(),
@@ -67,7 +77,7 @@ impl Membership {
             health_check_interval: service.health_check_interval,
         };
         Ok(Some(Self {
-            registry: Arc::new(registry),
+            registry,
             registration,
         }))
     }

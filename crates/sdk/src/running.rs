@@ -160,7 +160,7 @@ impl Running {
             parts.export_connections.run(secrets, support_signal.clone()),
         );
         for companion in parts.companions {
-            support.spawn("publishing connection", companion(support_signal.clone()));
+            support.spawn("message bus connection", companion(support_signal.clone()));
         }
         support.spawn("metrics", parts.reporter.run(support_signal.clone()));
         let (stop_background, background_signal) = Shutdown::new();

@@ -179,7 +179,8 @@ impl AppService {
         let remote = match &invocation.flags.config_provider {
             None => None,
             Some(address) => {
-                Some(Remote::load(bootstrap::provider(&invocation, &service_key, address)?).await?)
+                let (provider, _) = bootstrap::provider(&invocation, &service_key, address)?;
+                Some(Remote::load(provider).await?)
             }
         };
         let mut known = Layers::default();

@@ -15,6 +15,7 @@ use edgehold_core::{
     ShutdownSignal, Trigger, TriggerError,
 };
 use edgehold_ingest::{BusPublisher, EnvelopeForm};
+use edgehold_keeper::NoticeSender;
 
 use crate::{durability::BusPromise, invocation::Invocation, logging::with_causes};
 
@@ -151,6 +152,23 @@ async fn message_bus_beside(origin: &Origin<'_>) -> Option<(Arc<dyn BusPublisher
             None
         }
     }
+}
+
+/// A connection that listens for the notices of changes of a configuration provider. Without one changes are looked for
+/// more often.
+pub(crate) async fn listening(origin: &Origin<'_>, notices: NoticeSender) -> Option<Companion> {
+    match message_bus::listening(origin, notices).await {
+        Ok(Some(listening)) => return Some(listening),
+        Ok(None) => {
+            tracing::info!("without a message bus changes of the configuration are looked for now and then")
+        }
+        Err(error) => {
+            tracing::warn!(
+                "changes of the configuration are looked for now and then, no notices of them come: {error}"
+            );
+        }
+    }
+    None
 }
 
 /// What stands before the topics of pipelines, as before the trigger's own: nothing where messages have no topic, or

@@ -310,7 +310,7 @@ async fn it_connects_beside_the_service_with_a_session_of_its_own() {
     let broker = Scripted::start().await;
     let mut settings = ConnectionSettings::new("127.0.0.1", broker.port(), "app-test");
     settings.clean_session = false;
-    let _running = Running::start(&settings.beside());
+    let _running = Running::start(&settings.beside("pub"));
     let (_stream, connect) = broker.accept().await;
     // Protocol name and level, flags, keep-alive, client id (3.1.2)
     assert_eq!(connect[7] & 0b10, 0b10, "a clean session");

@@ -229,7 +229,7 @@ async fn a_renewed_secret_counts_from_the_next_attempt_on() {
     let identity = identity(&format!("tcp://{place}"), AuthMode::UsernamePassword, &secrets);
     let settings = settings(identity).await;
     let mut running = Options::default().run(&settings);
-    let (publisher, publication) = Publication::try_new(&settings.beside()).unwrap();
+    let (publisher, publication) = Publication::try_new(&settings.beside("pub")).unwrap();
     let (_shutdown, signal) = Shutdown::new();
     #[expect(clippy::disallowed_methods, reason = "a test keeps the handle")]
     let publishing = tokio::spawn(publication.run(signal));

@@ -99,6 +99,7 @@ impl AppService {
             layers,
             effective,
             provider,
+            notices,
         } = bootstrap::load(invocation, &service_key, Access::Seed).await?;
         let configuration = effective.configuration.clone();
         log.0.set_level(configuration.writable.log_level);
@@ -121,7 +122,12 @@ impl AppService {
             budget: budget.clone(),
             envelope_form: trigger::envelope_form(invocation, generation),
         };
-        let ingress = trigger::build(self.trigger, self.custom_triggers, origin).await?;
+        let mut ingress = trigger::build(self.trigger, self.custom_triggers, origin.clone()).await?;
+        if let Some(notices) = notices {
+            ingress
+                .companions
+                .extend(trigger::listening(&origin, notices).await);
+        }
         let messages = |states_api_version| {
             ingress.publisher.clone().map(|bus| {
                 let messages: Arc<dyn MessagePublisher> = Arc::new(BusMessages {

@@ -81,7 +81,7 @@ pub(super) async fn build(origin: Origin<'_>) -> Result<Ingress, TriggerError> {
         "" => (None, Vec::new()),
         topic => {
             let (publisher, publication) =
-                Publication::try_new(&connection.beside()).map_err(wrong(PLACE))?;
+                Publication::try_new(&connection.beside("pub")).map_err(wrong(PLACE))?;
             tracing::info!("Publishing responses to topic: {topic}");
             let response: Arc<dyn ResponsePublisher> = Arc::new(ExternalMqttResponse {
                 publisher,

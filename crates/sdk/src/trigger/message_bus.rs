@@ -1,5 +1,6 @@
 //! The trigger `edgex-messagebus`: which bus stands behind it.
 
+mod listening;
 mod mqtt;
 mod nats;
 mod redis;
@@ -8,12 +9,16 @@ mod security;
 use std::sync::Arc;
 
 use edgehold_config::configuration::MessageBus;
-use edgehold_core::{SecretText, TriggerError};
+use edgehold_core::{ByteBudget, SecretText, TriggerError};
 use edgehold_ingest::BusPublisher;
+use edgehold_keeper::NoticeSender;
 use edgehold_mqtt::{BusOptions, PemSetting};
 
 use self::nats::Way;
 use super::{Companion, Ingress, Origin};
+
+/// The bytes of all notices in hand, which they are for a moment.
+const NOTICE_BYTES: u32 = 1024 * 1024;
 
 /// The buses EdgeX knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +114,24 @@ pub(super) async fn publishing(
         BusKind::NatsCore => nats::publishing(origin, Way::Core).await.map(Some),
         BusKind::NatsJetStream => nats::publishing(origin, Way::JetStream).await.map(Some),
     }
+}
+
+/// A connection that listens for the notices of changes: none where there is no bus.
+pub(super) async fn listening(
+    origin: &Origin<'_>,
+    notices: NoticeSender,
+) -> Result<Option<Companion>, TriggerError> {
+    let bus = &origin.configuration.message_bus;
+    if bus.disabled || bus.host.is_empty() || bus.port == 0 {
+        return Ok(None);
+    }
+    let budget = ByteBudget::new(NOTICE_BYTES);
+    let listening = match BusKind::from_setting(&bus.kind)? {
+        BusKind::Mqtt => mqtt::listening(origin, notices, budget).await?,
+        BusKind::Redis => redis::listening(origin, notices, budget).await?,
+        BusKind::NatsCore | BusKind::NatsJetStream => nats::listening(origin, notices, budget).await?,
+    };
+    Ok(Some(listening))
 }
 
 #[cfg(test)]

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use edgehold_core::{ResponsePublisher, TriggerError};
+use edgehold_core::{ByteBudget, Incoming, ResponsePublisher, TriggerError};
 use edgehold_ingest::{
     BusPublisher, MessageBusResponse, MessageBusSettings, MessageBusTrigger, MqttBusPublisher,
     response_topic, subscribe_filters,
 };
-use edgehold_mqtt::{BrokerAddress, ConnectionSettings, Identity, Publication, Qos, Rules};
+use edgehold_keeper::NoticeSender;
+use edgehold_mqtt::{BrokerAddress, ConnectionSettings, Identity, Publication, Qos, Rules, Subscription};
 
-use super::options;
+use super::{listening::telling, options};
 use crate::{
     durability::{BusPromise, BusSession, SessionKeys},
     publishing::lazily,
@@ -93,13 +94,31 @@ pub(super) async fn publishing(
     Ok(lazily(publisher, run))
 }
 
+/// A connection that listens for the notices of changes.
+pub(super) async fn listening(
+    origin: &Origin<'_>,
+    notices: NoticeSender,
+    budget: ByteBudget,
+) -> Result<Companion, TriggerError> {
+    let (connection, _) = connection(origin).await?;
+    let filters = notices.filters().to_vec();
+    let (subscription, arrivals) =
+        Subscription::try_new(&connection.beside("configs"), filters, Qos::AtLeastOnce, budget)
+            .map_err(wrong("MessageBus"))?;
+    let state = subscription.state();
+    let run: Companion = Box::new(|shutdown| Box::pin(subscription.run(shutdown)));
+    let done = |notice: Incoming| notice.ack.done();
+    Ok(telling(notices, state, arrivals, done, run))
+}
+
 /// The connection beside the receiving one.
 fn publisher(
     origin: &Origin<'_>,
     connection: &ConnectionSettings,
     qos: Qos,
 ) -> Result<(Arc<dyn BusPublisher>, Companion), TriggerError> {
-    let (publisher, publication) = Publication::try_new(&connection.beside()).map_err(wrong("MessageBus"))?;
+    let (publisher, publication) =
+        Publication::try_new(&connection.beside("pub")).map_err(wrong("MessageBus"))?;
     let publisher = MqttBusPublisher {
         publisher,
         qos,

@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
-use edgehold_bus_nats::{Access, ConnectionSettings, Deliver, Login, Publisher, StreamSettings};
+use edgehold_bus_nats::{
+    Access, ConnectionSettings, Deliver, Login, Message, Publisher, StreamSettings, Subscription,
+};
 use edgehold_config::configuration::MessageBus;
-use edgehold_core::{ResponsePublisher, TriggerError};
+use edgehold_core::{ByteBudget, ResponsePublisher, TriggerError};
 use edgehold_ingest::{
     BusPublisher, MessageBusResponse, NatsBusPublisher, NatsBusSettings, NatsBusTrigger, NatsFormat,
     NatsSource, response_topic, subscribe_filters,
 };
 
+use edgehold_keeper::NoticeSender;
+
+use super::listening::telling;
 use super::security::{BusSecurity, Security};
 use crate::{
     durability::BusPromise,
@@ -91,6 +96,30 @@ pub(super) async fn publishing(
     let publisher = publisher(origin, connection(origin).await?, way);
     let run: Companion = Box::new(|mut shutdown| Box::pin(async move { shutdown.recv().await }));
     Ok((publisher, run))
+}
+
+/// A connection that listens for the notices of changes: without a stream in either way, because a notice of a time when
+/// nobody listened says nothing that is not looked for anyway.
+pub(super) async fn listening(
+    origin: &Origin<'_>,
+    notices: NoticeSender,
+    budget: ByteBudget,
+) -> Result<Companion, TriggerError> {
+    let connection = connection(origin).await?;
+    let no_group = String::new();
+    let (subscription, arrivals) = Subscription::try_new(connection, notices.filters(), no_group, budget)
+        .map_err(|error| TriggerError::Configuration(error.to_string()))?;
+    let state = subscription.state();
+    let run: Companion = Box::new(|mut shutdown| {
+        Box::pin(async move {
+            if let Err(reason) = subscription.run(shutdown.clone()).await {
+                tracing::warn!("nobody listens for changes of the configuration: {reason}");
+                shutdown.recv().await;
+            }
+        })
+    });
+    let done = |notice: Message| notice.incoming.ack.done();
+    Ok(telling(notices, state, arrivals, done, run))
 }
 
 fn publisher(origin: &Origin<'_>, connection: ConnectionSettings, way: Way) -> Arc<dyn BusPublisher> {

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use edgehold_bus_redis::{Access, ConnectionSettings, Credentials, Publication};
-use edgehold_core::{ResponsePublisher, TriggerError};
+use edgehold_bus_redis::{Access, ConnectionSettings, Credentials, Publication, Subscription};
+use edgehold_core::{ByteBudget, Incoming, ResponsePublisher, TriggerError};
 use edgehold_ingest::{
     BusPublisher, MessageBusResponse, RedisBusSettings, RedisBusTrigger, response_topic, subscribe_filters,
 };
 
+use edgehold_keeper::NoticeSender;
+
+use super::listening::telling;
 use super::security::{BusSecurity, Security};
 use crate::{
     durability::BusPromise,
@@ -69,6 +72,20 @@ pub(super) async fn publishing(
 ) -> Result<(Arc<dyn BusPublisher>, Companion), TriggerError> {
     let (publisher, run) = publisher(connection(origin).await?);
     Ok(lazily(publisher, run))
+}
+
+/// A connection that listens for the notices of changes.
+pub(super) async fn listening(
+    origin: &Origin<'_>,
+    notices: NoticeSender,
+    budget: ByteBudget,
+) -> Result<Companion, TriggerError> {
+    let connection = connection(origin).await?;
+    let (subscription, arrivals) = Subscription::new(connection, notices.filters(), budget);
+    let state = subscription.state();
+    let run: Companion = Box::new(|shutdown| Box::pin(subscription.run(shutdown)));
+    let done = |notice: Incoming| notice.ack.done();
+    Ok(telling(notices, state, arrivals, done, run))
 }
 
 /// The connection beside the receiving one.
