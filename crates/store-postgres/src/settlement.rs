@@ -177,11 +177,6 @@ impl Settlement {
         }
     }
 
-    pub(crate) fn concerns(&self, id: Uuid) -> bool {
-        let id = StoredObjectId::from_uuid(id);
-        self.steps.iter().any(|step| step.ids.contains(&id))
-    }
-
     /// How many statements it takes.
     pub(crate) fn statements(&self) -> usize {
         self.steps.iter().map(Step::statements).sum()

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use edgehold_core::{StoredObjectId, retry::Verdict};
-use edgehold_store::{ErrorPage, Evicted, Eviction, Moved, Room, StoreError, Sweep};
+use edgehold_store::{ErrorPage, Evicted, Eviction, Moved, Room, StoreError, Sweep, semantics};
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::{mpsc, oneshot};
 
@@ -75,6 +75,15 @@ impl Work {
         verdicts.iter().map(|verdict| &verdict.id)
     }
 
+    /// The objects that it appends, and those that it brings verdicts for.
+    fn touches(&self) -> (Vec<StoredObjectId>, Vec<StoredObjectId>) {
+        let appended = match self {
+            Self::Append(rows, _) => rows.iter().map(|row| StoredObjectId::from_uuid(row.id)).collect(),
+            _ => Vec::new(),
+        };
+        (appended, self.settled().copied().collect())
+    }
+
     /// Whether it is more than one statement.
     fn takes_a_transaction(&self) -> bool {
         match self {
@@ -97,15 +106,10 @@ impl Work {
         matches!(self, Self::Append(_, room) if *room != Room::default())
     }
 
-    /// The rows it keeps whatever the room, unless verdicts that are written with them concern them: in one transaction
-    /// all appends come before all verdicts, which could matter here.
-    fn unlimited(&self, settlement: &Settlement) -> &[NewRow] {
+    /// The rows it keeps whatever the room.
+    fn unlimited(&self) -> &[NewRow] {
         match self {
-            Self::Append(rows, room)
-                if *room == Room::default() && !rows.iter().any(|row| settlement.concerns(row.id)) =>
-            {
-                rows
-            }
+            Self::Append(rows, room) if *room == Room::default() => rows,
             _ => &[],
         }
     }
@@ -147,11 +151,13 @@ impl Writer {
                     }
                 }
             }
-            // Whoever waits for one request to be done before the next one is asked for does not have both in here, so
-            // the order is free.
             let (group, alone): (Vec<Asked>, Vec<Asked>) =
                 writes.into_iter().partition(|(work, _)| work.joins_others());
-            self.commit(group).await;
+            // Whoever waits for one request to be done before the next one is asked for does not have both in here.
+            // Whoever has given up waiting has: what is asked for an object is done in the order of asking.
+            for part in semantics::in_parts(group, |(work, _)| work.touches()) {
+                self.commit(part).await;
+            }
             for request in alone {
                 self.commit(vec![request]).await;
             }
@@ -332,11 +338,11 @@ async fn write_together(
     works: &[Work],
     settlement: &Settlement,
 ) -> Result<Vec<Option<Done>>, sqlx::Error> {
-    let unlimited: Vec<&NewRow> = works.iter().flat_map(|work| work.unlimited(settlement)).collect();
+    let unlimited: Vec<&NewRow> = works.iter().flat_map(|work| work.unlimited()).collect();
     let is_limited = works.iter().any(Work::is_limited);
     let (mut done, kept) = if is_limited || insert::statements(&unlimited) + settlement.statements() > 1 {
         let mut transaction = connection.begin().await?;
-        let done = append_limited(&mut transaction, owner, works, settlement).await?;
+        let done = append_limited(&mut transaction, owner, works).await?;
         let kept = insert::all(&mut transaction, owner, &unlimited).await?;
         settlement.write(&mut transaction, owner).await?;
         transaction.commit().await?;
@@ -348,7 +354,7 @@ async fn write_together(
     };
     let mut kept = kept.into_iter();
     for (work, done) in works.iter().zip(&mut done) {
-        let rows = work.unlimited(settlement).len();
+        let rows = work.unlimited().len();
         if rows > 0 {
             // What was there already is looked at alone.
             let seqs: Vec<_> = kept.by_ref().take(rows).collect();
@@ -368,7 +374,6 @@ async fn append_limited(
     connection: &mut PgConnection,
     owner: i64,
     works: &[Work],
-    settlement: &Settlement,
 ) -> Result<Vec<Option<Done>>, sqlx::Error> {
     let mut done = Vec::with_capacity(works.len());
     let mut waiting = Waiting::Unknown;
@@ -378,7 +383,6 @@ async fn append_limited(
         let before = rows.len();
         if let Work::Append(appended, room) = work
             && *room != Room::default()
-            && !appended.iter().any(|row| settlement.concerns(row.id))
         {
             waiting.look(connection).await?;
             let unchanged = waiting;

@@ -113,10 +113,6 @@ impl Settlement {
         }
     }
 
-    pub(crate) fn concerns(&self, id: StoredObjectId) -> bool {
-        self.steps.iter().any(|step| step.ids.contains(&id))
-    }
-
     /// Writes it; answers how many objects left.
     pub(crate) async fn write(
         &self,

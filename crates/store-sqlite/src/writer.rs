@@ -11,7 +11,7 @@ pub(crate) mod recover;
 use std::{path::Path, time::Duration};
 
 use edgehold_core::{ErrorReason, ObjectState, ServiceKey, StoredObjectId, Timestamp, retry::Verdict};
-use edgehold_store::{ErrorPage, Evicted, Moved, Room, StateCount, StoreError, Sweep};
+use edgehold_store::{ErrorPage, Evicted, Moved, Room, StateCount, StoreError, Sweep, semantics};
 use sqlx::{
     Connection, SqliteConnection,
     sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
@@ -105,6 +105,15 @@ impl Work {
         verdicts.iter().map(|verdict| &verdict.id)
     }
 
+    /// The objects that it appends, and those that it brings verdicts for.
+    fn touches(&self) -> (Vec<StoredObjectId>, Vec<StoredObjectId>) {
+        let appended = match self {
+            Self::Append(rows, _) => rows.iter().map(|row| row.id).collect(),
+            _ => Vec::new(),
+        };
+        (appended, self.settled().copied().collect())
+    }
+
     /// Whether it is worth the reserve when the disk is full: it makes room, or has to come before what does.
     fn makes_room(&self) -> bool {
         !matches!(self, Self::Append(..) | Self::LeaveError(_, Fate::Redrive))
@@ -187,11 +196,13 @@ impl Writer {
     }
 
     async fn commit(&mut self, requests: Vec<(Work, oneshot::Sender<Answer>)>) {
-        // Whoever waits for one request to be done before the next one is asked for does not have both in here, so the
-        // order is free.
         let (group, alone): (Vec<_>, Vec<_>) =
             requests.into_iter().partition(|(work, _)| work.joins_others());
-        self.commit_group(group).await;
+        // Whoever waits for one request to be done before the next one is asked for does not have both in here. Whoever
+        // has given up waiting has: what is asked for an object is done in the order of asking.
+        for part in semantics::in_parts(group, |(work, _)| work.touches()) {
+            self.commit_group(part).await;
+        }
         for request in alone {
             self.commit_group(vec![request]).await;
         }
@@ -348,11 +359,6 @@ impl Writing {
             for work in works {
                 done.push(Some(match work {
                     Work::Append(appended, room) => {
-                        // In one transaction all appends come before all verdicts, which could matter here.
-                        if appended.iter().any(|row| settlement.concerns(row.id)) {
-                            done.push(None);
-                            continue;
-                        }
                         if *room != Room::default() {
                             waiting.look(connection, &file.service_key, &rows).await?;
                         }

@@ -142,6 +142,7 @@ queue_cases! { $
     append::appending_again_after_an_attempt_is_the_same,
     append::other_content_under_the_same_id_is_refused,
     append::an_id_twice_in_one_call_is_kept_once,
+    append::a_dropped_append_does_not_come_after_what_is_asked_next,
     append::an_object_of_another_service_is_refused,
     append::a_thousand_objects_keep_their_order,
     append::concurrent_appends_are_all_kept,

@@ -4,10 +4,14 @@
 //! A store that holds whole objects calls these; one that speaks SQL says the same in its own words, and the
 //! [conformance suite](crate::conformance) compares the two.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use edgehold_core::{
-    AttemptError, Context, Destination, ErrorReason, ObjectState, StoredInput, StoredObject, Timestamp,
+    AttemptError, Context, Destination, ErrorReason, ObjectState, StoredInput, StoredObject, StoredObjectId,
+    Timestamp,
     retry::{Action, Failure, Progress},
 };
 
@@ -244,6 +248,34 @@ pub fn same_content(one: &StoredObject, other: &StoredObject) -> bool {
         && *input == other.input
         && *created_at == other.created_at
         && *payload == other.payload
+}
+
+/// Cuts requests, which are in the order they were asked for, into parts of which none both appends an object and has a
+/// verdict for it: within a part appends may be done before verdicts. `touches` names the objects that a request
+/// appends, and those it has verdicts for.
+pub fn in_parts<R>(
+    requests: impl IntoIterator<Item = R>,
+    touches: impl Fn(&R) -> (Vec<StoredObjectId>, Vec<StoredObjectId>),
+) -> Vec<Vec<R>> {
+    let mut parts = Vec::new();
+    let (mut appended, mut settled) = (HashSet::new(), HashSet::new());
+    for request in requests {
+        let (appends, verdicts) = touches(&request);
+        let meets =
+            appends.iter().any(|id| settled.contains(id)) || verdicts.iter().any(|id| appended.contains(id));
+        if meets || parts.is_empty() {
+            parts.push(Vec::new());
+            appended.clear();
+            settled.clear();
+        }
+        appended.extend(appends);
+        settled.extend(verdicts);
+        parts
+            .last_mut()
+            .expect("one was pushed if there was none")
+            .push(request);
+    }
+    parts
 }
 
 #[cfg(test)]

@@ -278,6 +278,34 @@ pub(super) async fn other_content_under_the_same_id_is_refused(queue: &dyn Retry
     Ok(())
 }
 
+pub(super) async fn a_dropped_append_does_not_come_after_what_is_asked_next(
+    queue: &dyn RetryQueue,
+) -> Outcome {
+    for (number, steps) in (1..=24).zip((1..=6).cycle()) {
+        // given an append that nobody waits for any more, after so many steps
+        let objects = [object(number)];
+        let mut pending = queue.append(&objects, Room::default());
+        for _ in 0..steps {
+            if futures_util::poll!(&mut pending).is_ready() {
+                break;
+            }
+        }
+        drop(pending);
+        // when it is removed by somebody who cannot know whether it is there
+        settle(queue, &[verdict(id(number), Action::Remove)]).await?;
+        // then it is not, and does not come
+        ensure_eq!(ids(&list(queue, list_all()).await?), [], "what was removed");
+        append(queue, &[object(100 + number)]).await?;
+        settle(queue, &[verdict(id(100 + number), Action::Remove)]).await?;
+        ensure_eq!(
+            ids(&list(queue, list_all()).await?),
+            [],
+            "what was removed before"
+        );
+    }
+    Ok(())
+}
+
 pub(super) async fn an_id_twice_in_one_call_is_kept_once(queue: &dyn RetryQueue) -> Outcome {
     let other = StoredObject {
         payload: Bytes::from_static(b"other"),

@@ -43,6 +43,8 @@ faults! {
     TornPage, a_torn_page_is_noticed => "a_large_page_of_verdicts_is_settled",
     /// A page comes newest first.
     WrongOrder, a_wrong_order_is_noticed => "claims_come_in_the_order_of_appending",
+    /// An append that nobody waits for any more is made up for after the next verdicts.
+    LateAppend, a_late_append_is_noticed => "a_dropped_append_does_not_come_after_what_is_asked_next",
     /// A claim does not keep the next one from handing out the same objects.
     IgnoredLease, an_ignored_lease_is_noticed => "a_claimed_object_is_handed_out_once",
     /// The claims of a page of verdicts are ended a moment after it can be seen, whoever has them by then.
@@ -117,6 +119,7 @@ struct Faulty {
     fault: Fault,
     inner: MemoryQueue,
     claimed: Mutex<Vec<StoredObjectId>>,
+    late: Mutex<Vec<StoredObject>>,
 }
 
 impl Faulty {
@@ -125,6 +128,7 @@ impl Faulty {
             fault,
             inner: MemoryQueue::new(service_key()),
             claimed: Mutex::default(),
+            late: Mutex::default(),
         }
     }
 
@@ -266,6 +270,12 @@ impl RetryQueue for Faulty {
                     answers.push(Ok(i64::MAX));
                     answers
                 }
+                Fault::LateAppend => {
+                    self.late.lock().unwrap().extend_from_slice(objects);
+                    tokio::task::yield_now().await;
+                    self.late.lock().unwrap().clear();
+                    self.inner.append(objects, room).await
+                }
                 Fault::LimitOffByOne => {
                     let room = Room {
                         max_items: room.max_items.map(more),
@@ -379,6 +389,8 @@ impl RetryQueue for Faulty {
                 _ => {}
             }
             self.inner.settle(&verdicts).await?;
+            let late = std::mem::take(&mut *self.late.lock().unwrap());
+            self.inner.append(&late, Room::default()).await;
             if self.is(Fault::LateRelease) {
                 tokio::task::yield_now().await;
                 self.release(verdicts.iter().map(|verdict| verdict.id)).await?;
