@@ -430,8 +430,19 @@ async fn down_and_back(cycles: u64) -> Result<()> {
 
     // And every event leaves, each once.
     sink.behave(Behaviour::status(200));
-    wait_accepted(&sink, 1..=published).await;
+    // After a hundred cycles that takes longer than anything else here; it only must not stop.
+    let mut left = u64::MAX;
+    while left > 0 {
+        let stats = service
+            .wait_stats("more to leave", |stats| {
+                let waiting = stats.store("waiting");
+                waiting == 0 || waiting <= left.saturating_sub(1_000)
+            })
+            .await;
+        left = stats.store("waiting");
+    }
     service.wait_nothing_left().await;
+    wait_accepted(&sink, 1..=published).await;
     let again: Vec<_> = accepted(&sink)
         .into_iter()
         .filter(|(_, times)| *times > 1)
