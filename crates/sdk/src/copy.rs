@@ -406,17 +406,22 @@ async fn page(
     ))
 }
 
-/// Writes a consistent copy of a store that is a file beside the service that has it open.
+/// Writes a consistent copy of a store that is a file, beside the service that has it open.
 ///
 /// # Errors
 /// [`StoreError::Configuration`] when `to` is there already, [`StoreError::Unavailable`], [`StoreError::Full`].
-pub(crate) async fn back_up(path: &Path, service_key: &ServiceKey, to: &Path) -> Result<u64, StoreError> {
-    let queue = SqliteQueue::open_read_only(path, service_key.clone()).await?;
-    let done = queue.back_up(to).await;
-    queue.close().await;
-    done?;
+pub(crate) async fn back_up(
+    queue: &SqliteQueue,
+    service_key: &ServiceKey,
+    to: &Path,
+) -> Result<u64, StoreError> {
+    queue.back_up(to).await?;
     // What was written is read once: a copy that cannot be opened is none.
-    held(to, service_key).await
+    let held = held(to, service_key).await;
+    if held.is_err() {
+        let _ = std::fs::remove_file(to);
+    }
+    held
 }
 
 /// How many objects a file holds.

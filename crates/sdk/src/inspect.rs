@@ -3,7 +3,7 @@
 //! Changes nothing, takes no lock and holds no transaction from one page to the next, so it may run beside the service
 //! that writes the same store. Which store it is comes from the same flags, files and provider as for the service.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use edgehold_config::secrets::InsecureSecretProvider;
 use edgehold_core::{ObjectState, ServiceKey, StoredObject, StoredObjectId};
@@ -51,10 +51,15 @@ pub enum ObjectName {
 pub struct StoreView {
     place: String,
     service_key: ServiceKey,
-    /// None when it is no file.
-    file: Option<PathBuf>,
     /// None when the service has never stored anything.
     queue: Option<SealedQueue>,
+    kept: Kept,
+}
+
+/// A store below its seals, for what only its kind can be asked; none when the service has never stored anything.
+enum Kept {
+    File(Option<Arc<SqliteQueue>>),
+    Postgres(Option<Arc<PostgresQueue>>),
 }
 
 impl StoreView {
@@ -70,19 +75,14 @@ impl StoreView {
         let database = &configuration.database;
         let (_, writable) = watch::channel(configuration.writable.clone());
         let secrets = Arc::new(InsecureSecretProvider::new(writable));
-        let mut file = None;
-        let (place, queue) = match database.kind.to_lowercase().as_str() {
+        let (place, kept) = match database.kind.to_lowercase().as_str() {
             kind if is_file(kind) => {
                 let path = sqlite_path(database, &invocation.flags.data_dir, &service_key);
-                let queue: Option<Arc<dyn RetryQueue>> = match path.exists() {
-                    true => Some(Arc::new(
-                        SqliteQueue::open_read_only(&path, service_key.clone()).await?,
-                    )),
+                let queue = match path.exists() {
+                    true => Some(SqliteQueue::open_read_only(&path, service_key.clone()).await?),
                     false => None,
                 };
-                let place = path.display().to_string();
-                file = Some(path);
-                (place, queue)
+                (path.display().to_string(), Kept::File(queue.map(Arc::new)))
             }
             "postgres" => {
                 let name = &invocation.flags.db_name;
@@ -92,21 +92,25 @@ impl StoreView {
                     options.host, options.port, options.database
                 );
                 let queue = PostgresQueue::open_read_only(&options).await?;
-                (place, queue.map(|queue| Arc::new(queue) as Arc<dyn RetryQueue>))
+                (place, Kept::Postgres(queue.map(Arc::new)))
             }
             other => {
                 return Err(StoreError::Configuration(format!(
-                    "a store of type '{other}' cannot be looked at from outside"
+                    "a store of type '{other}' cannot be looked at from outside: its service tells of it over REST \
+                     (/api/v3/store/stats)"
                 ))
                 .into());
             }
         };
-        let queue = queue.map(|queue| SealedQueue::new(queue, secrets, sealing(database)));
+        let queue: Option<Arc<dyn RetryQueue>> = match &kept {
+            Kept::File(queue) => queue.clone().map(|queue| queue as _),
+            Kept::Postgres(queue) => queue.clone().map(|queue| queue as _),
+        };
         Ok(Self {
             place,
             service_key,
-            file,
-            queue,
+            queue: queue.map(|queue| SealedQueue::new(queue, secrets, sealing(database))),
+            kept,
         })
     }
 

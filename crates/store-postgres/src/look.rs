@@ -158,6 +158,24 @@ fn count(objects: i64, payload_bytes: i64) -> StateCount {
     }
 }
 
+/// By the code of each state: what its counter says, and how many there are. One statement, so both are of one moment.
+pub(crate) const RECOUNT: &str = "
+    SELECT state::bigint, sum(said)::bigint, sum(found)::bigint
+    FROM (SELECT state, objects AS said, 0 AS found FROM counter
+          UNION ALL
+          SELECT state, 0, count(*) FROM object GROUP BY state) AS count
+    GROUP BY state";
+
+/// What the counters say, and what there is.
+pub(crate) async fn recount(connection: &mut PgConnection) -> Result<BTreeMap<i64, (u64, u64)>, sqlx::Error> {
+    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(RECOUNT).fetch_all(connection).await?;
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    let counts = rows.into_iter();
+    Ok(counts
+        .map(|(state, said, found)| (state, (unsigned(said), unsigned(found))))
+        .collect())
+}
+
 /// What the counters say.
 pub(crate) async fn stats(connection: &mut PgConnection) -> Result<StoreStats, sqlx::Error> {
     let rows: Vec<(i16, i64, i64, Option<i64>)> = sqlx::query_as(STATS).fetch_all(connection).await?;

@@ -1,6 +1,7 @@
 //! The queue: requests to the worker, looks through a few connections that only read.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -158,6 +159,25 @@ impl PostgresQueue {
     pub async fn in_use(&self) -> Result<bool, StoreError> {
         self.look(async |connection| instance::any_alive(connection).await)
             .await
+    }
+
+    /// By the code of each state: how many objects its counter says there are, and how many there are, both at one moment.
+    /// Reads an index from end to end, and takes as long as that takes.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn recount(&self) -> Result<BTreeMap<i64, (u64, u64)>, StoreError> {
+        self.check_open()?;
+        let connection = self.readers.acquire().await.map_err(|error| self.failed(error))?;
+        // Not used again: it has no limit.
+        let mut connection = connection.detach();
+        let counted = async {
+            sqlx::raw_sql("SET statement_timeout = 0")
+                .execute(&mut connection)
+                .await?;
+            look::recount(&mut connection).await
+        };
+        counted.await.map_err(|error| self.failed(error))
     }
 
     /// Counts how often something has become worth looking at that this process does not know of: another instance has

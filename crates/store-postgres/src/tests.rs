@@ -48,6 +48,7 @@ async fn no_statement_goes_through_the_whole_table() {
             look::IS_WAITING,
             look::LIST,
             look::LIST_IDS,
+            look::RECOUNT,
             look::SURVEY,
             look::SURVEY_IDS,
             look::STATS,

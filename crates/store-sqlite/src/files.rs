@@ -16,7 +16,7 @@ const RESERVE_BYTES: usize = 4 << 20;
 const REFILL_PAUSE: u32 = 256;
 
 /// `<file><suffix>`
-fn beside(database: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(database.as_os_str());
     name.push(suffix);
     PathBuf::from(name)
@@ -24,10 +24,7 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
 
 /// Makes the folder and the empty file of a database where they are missing, readable by owner and group.
 pub(crate) fn prepare(database: &Path) -> Result<(), StoreError> {
-    let folder = database
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = folder_of(database);
     let unusable = |error: io::Error| {
         StoreError::Configuration(format!(
             "the data folder {} cannot be written ({error}); mount a volume there, or name another folder with \
@@ -56,6 +53,18 @@ pub(crate) fn create(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
     options.open(path).map(drop)
+}
+
+/// Gives a finished file its name, on the disk before this returns.
+pub(crate) fn finish(part: &Path, path: &Path) -> io::Result<()> {
+    File::open(part)?.sync_all()?;
+    std::fs::rename(part, path)?;
+    File::open(folder_of(path))?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 /// Holds the lock that keeps other processes from writing, until it is dropped.

@@ -1,7 +1,8 @@
 //! The queue: requests to the writer, looks through the readers, claims in memory.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
+    io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -188,36 +189,55 @@ impl SqliteQueue {
         Ok(found.into_iter().filter(|line| line != "ok").collect())
     }
 
+    /// By the code of each state: how many objects its counter says there are, and how many there are, both at one moment.
+    /// Reads an index from end to end.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn recount(&self) -> Result<BTreeMap<i64, (u64, u64)>, StoreError> {
+        let mut connection = self.reader().await?;
+        reader::recount(&mut connection, &self.service_key)
+            .await
+            .map_err(|error| self.failed(error))
+    }
+
     /// Writes all that is committed at this moment into another file (`VACUUM INTO`), also while another process writes
-    /// this one. The file is on the disk when it is answered.
+    /// this one. The file is whole and on the disk when it has its name; until then it is `<file>.part`.
     ///
     /// # Errors
     /// [`StoreError::Configuration`] when there is a file of that name or it cannot be made, else
     /// [`StoreError::Unavailable`] and [`StoreError::Full`]; what was written of it is removed.
     pub async fn back_up(&self, to: &Path) -> Result<(), StoreError> {
-        let refused = |error: std::io::Error| {
-            StoreError::Configuration(format!("{} cannot be made: {error}", to.display()))
-        };
-        // Readable by owner and group like the file itself; and what is there is never written over.
-        files::create(to).map_err(refused)?;
+        let refused =
+            |error: io::Error| StoreError::Configuration(format!("{} cannot be made: {error}", to.display()));
+        // What is there is never written over.
+        if to.symlink_metadata().is_ok() {
+            return Err(refused(io::ErrorKind::AlreadyExists.into()));
+        }
+        let part = files::beside(to, ".part");
+        files::create(&part).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => StoreError::Configuration(format!(
+                "{} is there: another backup is at work, or was broken off and has left it to be removed",
+                part.display()
+            )),
+            _ => refused(error),
+        })?;
         let copied = async {
-            let name = to
-                .to_str()
-                .ok_or_else(|| StoreError::Configuration(format!("{} is no name in UTF-8", to.display())))?;
+            let name = part.to_str().ok_or_else(|| {
+                StoreError::Configuration(format!("{} is no name in UTF-8", part.display()))
+            })?;
             let mut connection = self.reader().await?;
             sqlx::query("VACUUM INTO ?1")
                 .bind(name)
                 .execute(&mut *connection)
                 .await
                 .map_err(|error| self.failed(error))?;
-            std::fs::File::open(to)
-                .and_then(|file| file.sync_all())
-                .map_err(refused)
+            files::finish(&part, to).map_err(refused)
         };
         let copied = copied.await;
         if copied.is_err() {
             // Half a copy is none.
-            let _ = std::fs::remove_file(to);
+            let _ = std::fs::remove_file(part);
         }
         copied
     }

@@ -230,6 +230,30 @@ pub(crate) async fn survey(
     Ok(groups.into_values().collect())
 }
 
+/// By the code of each state: what its counter says, and how many there are. One statement, so both are of one moment.
+pub(crate) const RECOUNT: &str = "
+    SELECT state, sum(said), sum(found)
+    FROM (SELECT object_state AS state, objects AS said, 0 AS found FROM counter WHERE owner = ?1
+          UNION ALL
+          SELECT state, 0, count(*) FROM object INDEXED BY object_queue WHERE app_service_key = ?1 GROUP BY state)
+    GROUP BY state";
+
+/// What the counters say, and what there is.
+pub(crate) async fn recount(
+    connection: &mut SqliteConnection,
+    service_key: &ServiceKey,
+) -> Result<BTreeMap<i64, (u64, u64)>, sqlx::Error> {
+    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(RECOUNT)
+        .bind(service_key.as_str())
+        .fetch_all(connection)
+        .await?;
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    let counts = rows.into_iter();
+    Ok(counts
+        .map(|(state, said, found)| (state, (unsigned(said), unsigned(found))))
+        .collect())
+}
+
 /// What the counters say.
 pub(crate) async fn stats(
     connection: &mut SqliteConnection,

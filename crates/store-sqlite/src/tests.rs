@@ -255,6 +255,73 @@ async fn reading_works_beside_the_process_that_writes() {
     assert_eq!(alone.stats().await.unwrap().failed.objects, 3);
 }
 
+/// The names of the files in a folder that begin like this.
+fn files_like(folder: &TempDir, beginning: &str) -> Vec<String> {
+    let names = std::fs::read_dir(folder.path()).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.starts_with(beginning)).collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test]
+async fn a_backup_has_its_name_when_it_is_whole_and_replaces_nothing() {
+    let folder = folder();
+    let queue = open(&folder).await;
+    append(&queue, &[object(1), object(2)]).await;
+    let beside = SqliteQueue::open_read_only(folder.path().join("app.db"), service_key())
+        .await
+        .unwrap();
+    let backup = folder.path().join("backup.db");
+    let refusal = async |what: &str| match beside.back_up(&backup).await {
+        Err(StoreError::Configuration(problem)) => assert!(problem.contains(what), "{problem}"),
+        other => panic!("{other:?}"),
+    };
+    // one that was broken off, or is being written
+    let part = folder.path().join("backup.db.part");
+    std::fs::write(&part, "half").unwrap();
+    refusal("backup.db.part is there").await;
+    assert_eq!(std::fs::read(&part).unwrap(), b"half");
+    std::fs::remove_file(&part).unwrap();
+    // when
+    beside.back_up(&backup).await.unwrap();
+    // then
+    assert_eq!(files_like(&folder, "backup.db"), ["backup.db"]);
+    let copy = SqliteQueue::open_read_only(&backup, service_key()).await.unwrap();
+    assert_eq!(copy.stats().await.unwrap().failed.objects, 2);
+    assert_eq!(copy.integrity().await.unwrap(), [""; 0]);
+    copy.close().await;
+    refusal("backup.db cannot be made").await;
+    assert_eq!(files_like(&folder, "backup.db"), ["backup.db"]);
+}
+
+#[tokio::test]
+async fn what_the_counters_say_is_compared_with_what_there_is() {
+    let folder = folder();
+    let queue = open(&folder).await;
+    let dead = StoredObject {
+        state: ObjectState::Error,
+        ..object(3)
+    };
+    append(&queue, &[object(1), object(2), dead]).await;
+    assert_eq!(queue.recount().await.unwrap(), [(2, (2, 2)), (3, (1, 1))].into());
+    queue.close().await;
+    // given a file that somebody else has written to
+    let mut connection = raw(&folder).await;
+    for damage in [
+        "UPDATE object SET state = 9 WHERE seq = 1",
+        "UPDATE counter SET objects = 7 WHERE object_state = 3",
+    ] {
+        sqlx::query(damage).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    let beside = SqliteQueue::open_read_only(folder.path().join("app.db"), service_key())
+        .await
+        .unwrap();
+    let wanted = [(2, (1, 1)), (3, (7, 1)), (9, (1, 1))].into();
+    assert_eq!(beside.recount().await.unwrap(), wanted);
+}
+
 #[tokio::test]
 async fn what_was_answered_survives_a_writer_that_ends_in_the_middle() {
     // given a writer that is dropped without closing
@@ -941,6 +1008,7 @@ async fn no_statement_goes_through_the_whole_table() {
             "object_queue (app_service_key=? AND state=? AND seq>?)",
         ),
         (reader::STATS, "object_oldest (app_service_key=?)"),
+        (reader::RECOUNT, "COVERING INDEX object_queue (app_service_key=?)"),
         (reader::STATS, "counter USING PRIMARY KEY (owner=?)"),
         (row::SELECT, by_place),
         (settlement::CHANGE, by_id),

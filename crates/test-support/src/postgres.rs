@@ -181,6 +181,14 @@ impl Postgres {
         Ok(name)
     }
 
+    /// Where a program of PostgreSQL's is, for instance `pg_dump`.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub fn program(name: &str) -> Result<PathBuf> {
+        server_program(name)
+    }
+
     /// Runs SQL as the superuser in a database; answers the rows as lines of fields between `|`.
     ///
     /// # Errors

@@ -104,7 +104,7 @@ pub(super) async fn check(view: &StoreView, out: &mut impl Write) -> Result<Exit
         }
         None => writeln!(
             out,
-            "the counters: not compared, the store changed all the time or cannot be read to its end"
+            "the counters: not compared, the store cannot be read to its end"
         )?,
     }
     writeln!(
