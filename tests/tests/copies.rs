@@ -1,55 +1,75 @@
-//! A store copied, looked through and put away by the commands. Killing a copy at any moment loses and doubles nothing.
+//! A store copied, looked through and put away by the commands. Killing a copy at any moment loses and doubles nothing; a
+//! look through and a backup beside the running service are right and disturb nothing.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use edgehold_test_support::wait::{self, LONG};
-use edgehold_test_support::{Postgres, Process};
+use edgehold_test_support::{Behaviour, HttpSink, Mosquitto, Postgres, Process};
 use serde_json::Value;
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::random::{self, Random};
-use crate::support::Service;
+use crate::support::{
+    Service, Stats, accepted, broker, each, event_id, publish, refusing, start_subscribed_to, wait_accepted,
+};
 
 const SERVICE_KEY: &str = "app-copied";
 /// The database of EdgeX.
 const DATABASE: &str = "edgex_db";
 
-/// A service that has its store on a server. It is never started.
-fn service(server: &Postgres) -> Result<Service> {
+/// A service that sends everything by HTTP, or has nowhere to send anything, with this `Database` and these secrets.
+fn service(database: &str, secrets: &str, bus: Option<(&Mosquitto, &str)>) -> Result<Service> {
     let service = Service::new()?;
     let folder = service.data_dir().join("res");
     std::fs::create_dir(&folder)?;
+    let (broker, url) = bus.map_or((1, "http://nowhere"), |(broker, url)| (broker.port(), url));
     let configuration = format!(
         "
 Writable:
-  InsecureSecrets:
-    DB:
-      SecretName: postgres
-      SecretData:
-        username: {user}
-        password: {password:?}
+  InsecureSecrets: {{{secrets}}}
+  StoreAndForward:
+    Enabled: true
+    RetryInterval: 1s
+    MaxRetryCount: 0
   Pipeline:
-    ExecutionOrder: Compress
+    ExecutionOrder: HTTPExport
     Functions:
-      Compress:
-        Parameters:
-          Algorithm: gzip
-Database:
-  Type: postgres
+      HTTPExport:
+        Parameters: {{Method: post, MimeType: application/json, Url: {url}, PersistOnError: true}}
+Service:
   Host: 127.0.0.1
-  Port: {port}
-",
-        user = Postgres::USER,
-        password = Postgres::PASSWORD,
-        port = server.port(),
+MessageBus:
+  Type: mqtt
+  Host: 127.0.0.1
+  Port: {broker}
+  Optional: {{ClientId: {SERVICE_KEY}, Qos: 1, CleanSession: false}}
+Trigger:
+  Type: edgex-messagebus
+  SubscribeTopics: events/#
+Database: {{{database}}}
+"
     );
     std::fs::write(folder.join("configuration.yaml"), configuration)?;
     Ok(service
         .flag(&format!("-cd={}", folder.display()))
-        .flag(&format!("-sk={SERVICE_KEY}")))
+        .flag(&format!("-sk={SERVICE_KEY}"))
+        .env("EDGEHOLD_GENERATION", "3"))
+}
+
+/// The `Database` that is a server.
+fn on(server: &Postgres) -> String {
+    format!("Type: postgres, Host: 127.0.0.1, Port: {}", server.port())
+}
+
+/// The secret to get there with.
+fn login() -> String {
+    let (user, password) = (Postgres::USER, Postgres::PASSWORD);
+    format!("DB: {{SecretName: postgres, SecretData: {{username: {user}, password: {password:?}}}}}")
 }
 
 fn printed(output: &Output) -> String {
@@ -255,7 +275,7 @@ async fn killed_at_any_moment_a_copy_loses_and_doubles_nothing() -> Result<()> {
     let mut random = Random(seed);
     // Given some thirty pages of objects in all states on a server.
     let server = Postgres::start().await?;
-    let service = service(&server)?;
+    let service = service(&on(&server), &login(), None)?;
     fill(&server, &service, OBJECTS)?;
     let first = Store::Server(&server, DATABASE);
     let there = first.rows().await?;
@@ -304,4 +324,219 @@ fn tell(seed: u64, into_file: &Kills, onto_server: &Kills) {
             kills.at_work, kills.in_part
         );
     }
+}
+
+/// Runs a command beside whatever else goes on; answers whether it succeeded, and what it said.
+async fn run(service: &Service, words: &[&str]) -> Result<(bool, String)> {
+    let mut command = Process::start("command", &mut service.command_of(words)?)?;
+    let status = command.wait_exit(LONG).await;
+    // The end of it may still be on its way.
+    let said = wait::until("what it said", LONG, async || {
+        let said = command.lines().join("\n");
+        ensure!(!said.is_empty(), "it has said nothing");
+        Ok(said)
+    });
+    Ok((status.success(), said.await))
+}
+
+/// Publishes event after event, no faster than the service takes them in, until it is told to stop; answers the last one's
+/// number.
+async fn load(service: &Service, broker: &Mosquitto, first: u64, stop: &AtomicBool) -> Result<u64> {
+    let mut next = first;
+    while !stop.load(Ordering::Relaxed) {
+        publish(broker.port(), next..next + 20).await?;
+        next += 20;
+        let taken = move |stats: &Stats| stats.books("started") + 100 >= next;
+        service.wait_stats("the events to be taken in", taken).await;
+    }
+    Ok(next - 1)
+}
+
+/// Those of the first events that a store does not show as waiting.
+fn missing(service: &Service, events: u64) -> Result<Vec<String>> {
+    let output = service.run(&["store", "ls", "--json", "--limit", "0"])?;
+    ensure!(output.status.success(), "{}", printed(&output));
+    let objects: Vec<Value> = String::from_utf8(output.stdout)?
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    let ids: BTreeSet<_> = objects
+        .iter()
+        .filter(|object| {
+            object["payloadText"]
+                .as_str()
+                .is_some_and(|text| text.contains("Test-Device"))
+        })
+        .filter_map(|object| object["correlationId"].as_str())
+        .collect();
+    let wanted = (1..=events).map(event_id);
+    Ok(wanted.filter(|id| !ids.contains(id.as_str())).collect())
+}
+
+const SOUND: [&str; 3] = [
+    "the counters: they agree",
+    "damaged: 0, sealed and not to be opened: 0",
+    "The store is sound.",
+];
+
+#[track_caller]
+fn assert_sound((succeeded, said): &(bool, String)) {
+    assert!(
+        *succeeded && SOUND.iter().all(|line| said.contains(line)),
+        "{said}"
+    );
+}
+
+/// Looks through the store of a service and puts it away while the service takes in, retries and delivers.
+///
+/// `put_away` makes a backup, and answers a service that has it for its store.
+async fn look_beside_a_running_service(
+    database: &str,
+    secrets: &str,
+    put_away: impl AsyncFnOnce(&Service) -> Result<Service>,
+) -> Result<()> {
+    const KEPT: u64 = 300;
+    // Given a service with so many objects that wait.
+    let (mut broker, sink) = tokio::try_join!(broker(), HttpSink::start())?;
+    sink.behave(refusing());
+    let mut service = service(database, secrets, Some((&broker, &sink.url("/"))))?;
+    start_subscribed_to(&mut service, &mut broker, "edgex/events/#").await?;
+    publish(broker.port(), 1..=KEPT).await?;
+    let kept = |stats: &Stats| stats.store("waiting") == KEPT && stats.books("inFlight") == 0;
+    service.wait_stats("the events to wait", kept).await;
+
+    let begun = service.process().line_count();
+
+    // When it is looked through and put away while more come in and are tried in vain,
+    let stop = AtomicBool::new(false);
+    let looks = async {
+        assert_sound(&run(&service, &["store", "check"]).await?);
+        let copy = put_away(&service).await?;
+        // and while some are delivered and others are kept,
+        let mut turn = 0_u32;
+        sink.script(move |_| {
+            turn = turn.wrapping_add(1);
+            Behaviour::status(if turn.is_multiple_of(3) { 503 } else { 200 })
+        });
+        for _ in 0..5 {
+            assert_sound(&run(&service, &["store", "check"]).await?);
+        }
+        stop.store(true, Ordering::Relaxed);
+        anyhow::Ok(copy)
+    };
+    let (last, copy) = tokio::try_join!(load(&service, &broker, KEPT + 1, &stop), looks)?;
+
+    // Then the copy is sound and has whatever was acknowledged before it began,
+    assert_sound(&run(&copy, &["store", "check"]).await?);
+    assert_eq!(missing(&copy, KEPT)?, [""; 0]);
+    // and the service has delivered every event once, with nothing to complain of but its destination.
+    sink.behave(Behaviour::status(200));
+    wait_accepted(&sink, 1..=last).await;
+    service.wait_nothing_left().await;
+    assert_eq!(accepted(&sink), each(1..=last, 1));
+    let lines = service.process().lines();
+    let complaints = lines[begun..].iter().filter(|line| {
+        let complains = ["level=WARN", "level=ERROR"]
+            .iter()
+            .any(|level| line.contains(level));
+        complains
+            && !["503", "the destination"]
+                .iter()
+                .any(|of_it| line.contains(of_it))
+    });
+    assert_eq!(complaints.collect::<Vec<_>>(), [""; 0]);
+    assert_sound(&run(&service, &["store", "check"]).await?);
+    service.stop().await
+}
+
+/// A backup made by the command.
+async fn into_file(from: &Service, copy: Service) -> Result<Service> {
+    let file = copy.data_dir().join(format!("{SERVICE_KEY}.db"));
+    let name = file.to_str().context("a temporary folder has a name in UTF-8")?;
+    let (succeeded, said) = run(from, &["store", "backup", name]).await?;
+    ensure!(succeeded && said.contains("backed up: "), "{said}");
+    Ok(copy)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_looked_through_and_put_away_beside_its_service() -> Result<()> {
+    let put_away = async |from: &Service| into_file(from, service("Type: sqlite", "", None)?).await;
+    look_beside_a_running_service("Type: sqlite", "", put_away).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_encrypted_file_is_looked_through_and_put_away_beside_its_service() -> Result<()> {
+    let sealed = "Type: sqlite, Encryption: aes256-gcm, Compression: zstd";
+    let keys = |key: &str| {
+        format!(
+            "E: {{SecretName: store-encryption, SecretData: {{k1: {}}}}}",
+            key.repeat(32)
+        )
+    };
+    let put_away = async |from: &Service| {
+        let copy = into_file(from, service(sealed, &keys("1a"), None)?).await?;
+        // With another key nothing can be opened, and that is said.
+        let other = service(sealed, &keys("2b"), None)?;
+        std::fs::copy(
+            copy.data_dir().join(format!("{SERVICE_KEY}.db")),
+            other.data_dir().join(format!("{SERVICE_KEY}.db")),
+        )?;
+        let (succeeded, said) = run(&other, &["store", "check"]).await?;
+        assert!(!succeeded, "{said}");
+        for line in [
+            "the file: sound",
+            "the counters: they agree",
+            "damaged: 0, sealed and not to be opened: ",
+            "it is sealed, and the keys there are do not open it",
+            "The store is not sound.",
+        ] {
+            assert!(said.contains(line), "{line:?} is missing in:\n{said}");
+        }
+        assert!(!said.contains("not to be opened: 0"), "{said}");
+        Ok(copy)
+    };
+    look_beside_a_running_service(sealed, &keys("1a"), put_away).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_on_a_server_are_looked_through_and_put_away_beside_their_service() -> Result<()> {
+    let server = Postgres::start().await?;
+    let put_away = async |from: &Service| {
+        // What is said is how it is done.
+        let (succeeded, said) = run(from, &["store", "backup", "it's a dump"]).await?;
+        assert!(!succeeded, "{said}");
+        let hint = said.split_once("for example: ").context("there is a hint")?.1;
+        let hint = hint
+            .trim_end_matches('"')
+            .replace("\\\"", "\"")
+            .replace("\\\\", "\\");
+        let where_it_is = format!(
+            "-h 127.0.0.1 -p {} -U {} {DATABASE}",
+            server.port(),
+            Postgres::USER
+        );
+        let dump = hint.replace('…', &where_it_is);
+        let program = Postgres::program("pg_dump")?;
+        let folder = program.parent().context("a program is in a folder")?;
+        let copy = server.database()?;
+        let restore = format!(
+            "pg_restore -h 127.0.0.1 -p {} -U {} -d {copy} \"it's a dump\"",
+            server.port(),
+            Postgres::USER
+        );
+        for line in [dump, restore] {
+            let mut shell = std::process::Command::new("/bin/sh");
+            shell
+                .args(["-c", &line])
+                .env("PATH", format!("{}:/usr/bin:/bin", folder.display()))
+                .env("PGPASSWORD", Postgres::PASSWORD)
+                .current_dir(from.data_dir());
+            let mut shell = Process::start("sh", &mut shell)?;
+            let status = shell.wait_exit(LONG).await;
+            ensure!(status.success(), "{line}: {}", shell.tail());
+        }
+        let copy = service(&on(&server), &login(), None)?.env("EDGEX_DBNAME", &copy);
+        Ok(copy)
+    };
+    look_beside_a_running_service(&on(&server), &login(), put_away).await
 }
