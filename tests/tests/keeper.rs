@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use edgehold_test_support::fixtures::{self, Generation};
 use edgehold_test_support::wait::{self, LONG};
-use edgehold_test_support::{Behaviour, HttpSink, Keeper, Mosquitto, Nats, Redis, http};
+use edgehold_test_support::{Authority, Behaviour, HttpSink, Keeper, Mosquitto, Nats, Redis, TlsFront, http};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -459,6 +459,42 @@ async fn the_registry_finds_others_and_is_told_again_when_it_has_forgotten() -> 
     put.await?.succeeded()?;
     is_up(&stack).await;
     stack.service.stop().await
+}
+
+/// The authorities of the system are those that `SSL_CERT_FILE` names, as for programs in Go.
+#[tokio::test]
+async fn keeper_behind_tls_is_trusted_by_the_authorities_of_the_system() -> Result<()> {
+    let mut stack = Stack::new(&[]).await?;
+    let authority = Authority::new()?;
+    let front = TlsFront::start(stack.keeper.port(), &authority.issue("localhost")?, None).await?;
+    let all_services = |path: &str| format!("{COMMON}/all-services/Registry/{path}");
+    stack.keeper.put(&all_services("Host"), "localhost").await?;
+    let port = front.port().to_string();
+    stack.keeper.put(&all_services("Port"), &port).await?;
+    let pem = stack.service.data_dir().join("authority.pem");
+    std::fs::write(&pem, authority.pem())?;
+    // The environment has the say over the flag.
+    stack.service.set_env(
+        "EDGEX_CONFIG_PROVIDER",
+        &format!("keeper.https://localhost:{port}"),
+    );
+
+    stack.service.set_env("EDGEX_STARTUP_DURATION", "2");
+    stack.service.spawn()?;
+    let ended = stack.service.process().wait_exit(LONG).await;
+    assert_eq!(ended.code(), Some(1), "a stranger is not trusted");
+
+    stack.service.set_env("SSL_CERT_FILE", &pem.to_string_lossy());
+    stack.start_service().await?;
+    stack.set("LogLevel", "DEBUG").await?;
+    stack.notified_of("/Writable/LogLevel", "DEBUG").await?;
+    wait::until("the registration", LONG, async || {
+        !status(&stack.keeper, SERVICE_KEY).is_empty()
+    })
+    .await;
+    stack.service.stop().await?;
+    assert_eq!(status(&stack.keeper, SERVICE_KEY), "HALT");
+    Ok(())
 }
 
 #[tokio::test]
