@@ -82,16 +82,19 @@ fn printed(stack: &Stack, words: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Waits until the command has ended well; answers what it printed.
-async fn ended(mut command: Child) -> Result<String> {
+/// Waits until the command has ended; answers whether well, and what it printed and said.
+async fn ended(mut command: Child) -> Result<(bool, String, String)> {
     wait::until("the command to end", wait::LONG, async || {
         command.try_wait().is_ok_and(|ended| ended.is_some())
     })
     .await;
     let output = command.wait_with_output()?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "it ended with {}: {told}", output.status);
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Ok((
+        output.status.success(),
+        text(&output.stdout),
+        text(&output.stderr),
+    ))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,11 +123,15 @@ async fn kill_9_in_the_middle_of_a_redrive_loses_and_doubles_none() -> Result<()
     }
 
     // Then the command has it carried out to its end, and each object is there once.
-    let told = ended(command).await?;
+    let (done, printed, told) = ended(command).await?;
     assert!(
-        told.starts_with(&format!("re-driven: {OBJECTS} of {OBJECTS} objects")),
-        "{told}"
+        done && printed.starts_with(&format!("re-driven: {OBJECTS} of {OBJECTS} objects")),
+        "{printed}{told}"
     );
+    let anew = told
+        .matches("was started anew and goes on with what is left")
+        .count();
+    assert_eq!(u64::try_from(anew)?, KILLS, "{told}");
     let stats = stack
         .service
         .wait_stats("all of them to wait", |stats| stats.store("waiting") == OBJECTS)
@@ -145,6 +152,58 @@ async fn kill_9_in_the_middle_of_a_redrive_loses_and_doubles_none() -> Result<()
         .await;
     assert_books(&stats);
     assert_eq!(accepted(&stack.sink), each(0..OBJECTS, 1));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_waits_no_longer_says_how_to_go_on_and_that_goes_on() -> Result<()> {
+    // Given a re-drive whose service is killed, and a command that does not wait for it.
+    let mut stack = with_given_up(OBJECTS).await?;
+    stack.sink.behave(refusing());
+    let command = stack
+        .service
+        .begin(&["dead", "redrive", "--all", "--rate", RATE, "--wait", "0s"])?;
+    stack
+        .service
+        .wait_stats("the re-drive to get so far", |stats| stats.store("waiting") > 0)
+        .await;
+    stack.service.kill9()?;
+    let (done, printed, told) = ended(command).await?;
+    assert!(!done, "{printed}");
+    assert!(
+        printed.starts_with("re-driven: at least ") && printed.contains("; interrupted, at most "),
+        "{printed}"
+    );
+    let (_, line) = told
+        .split_once("To go on with what is left:\n")
+        .context(told.clone())?;
+
+    // When something else is given up before the command it has printed is called.
+    stack.start_service().await?;
+    let stats = stack
+        .service
+        .wait_stats("the store to be open", |stats| stats.0["store"].is_object())
+        .await;
+    let left = stats.store("error");
+    assert!((1..OBJECTS).contains(&left), "{stats:?}");
+    let mut publisher = MqttPublisher::connect(stack.broker.port()).await?;
+    publisher.publish(TOPIC, b"{".to_vec(), Qos::AtLeastOnce).await?;
+    wait_given_up(&stack, left + 1).await;
+    let output = stack.service.shell(line.trim())?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+
+    // Then it goes on with what was left, and not with that.
+    assert!(
+        printed.starts_with(&format!("re-driven: {left} of {left} objects")),
+        "{printed}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let stats = stack
+        .service
+        .wait_stats("all of them to wait", |stats| stats.store("waiting") == OBJECTS)
+        .await;
+    assert_eq!(stats.store("error"), 1, "{stats:?}");
+    assert_books(&stats);
     Ok(())
 }
 
@@ -208,7 +267,7 @@ async fn the_books_stay_exact_through_give_up_redrive_and_purge() -> Result<()> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_may_only_be_read_changes_nothing_and_says_how_it_would() -> Result<()> {
     let mut stack = with_given_up(3).await?;
-    stack.service.kill9()?;
+    stack.service.stop().await?;
     stack.service.set_env("EDGEHOLD_ADMIN", "read");
     stack.start_service().await?;
     stack

@@ -230,6 +230,16 @@ impl Service {
             .context("running a command of the binary")
     }
 
+    /// Has a shell run a line, with the same environment.
+    pub(crate) fn shell(&self, line: &str) -> Result<Output> {
+        let mut command = Command::new("/bin/sh");
+        command.env_clear().envs(&self.environment).args(["-c", line]);
+        command
+            .current_dir(self.data_dir())
+            .output()
+            .context("running a line in a shell")
+    }
+
     /// Begins such a command; what it prints is for whoever waits for it.
     pub(crate) fn begin(&self, words: &[&str]) -> Result<Child> {
         let mut command = self.command(&edgehold_binary()?, words);

@@ -177,6 +177,9 @@ fn unavailable(error: &StoreError) -> Response {
 fn no_run(id: RunId) -> Response {
     failure(
         StatusCode::NOT_FOUND,
-        &format!("there is no run {id}: it ended long ago, or with an earlier start of the service"),
+        &format!(
+            "there is no run {id}: it ended long ago, or with an earlier start of the service; a new one with the same filter \
+             goes on with what that left"
+        ),
     )
 }

@@ -7,10 +7,10 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use edgehold::{
     CopyRequest, ErrorAction, ErrorReason, ImportRequest, ObjectName, ObjectState, PipelineId,
-    StoredObjectId, parse_go_duration,
+    StoredObjectId, Timestamp, parse_go_duration,
 };
 
-use crate::{config_command::ConfigCommand, pipeline_command::PipelineTest};
+use crate::{config_command::ConfigCommand, pipeline_command::PipelineTest, store_command::text};
 
 /// How to call the commands.
 pub(crate) const USAGE: &str = "Usage: edgehold [flags] store ls [options]         what waits for another attempt
@@ -44,11 +44,12 @@ Options:
   --device NAME    only objects about this device (dead)
   --reason NAME    only objects given up for this reason (dead): retries_exceeded, pipeline_changed,
                    pipeline_removed, permanent_error, too_old, capacity, undecodable, crashed, corrupt
-  --older-than AGE only objects given up so long ago (dead): 90s, 15m, 12h, 168h
+  --older-than AGE only objects given up so long ago (dead): 90s, 15m, 12h, 168h, or a time: 2026-11-22T18:42:12.345Z
   --newer-than AGE only objects given up since then (dead)
   --all            all of them: has to be said (redrive, purge)
   --dry-run        count and change nothing (redrive, purge, import)
   --rate N         at most N objects a second (redrive, purge)
+  --wait TIME      how long a service that ends meanwhile is waited for, to go on with it; default 2m (redrive, purge)
   --to FILE        write to this file instead of standard output (export)
   --from URL       where EdgeX keeps it: redis://user:password@host:port or postgres://user:password@host:port/database;
                    default: where Database/Type, Host and Port say (store import)
@@ -142,19 +143,40 @@ pub(crate) struct RunOptions {
     pub(crate) action: ErrorAction,
     pub(crate) which: Which,
     pub(crate) rate: Option<NonZeroU32>,
+    /// None = the default.
+    pub(crate) wait: Option<Duration>,
     pub(crate) dry_run: bool,
     pub(crate) json: bool,
 }
 
-/// Which objects of the error collection; ages are told from the moment of the call.
+/// Which objects of the error collection.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Which {
     pub(crate) ids: Vec<StoredObjectId>,
     pub(crate) pipeline: Option<PipelineId>,
     pub(crate) device: Option<String>,
     pub(crate) reason: Option<ErrorReason>,
-    pub(crate) older_than: Option<Duration>,
-    pub(crate) newer_than: Option<Duration>,
+    pub(crate) older_than: Option<Moment>,
+    pub(crate) newer_than: Option<Moment>,
+}
+
+/// A moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// So long before the call.
+    Ago(Duration),
+    /// Whenever the call is.
+    At(Timestamp),
+}
+
+impl Moment {
+    /// When that was, for a call that is made now.
+    pub(crate) fn before(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Ago(age) => now.saturating_sub(age),
+            Self::At(at) => at,
+        }
+    }
 }
 
 /// The part of the store a command looks at.
@@ -261,6 +283,7 @@ struct Options<'a> {
     older_than: Option<&'a str>,
     newer_than: Option<&'a str>,
     rate: Option<&'a str>,
+    wait: Option<&'a str>,
     to: Option<&'a str>,
     from: Option<&'a str>,
     limit: Option<&'a str>,
@@ -297,6 +320,7 @@ impl<'a> Options<'a> {
                 "older-than" => &mut options.older_than,
                 "newer-than" => &mut options.newer_than,
                 "rate" => &mut options.rate,
+                "wait" => &mut options.wait,
                 "to" => &mut options.to,
                 "from" => &mut options.from,
                 "limit" => &mut options.limit,
@@ -424,7 +448,7 @@ impl<'a> Options<'a> {
                 }
             }
             ("redrive" | "purge", _) => {
-                self.only(verb, &allowing(&["all", "dry-run", "rate", "json"]))?;
+                self.only(verb, &allowing(&["all", "dry-run", "rate", "wait", "json"]))?;
                 let which = self.which(objects)?;
                 if which == Which::default() && !self.all {
                     return Err(WrongCall::usage(format_args!(
@@ -441,6 +465,7 @@ impl<'a> Options<'a> {
                     },
                     which,
                     rate: self.rate.map(|text| number("rate", text)).transpose()?,
+                    wait: self.wait.map(wait).transpose()?,
                     dry_run: self.dry_run,
                     json: self.json,
                 })
@@ -462,12 +487,16 @@ impl<'a> Options<'a> {
     }
 
     fn which(&self, ids: &[&str]) -> Result<Which, WrongCall> {
-        let age = |option: &str, text: Option<&str>| {
+        let moment = |option: &str, text: Option<&str>| {
             text.map(|text| {
-                let age = parse_go_duration(text).ok().and_then(|age| age.to_std());
-                age.ok_or_else(|| {
+                let moment = match duration(text) {
+                    Some(age) => Some(Moment::Ago(age)),
+                    None => text::parse_time(text).map(Moment::At),
+                };
+                moment.ok_or_else(|| {
                     WrongCall::usage(format_args!(
-                        "--{option} needs an age such as 90s, 15m or 12h, not '{text}'"
+                        "--{option} needs an age such as 90s, 15m or 12h, or a time such as 2026-11-22T18:42:12.345Z, not \
+                         '{text}'"
                     ))
                 })
             })
@@ -484,8 +513,8 @@ impl<'a> Options<'a> {
             pipeline: pipeline.map_err(WrongCall::usage)?,
             device: self.device.map(str::to_owned),
             reason: reason.map_err(WrongCall::usage)?,
-            older_than: age("older-than", self.older_than)?,
-            newer_than: age("newer-than", self.newer_than)?,
+            older_than: moment("older-than", self.older_than)?,
+            newer_than: moment("newer-than", self.newer_than)?,
         })
     }
 
@@ -498,6 +527,7 @@ impl<'a> Options<'a> {
             ("older-than", self.older_than.is_some()),
             ("newer-than", self.newer_than.is_some()),
             ("rate", self.rate.is_some()),
+            ("wait", self.wait.is_some()),
             ("to", self.to.is_some()),
             ("from", self.from.is_some()),
             ("keep", self.keep),
@@ -537,6 +567,20 @@ impl<'a> Options<'a> {
 fn number<N: std::str::FromStr>(option: &str, text: &str) -> Result<N, WrongCall> {
     text.parse()
         .map_err(|_| WrongCall::usage(format_args!("--{option} needs a number, not '{text}'")))
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    parse_go_duration(text)
+        .ok()
+        .and_then(|duration| duration.to_std())
+}
+
+fn wait(text: &str) -> Result<Duration, WrongCall> {
+    duration(text).ok_or_else(|| {
+        WrongCall::usage(format_args!(
+            "--wait needs a time such as 30s or 10m, not '{text}'"
+        ))
+    })
 }
 
 /// An id is a UUID; a number in decimal is a place in the order of appending.
@@ -605,6 +649,7 @@ mod tests {
                 action: ErrorAction::Redrive,
                 which,
                 rate: None,
+                wait: None,
                 dry_run: false,
                 json: false,
             })))
@@ -613,13 +658,13 @@ mod tests {
         assert_eq!(parsed("dead redrive --all"), run(Which::default()));
         assert_eq!(
             parsed(&format!(
-                "dead redrive {id} {id} --device pump --older-than 1h30m --newer-than=48h"
+                "dead redrive {id} {id} --device pump --older-than 1h30m --newer-than=2026-11-22T18:42:12.345Z"
             )),
             run(Which {
                 ids: vec![id.parse().unwrap(); 2],
                 device: Some("pump".to_owned()),
-                older_than: Some(Duration::from_secs(5_400)),
-                newer_than: Some(Duration::from_secs(172_800)),
+                older_than: Some(Moment::Ago(Duration::from_secs(5_400))),
+                newer_than: Some(Moment::At(Timestamp::from_unix_millis(1_795_372_932_345))),
                 ..Which::default()
             })
         );
@@ -632,6 +677,7 @@ mod tests {
                     ..Which::default()
                 },
                 rate: NonZeroU32::new(5),
+                wait: None,
                 dry_run: true,
                 json: true,
             })))
@@ -745,7 +791,11 @@ mod tests {
             ("dead redrive --all --rate 0", "--rate needs a number, not '0'"),
             (
                 "dead redrive --older-than yesterday",
-                "--older-than needs an age such as 90s, 15m or 12h, not 'yesterday'",
+                "--older-than needs an age such as 90s, 15m or 12h, or a time such as 2026-11-22T18:42:12.345Z, not 'yesterday'",
+            ),
+            (
+                "dead purge --all --wait long",
+                "--wait needs a time such as 30s or 10m, not 'long'",
             ),
             ("dead export --rate 1", "--rate means nothing to 'export' here"),
             ("dead import", "import needs one file"),

@@ -27,6 +27,8 @@ use crate::{
 
 /// Objects that are read at once; fewer when they are large.
 const PAGE: usize = 256;
+/// How long a service that ends during a run is waited for, unless something else is said.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Objects that are brought back at once.
 const IMPORT_PAGE: usize = 1_000;
 
@@ -52,11 +54,12 @@ async fn execute(invocation: &Invocation, command: DeadCommand) -> Result<ExitCo
                 action: ErrorAction::Purge,
                 filter: filter(&which, now()),
                 rate: None,
+                patience: PATIENCE,
             };
             write_count(&admin.count(&order).await?, json)?;
             Ok(ExitCode::SUCCESS)
         }
-        DeadCommand::Run(options) => move_out(&admin, options).await,
+        DeadCommand::Run(options) => move_out(invocation, &admin, options).await,
         DeadCommand::Export { which, to } => {
             let filter = filter(&which, now());
             export(invocation, &admin, filter, to.as_deref()).await?;
@@ -70,11 +73,12 @@ async fn execute(invocation: &Invocation, command: DeadCommand) -> Result<ExitCo
 }
 
 /// Re-drives or purges.
-async fn move_out(admin: &ErrorAdmin, options: RunOptions) -> Result<ExitCode> {
+async fn move_out(invocation: &Invocation, admin: &ErrorAdmin, options: RunOptions) -> Result<ExitCode> {
     let order = AdminOrder {
         action: options.action,
         filter: filter(&options.which, now()),
         rate: options.rate,
+        patience: options.wait.unwrap_or(PATIENCE),
     };
     if options.dry_run {
         write_count(&admin.count(&order).await?, options.json)?;
@@ -104,10 +108,36 @@ async fn move_out(admin: &ErrorAdmin, options: RunOptions) -> Result<ExitCode> {
     } else {
         writeln!(out, "{}", told(&run, now().saturating_since(begun)))?;
     }
-    Ok(match run.state == "done" {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
+    if run.state == "done" {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let program = std::env::args().collect::<Vec<_>>();
+    let flags = &program[..program.len().saturating_sub(invocation.command.len())];
+    let words = flags.iter().cloned().chain(words_to_go_on(&options, &run));
+    let line: Vec<_> = words.map(|word| text::quoted(&word)).collect();
+    writeln!(io::stderr(), "To go on with what is left:\n{}", line.join(" "))?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// The command that goes on with a run: what was given up since it began is not meant.
+fn words_to_go_on(options: &RunOptions, run: &RunBody) -> Vec<String> {
+    let RunBody { filter, action, .. } = run;
+    let mut words = vec!["dead".to_owned(), action.clone()];
+    words.extend(filter.ids.iter().cloned());
+    let time = |millis: Option<i64>| millis.map(|millis| text::time(Timestamp::from_unix_millis(millis)));
+    let given = [
+        ("pipeline", filter.pipelines.first().cloned()),
+        ("device", filter.devices.first().cloned()),
+        ("reason", filter.reasons.first().cloned()),
+        ("newer-than", time(filter.ended_from)),
+        ("older-than", time(filter.ended_before)),
+        ("rate", run.rate.map(|rate| rate.to_string())),
+    ];
+    for (name, value) in given {
+        words.extend(value.map(|value| format!("--{name}={value}")));
+    }
+    words.extend(options.json.then(|| "--json".to_owned()));
+    words
 }
 
 /// How a run went, in a line.
@@ -117,12 +147,18 @@ fn told(run: &RunBody, took: Duration) -> String {
         _ => "re-driven",
     };
     let rest = run.meant.saturating_sub(run.done);
-    let end = match run.state.as_str() {
-        "done" => String::new(),
-        state => format!("; {state}, {rest} are left: the same call goes on with them"),
+    let problem = run.problem.as_deref().unwrap_or("it was ended");
+    let (known, end) = match run.state.as_str() {
+        "done" => ("", String::new()),
+        "cancelled" => ("", format!("; cancelled, {rest} are left")),
+        // What was done after the last word from the service is not known.
+        state => (
+            "at least ",
+            format!("; {state}, at most {rest} are left: {}", text::visible(problem)),
+        ),
     };
     format!(
-        "{what}: {} of {} objects ({}) in {:.1} s{end}",
+        "{what}: {known}{} of {} objects ({}) in {:.1} s{end}",
         run.done,
         run.meant,
         text::size(usize::try_from(run.payload_bytes).unwrap_or(usize::MAX)),

@@ -39,8 +39,8 @@ pub(crate) fn filter(which: &Which, now: Timestamp) -> ObjectFilter {
         version: None,
         devices: which.device.clone().into_iter().collect(),
         reasons: which.reason.into_iter().collect(),
-        ended_from: which.newer_than.map(|age| now.saturating_sub(age)),
-        ended_before: which.older_than.map(|age| now.saturating_sub(age)),
+        ended_from: which.newer_than.map(|moment| moment.before(now)),
+        ended_before: which.older_than.map(|moment| moment.before(now)),
     }
 }
 

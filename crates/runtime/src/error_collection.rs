@@ -471,7 +471,7 @@ fn end(status: &watch::Sender<ErrorRun>, state: RunState) {
     });
     let run = status.borrow();
     tracing::info!(
-        run_id = %run.id, objects = run.done.objects, meant = run.meant.objects,
+        run_id = %run.id, objects = run.done.objects, meant = run.meant.objects, filter = %run.filter,
         "{} of the error collection is {}", run.action.as_str(), run.state.as_str()
     );
 }

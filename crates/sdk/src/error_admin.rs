@@ -5,13 +5,15 @@
 //! through the service alone.
 //!
 //! A run that its service does not end (it was killed, or restarted) is begun again there with the same filter, which
-//! leaves out what was given up since: nothing is moved twice.
+//! leaves out what was given up since: nothing is moved twice (`follow`).
+
+mod follow;
 
 use std::{future::Future, num::NonZeroU32, sync::Arc, time::Duration};
 
 use edgehold_api::wire::{Count, FilterBody, OrderBody, RunBody};
 use edgehold_clients::{ApplicationClient, CallError};
-use edgehold_core::{ErrorClass, ServiceKey, Shutdown, StoredObject};
+use edgehold_core::{ServiceKey, Shutdown, StoredObject};
 use edgehold_runtime::{
     BeginError, Books, ErrorAction, ErrorCollection, ErrorOrder, RunState, StoreState, Wake, meant_by,
 };
@@ -21,6 +23,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
+use self::follow::Followed;
 use crate::{
     bootstrap::{self, Access, ConfigurationError},
     invocation::Invocation,
@@ -28,10 +31,9 @@ use crate::{
     store::{is_file, sqlite_path},
 };
 
-/// Between two looks at a run of a service.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
-/// How long a service may be away during a run.
-const LONGEST_ABSENCE: Duration = Duration::from_secs(120);
+/// How long nothing may come from a service beyond what it allows itself for an answer: one of many megabytes takes a small
+/// machine a while.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
 /// Why a command cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +87,8 @@ pub struct AdminOrder {
     pub filter: ObjectFilter,
     /// At most so many a second.
     pub rate: Option<NonZeroU32>,
+    /// How long a service that is away during a run is waited for.
+    pub patience: Duration,
 }
 
 /// The error collection of the service an invocation describes.
@@ -111,7 +115,7 @@ impl ErrorAdmin {
                 service_key,
             )
         });
-        let limit = configuration.service.request_timeout;
+        let limit = configuration.service.request_timeout + LONGEST_SILENCE;
         let service = rest_client(configuration, &invocation.environment, limit)?;
         Ok(Self { file, service })
     }
@@ -170,10 +174,11 @@ impl ErrorAdmin {
             .map_err(|error| self.refused(error))
     }
 
-    /// Carries an order out and tells how far it is. When `cancelled` ends, it ends after the page it is at.
+    /// Carries an order out and tells how far it is. When `cancelled` ends, it ends after the page it is at. A run that has
+    /// ended before its time says so (`state`, `problem`), and its `filter` goes on with what is left.
     ///
     /// # Errors
-    /// [`AdminError`].
+    /// [`AdminError`]: nothing has been done.
     pub async fn carry_out(
         &self,
         order: &AdminOrder,
@@ -191,76 +196,12 @@ impl ErrorAdmin {
         &self,
         order: &AdminOrder,
         cancelled: impl Future<Output = ()>,
-        mut tell: impl FnMut(&RunBody),
+        tell: impl FnMut(&RunBody),
     ) -> Result<RunBody, AdminError> {
-        let begin = ["store", "errors", order.action.as_str()];
-        let mut body = body_of(order);
-        let mut run: RunBody = self
-            .service
-            .post(&begin, &body)
+        let run = Followed::begin(&self.service, order.action, body_of(order))
             .await
             .map_err(|error| self.refused(error))?;
-        // What the runs before this one were done to, when it had to be begun again.
-        let (meant, mut before, mut before_bytes) = (run.meant, 0, 0);
-        let mut away_since = None;
-        let mut asked_to_end = false;
-        tokio::pin!(cancelled);
-        loop {
-            let total = RunBody {
-                meant,
-                done: before + run.done,
-                payload_bytes: before_bytes + run.payload_bytes,
-                ..run.clone()
-            };
-            tell(&total);
-            if !run.is_running() && run.state != RunState::Interrupted.as_str() {
-                return Ok(total);
-            }
-            tokio::select! {
-                () = &mut cancelled, if !asked_to_end => {
-                    asked_to_end = true;
-                    let path = ["store", "runs", run.id.as_str()];
-                    let ended: Result<RunBody, _> = self.service.delete(&path).await;
-                    ended.map_err(|error| self.refused(error))?;
-                }
-                () = tokio::time::sleep(BETWEEN_LOOKS) => {}
-            }
-            let looked = match run.is_running() {
-                true => self.service.get(&["store", "runs", run.id.as_str()], &[]).await,
-                false => Err(CallError::Declined {
-                    status: 404,
-                    message: String::new(),
-                }),
-            };
-            let failed = match looked {
-                Ok(now) => {
-                    run = now;
-                    away_since = None;
-                    continue;
-                }
-                // The service that knew of it has ended: another one goes on with it.
-                Err(CallError::Declined { status: 404, .. }) => {
-                    body.filter = run.filter.clone();
-                    let again: Result<RunBody, _> = self.service.post(&begin, &body).await;
-                    match again {
-                        Ok(again) => {
-                            // What a killed service did after the last look is not known, only what is left.
-                            before = meant.saturating_sub(again.meant).max(before);
-                            before_bytes += run.payload_bytes;
-                            run = again;
-                            away_since = None;
-                            continue;
-                        }
-                        Err(error) => error,
-                    }
-                }
-                Err(error) => error,
-            };
-            let since = *away_since.get_or_insert_with(tokio::time::Instant::now);
-            if failed.class() == ErrorClass::Permanent || since.elapsed() > LONGEST_ABSENCE {
-                return Err(self.refused(failed));
-            }
-        }
+        Ok(run.follow(order.patience, cancelled, tell).await)
     }
 
     /// A page of the error collection of a service whose store is no file, as `edgehold::record` writes it, and where the

@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 
 use edgehold::{ObjectState, StoredInput, StoredObject, Timestamp};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::text;
 
@@ -84,10 +83,7 @@ pub(super) fn write(object: &StoredObject, now: Timestamp, out: &mut impl Write)
 
 /// A moment in UTC, and how far it is from now.
 fn moment(at: Timestamp, now: Timestamp) -> String {
-    let written = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.as_unix_millis()) * 1_000_000)
-        .ok()
-        .and_then(|at| at.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("{at} ms since 1970"));
+    let written = text::time(at);
     match at > now {
         true => format!("{written} (in {})", text::age(at.saturating_since(now))),
         false => format!("{written} ({} ago)", text::age(now.saturating_since(at))),

@@ -2,6 +2,9 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use edgehold::Timestamp;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
 /// Bytes of a payload that are looked at for one character of its preview.
 const BYTES_PER_CHARACTER: usize = 4;
 
@@ -13,6 +16,29 @@ pub(crate) fn age(duration: Duration) -> String {
         || format!("{seconds}s"),
         |(unit, name)| format!("{}{name}", seconds / unit),
     )
+}
+
+/// A moment in UTC: `2026-11-22T18:42:12.345Z`.
+pub(crate) fn time(at: Timestamp) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.as_unix_millis()) * 1_000_000)
+        .ok()
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{at} ms since 1970"))
+}
+
+/// The moment that a text of this form means, whatever its offset.
+pub(crate) fn parse_time(text: &str) -> Option<Timestamp> {
+    let millis = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos() / 1_000_000;
+    i64::try_from(millis).ok().map(Timestamp::from_unix_millis)
+}
+
+/// A word as a shell takes it for one.
+pub(crate) fn quoted(word: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_=./:,@%+".contains(character);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 /// How large something is: `512B`, `1.4KiB`, `23MiB`.
@@ -201,6 +227,22 @@ mod tests {
         ] {
             assert_eq!(age(Duration::from_secs(seconds)), expected);
         }
+    }
+
+    #[test]
+    fn a_time_is_written_as_it_is_read() {
+        let at = Timestamp::from_unix_millis(1_795_372_932_345);
+        assert_eq!(time(at), "2026-11-22T18:42:12.345Z");
+        assert_eq!(parse_time(&time(at)), Some(at));
+        assert_eq!(parse_time("2026-11-22T19:42:12.345+01:00"), Some(at));
+        assert_eq!(parse_time("yesterday"), None);
+    }
+
+    #[test]
+    fn a_word_is_one_for_a_shell() {
+        assert_eq!(quoted("-cd=./res"), "-cd=./res");
+        assert_eq!(quoted("Pump 1's"), "'Pump 1'\\''s'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]
