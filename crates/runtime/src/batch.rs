@@ -386,6 +386,7 @@ async fn go_on(
     let others = others.filter(|id| Some(*id) != own).collect();
     let runs = u64::try_from(members.len()).unwrap_or(u64::MAX);
     let since = members.iter().map(|(member, _)| member.since).min();
+    let bytes = members.iter().map(|(member, _)| member.bytes).sum();
     let id = own.unwrap_or_else(|| StoredObjectId::from_uuid(Uuid::now_v7()));
     let row = StoredObject {
         id,
@@ -438,8 +439,8 @@ async fn go_on(
             biased;
             outcome = &mut advance => Some(outcome),
             () = hurry.recv() => None,
-            // The store has its items, so that it can wait there as well as in memory.
-            destination = visitor.waits(), if written => {
+            // The store has its items, so that it can wait there as well.
+            destination = visitor.has_no_room(bytes), if written => {
                 parked_at = Some(destination);
                 None
             }

@@ -3,6 +3,10 @@
 //! Owns the clock, the locks and the waiting around [`DestinationState`], which decides. A run has one [`Visitor`], the
 //! gate its functions ask. What it has begun at a destination ends with the function's call, whichever way that ends.
 //!
+//! A run that has to wait until somebody leaves keeps its place in memory while there is room for it: a part of what may
+//! be in hand, so that a destination that hangs leaves the rest to the others. Beyond that whoever has it in the store
+//! may let it wait there.
+//!
 //! An object that comes from the store has been let in at the destination it waited for before it was handed out; at
 //! any other its attempt is a first one, as a fresh run's.
 
@@ -14,7 +18,7 @@ use std::{
 
 use edgehold_config::Writable;
 use edgehold_core::{
-    BoxFuture, Destination, FunctionError, Gate, StoredObjectId, Unsent,
+    BoxFuture, ByteBudget, BytePermit, Destination, FunctionError, Gate, StoredObjectId, Unsent,
     destination::{Answer, Change, DestinationPolicy, DestinationState, Entry, Visit},
 };
 use tokio::{
@@ -28,12 +32,19 @@ use crate::{QueueHandle, StoreState};
 /// Beyond so many known destinations those about which nothing is to be remembered are forgotten.
 const REMEMBERED: usize = 1024;
 
+/// The part of the bytes in hand that those may take who wait to be let in.
+const WAITING_PART: u32 = 4;
+/// What a run that waits takes beside its bytes.
+const OVERHEAD_BYTES: usize = 16 << 10;
+
 /// The destinations of a service. Shared by everything that sends.
 pub struct Destinations {
     settings: watch::Receiver<Arc<Writable>>,
     queue: QueueHandle,
     /// Moments are counted from here.
     since: Instant,
+    /// For runs that wait to be let in and could wait in the store as well.
+    room: ByteBudget,
     known: Mutex<HashMap<Destination, Arc<Known>>>,
     unnamed: Arc<Known>,
 }
@@ -62,12 +73,13 @@ impl Known {
 }
 
 impl Destinations {
-    /// No destination has been visited yet.
-    pub fn new(settings: watch::Receiver<Arc<Writable>>, queue: QueueHandle) -> Self {
+    /// No destination has been visited yet. `max_bytes` is what all deliveries in hand may take.
+    pub fn new(settings: watch::Receiver<Arc<Writable>>, queue: QueueHandle, max_bytes: u32) -> Self {
         Self {
             settings,
             queue,
             since: Instant::now(),
+            room: ByteBudget::new(max_bytes / WAITING_PART),
             known: Mutex::default(),
             unnamed: Known::new(None),
         }
@@ -173,8 +185,15 @@ pub(crate) struct Visitor {
     id: OnceLock<StoredObjectId>,
     /// Where it is now: at the destination an object waited for, at the one its function sends to, or both.
     visits: Mutex<Vec<(Arc<Known>, Visit)>>,
-    waits_for: Mutex<Option<Destination>>,
+    waits: Mutex<Option<Waiting>>,
     began_waiting: Notify,
+}
+
+/// Where a run waits, with data that is kept if it goes no further.
+struct Waiting {
+    destination: Destination,
+    /// The room it waits in, once somebody has asked.
+    room: Option<BytePermit>,
 }
 
 impl Visitor {
@@ -216,7 +235,7 @@ impl Visitor {
             destinations,
             id,
             visits: Mutex::new(visits),
-            waits_for: Mutex::new(None),
+            waits: Mutex::new(None),
             began_waiting: Notify::new(),
         }
     }
@@ -226,13 +245,22 @@ impl Visitor {
         *self.id.get_or_init(|| StoredObjectId::from_uuid(Uuid::now_v7()))
     }
 
-    /// Returns when the run waits before a destination, which is answered, with data that is kept if it goes no further:
-    /// nothing was sent by the current function, and whoever drops the run there loses no attempt. Cancel-safe.
-    pub(crate) async fn waits(&self) -> Destination {
+    /// Returns when the run waits before a destination, which is answered, and there is no room in memory for a run of so
+    /// many bytes to do so. Its data is kept if it goes no further: nothing was sent by the current function, and whoever
+    /// drops the run there loses no attempt. Cancel-safe.
+    pub(crate) async fn has_no_room(&self, bytes: usize) -> Destination {
         loop {
             let began = self.began_waiting.notified();
-            if let Some(destination) = self.waits_for().clone() {
-                return destination;
+            if let Some(waiting) = &mut *self.waits()
+                && waiting.room.is_none()
+            {
+                waiting.room = self
+                    .destinations
+                    .room
+                    .try_take(bytes.saturating_add(OVERHEAD_BYTES));
+                if waiting.room.is_none() {
+                    return waiting.destination.clone();
+                }
             }
             began.await;
         }
@@ -288,8 +316,8 @@ impl Visitor {
         }
     }
 
-    fn waits_for(&self) -> MutexGuard<'_, Option<Destination>> {
-        self.waits_for.lock().unwrap_or_else(PoisonError::into_inner)
+    fn waits(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn visits(&self) -> MutexGuard<'_, Vec<(Arc<Known>, Visit)>> {
@@ -334,9 +362,12 @@ impl Visitor {
                     );
                 }
                 Err(Obstacle::Full(unsent)) => {
-                    let newly =
-                        unsent == Unsent::Kept && self.waits_for().replace(destination.clone()).is_none();
-                    if newly {
+                    let mut waits = self.waits();
+                    if unsent == Unsent::Kept && waits.is_none() {
+                        *waits = Some(Waiting {
+                            destination: destination.clone(),
+                            room: None,
+                        });
                         self.began_waiting.notify_waiters();
                     }
                 }
@@ -365,7 +396,7 @@ struct Waits<'a>(&'a Visitor);
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        *self.0.waits_for() = None;
+        *self.0.waits() = None;
     }
 }
 

@@ -89,8 +89,8 @@ impl FirstAttempt<'_> {
                             open.is_journaled(dispatch);
                         }
                     }
-                    // The store has it, so that it can wait there as well as in memory.
-                    destination = visitor.waits(), if may_park => {
+                    // The store has it, so that it can wait there as well.
+                    destination = visitor.has_no_room(source.payload.len()), if may_park => {
                         parked_at = Some(destination);
                         break None;
                     }

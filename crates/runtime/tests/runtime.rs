@@ -31,6 +31,7 @@ mod runtime {
     mod journal;
     mod lanes;
     mod limits;
+    mod once;
     mod order;
 }
 
@@ -244,12 +245,19 @@ const ENABLED: &[(&str, &str)] = &[
     ("MaxRetryCount", "3"),
 ];
 
+/// What all deliveries may take; a quarter of it is room for two that wait to be let in.
+const MAX_BYTES: u32 = 4 * (40 << 10);
+
+fn service_key() -> ServiceKey {
+    ServiceKey::try_new("app-test").unwrap()
+}
+
 /// A running service without a trigger.
 struct Harness {
     deliveries: Option<mpsc::Sender<Delivery>>,
     settings: watch::Sender<Arc<Writable>>,
     pipelines: watch::Sender<Arc<PipelineSet>>,
-    queue: Arc<MemoryQueue>,
+    queue: Arc<dyn RetryQueue>,
     books: Arc<Books>,
     health: Arc<Health>,
     shutdown: Shutdown,
@@ -268,8 +276,17 @@ impl Harness {
         pipelines: Vec<Arc<Pipeline>>,
         response: Option<Arc<dyn ResponsePublisher>>,
     ) -> Self {
-        let service_key = ServiceKey::try_new("app-test").unwrap();
-        let queue = Arc::new(MemoryQueue::new(service_key.clone()));
+        let queue = Arc::new(MemoryQueue::new(service_key()));
+        Self::start_on(queue, leaves, pipelines, response)
+    }
+
+    fn start_on(
+        queue: Arc<dyn RetryQueue>,
+        leaves: &[(&str, &str)],
+        pipelines: Vec<Arc<Pipeline>>,
+        response: Option<Arc<dyn ResponsePublisher>>,
+    ) -> Self {
+        let service_key = service_key();
         let (settings, settings_in) = watch::channel(settings(leaves));
         let set = PipelineSet {
             pipelines,
@@ -300,7 +317,7 @@ impl Harness {
             keeper: Arc::new(keeper),
             books: books.clone(),
             wake,
-            destinations: Arc::new(Destinations::new(settings_in.clone(), handle.clone())),
+            destinations: Arc::new(Destinations::new(settings_in.clone(), handle.clone(), MAX_BYTES)),
             batches: Arc::new(Batches::new(1 << 20, books.clone())),
             response,
         };

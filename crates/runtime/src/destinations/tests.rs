@@ -4,6 +4,9 @@ use futures_util::FutureExt;
 
 use super::*;
 
+/// Of which a quarter is room for one that waits.
+const MAX_BYTES: u32 = 4 * (20 << 10);
+
 /// Destinations with these settings below `Writable`.
 struct There {
     destinations: Arc<Destinations>,
@@ -24,7 +27,7 @@ fn there(leaves: &[(&str, &str)]) -> There {
     let (settings, settings_in) = watch::channel(settings(leaves));
     let (store, queue) = watch::channel(StoreState::Opening);
     There {
-        destinations: Arc::new(Destinations::new(settings_in, queue)),
+        destinations: Arc::new(Destinations::new(settings_in, queue, MAX_BYTES)),
         settings,
         store,
     }
@@ -90,7 +93,7 @@ async fn a_visit_ends_with_its_visitor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_says_so_and_is_let_in_by_more_room_or_refused_when_it_stops_answering() {
+async fn who_waits_is_let_in_by_more_room_or_refused_when_it_stops_answering() {
     let there = there(&[("Pipeline/Concurrency", "16")]);
     let inside: Vec<_> = (0..16).map(|_| there.visitor()).collect();
     for visitor in &inside {
@@ -100,14 +103,8 @@ async fn who_waits_says_so_and_is_let_in_by_more_room_or_refused_when_it_stops_a
     let destination = somewhere();
     let mut one_enters = one.enter(&destination, Unsent::Kept);
     let mut other_enters = other.enter(&destination, Unsent::Lost);
-    assert!(one.waits().now_or_never().is_none());
     assert!((&mut one_enters).now_or_never().is_none());
     assert!((&mut other_enters).now_or_never().is_none());
-    assert_eq!(one.waits().await, somewhere());
-    assert!(
-        other.waits().now_or_never().is_none(),
-        "what nobody keeps cannot wait elsewhere"
-    );
 
     // The one that is lost has to wait for its place, the other one is refused.
     for visitor in inside.iter().take(16) {
@@ -115,7 +112,6 @@ async fn who_waits_says_so_and_is_let_in_by_more_room_or_refused_when_it_stops_a
     }
     assert_eq!(one_enters.await.unwrap_err().class(), ErrorClass::NotAttempted);
     other_enters.await.unwrap();
-    assert!(one.waits().now_or_never().is_none());
 
     // And more room lets in who waits.
     there.settings.send_replace(settings(&[
@@ -130,6 +126,40 @@ async fn who_waits_says_so_and_is_let_in_by_more_room_or_refused_when_it_stops_a
         ("StoreAndForward/Breaker", "off"),
     ]));
     third_enters.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_no_room_to_wait_is_told_until_one_of_those_who_wait_is_let_in() {
+    let there = there(&[("Pipeline/Concurrency", "1")]);
+    let busy = there.visitor();
+    busy.enter(&somewhere(), Unsent::Kept).await.unwrap();
+    let destination = somewhere();
+    let [lost, first, second, third] = [(); 4].map(|()| there.visitor());
+    assert!(first.has_no_room(0).now_or_never().is_none(), "it does not wait");
+
+    // Given one that waits and would be lost elsewhere, and one that has the room
+    let mut lost_enters = lost.enter(&destination, Unsent::Lost);
+    let mut first_enters = first.enter(&destination, Unsent::Kept);
+    let mut second_enters = second.enter(&destination, Unsent::Kept);
+    assert!((&mut lost_enters).now_or_never().is_none());
+    assert!((&mut first_enters).now_or_never().is_none());
+    assert!((&mut second_enters).now_or_never().is_none());
+    assert!(lost.has_no_room(0).now_or_never().is_none());
+    assert!(first.has_no_room(0).now_or_never().is_none());
+    assert!(first.has_no_room(0).now_or_never().is_none(), "it keeps its room");
+
+    // Then the next one is told, and gives up waiting here
+    assert_eq!(second.has_no_room(0).await, somewhere());
+    drop(second_enters);
+
+    // And when those before have been let in there is room again
+    drop(busy);
+    lost_enters.await.unwrap();
+    drop(lost);
+    first_enters.await.unwrap();
+    let mut third_enters = third.enter(&destination, Unsent::Kept);
+    assert!((&mut third_enters).now_or_never().is_none());
+    assert!(third.has_no_room(0).now_or_never().is_none());
 }
 
 #[tokio::test(start_paused = true)]

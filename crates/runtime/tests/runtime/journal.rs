@@ -72,7 +72,7 @@ async fn without_journal_what_takes_long_is_not_acknowledged_before_its_end() {
 #[tokio::test]
 async fn with_journal_always_the_row_is_there_before_the_first_function_is_called() {
     /// Notes how many objects wait when it is called.
-    struct Look(Arc<Mutex<Option<Arc<MemoryQueue>>>>, Arc<Mutex<Vec<u64>>>);
+    struct Look(Arc<Mutex<Option<Arc<dyn RetryQueue>>>>, Arc<Mutex<Vec<u64>>>);
 
     impl AppFunction for Look {
         fn call<'a>(&'a self, _: &'a mut Context, data: Data) -> BoxFuture<'a, Result<Flow, FunctionError>> {
@@ -189,10 +189,10 @@ async fn what_hangs_and_is_journaled_leaves_its_place_to_the_next_delivery() {
     let hanging = Export::new("a", Answer::Hang);
     let service = service(&[("Pipeline/Concurrency", "1")], &hanging);
     // When more come, then each is taken, journaled and acknowledged
-    for _ in 0..3 {
+    for _ in 0..5 {
         assert_eq!(service.deliver(EVENT).await, Disposition::Done);
     }
-    // And those that were not let in at its destination are sent from the store
+    // And those that find no room to wait for their turn are sent from the store
     service
         .until("all are on their way", |_| hanging.calls() == 3)
         .await;
@@ -255,7 +255,7 @@ async fn while_others_end_one_after_the_other_a_run_gets_more_time_but_not_for_e
 
 /// A store whose appends are answered when the test lets them, and are done before.
 struct LateAnswers {
-    queue: Arc<MemoryQueue>,
+    queue: Arc<dyn RetryQueue>,
     answers: Semaphore,
 }
 

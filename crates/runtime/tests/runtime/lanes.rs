@@ -308,21 +308,22 @@ async fn what_waits_to_be_let_in_is_kept_without_an_attempt() {
         .settings
         .send_replace(resolve(&layers, None).configuration.writable.clone());
 
-    // When five events come
-    for _ in 0..5 {
+    // When seven events come
+    for _ in 0..7 {
         assert_eq!(service.deliver(EVENT).await, Disposition::Done);
     }
 
-    // Then two are being sent, and what could not be let in waits in the store for its destination. Of these the first
-    // few are tried from there.
+    // Then two are being sent, the next two wait for their turn, and what has no room to do so waits in the store for its
+    // destination. Of these the first few are tried from there.
     service
         .until("all are on their way", |_| export.calls() == 5)
         .await;
+    assert_eq!(service.objects(ObjectState::New).await.len(), 4);
     export.answer(Answer::Accept);
     service
-        .until("all are delivered", |service| service.books().completed == 5)
+        .until("all are delivered", |service| service.books().completed == 7)
         .await;
-    assert_eq!((export.accepted(), export.calls()), (5, 5));
+    assert_eq!((export.accepted(), export.calls()), (7, 7));
     assert_eq!(service.books().stored, 3);
     service.check_books().await;
 }

@@ -245,7 +245,11 @@ impl AppService {
         let listener = listen(&configuration).await?;
 
         let (health, drain) = (Arc::new(Health::default()), Arc::new(Drain::default()));
-        let destinations = Arc::new(Destinations::new(view.writable.clone(), queue.clone()));
+        let destinations = Arc::new(Destinations::new(
+            view.writable.clone(),
+            queue.clone(),
+            budget.total(),
+        ));
         let keeper = Arc::new(Keeper::new(
             service_key.clone(),
             view.writable.clone(),
