@@ -1,8 +1,9 @@
 //! Edits at random: what operators do to a service's settings, the mistakes among it.
 //!
 //! Nothing here takes an event out of the default pipeline on purpose: it always ends with an export that succeeds, so that
-//! an event that does not arrive was lost. Nor is there ever less room than the flow needs: what has to wait is stored, and
-//! what is stored is rightly set aside when its pipeline is another one before it has left.
+//! an event that does not arrive was lost. Nor is there ever less room than the flow needs: what waits for its turn does so
+//! in memory, and what has no room to do so is stored and rightly set aside when its pipeline is another one before it has
+//! left.
 
 use std::fmt;
 
@@ -102,7 +103,11 @@ const LEAVES: [Leaf; 11] = [
         &["", "sometimes"],
     ),
     ("Pipeline/TargetType", &["", "event", " EVENT "], &["evnt", "xml"]),
-    ("Pipeline/Concurrency", &["64", "100", "256"], &["0", "-1", "all"]),
+    (
+        "Pipeline/Concurrency",
+        &["4", "8", "64", "256"],
+        &["0", "-1", "all"],
+    ),
     ("Telemetry/Interval", &["0s", "1s", "30s", ""], &["5", "often"]),
     (
         "Telemetry/Metrics/MessagesReceived",
