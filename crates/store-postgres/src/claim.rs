@@ -1,26 +1,52 @@
-//! Choosing the objects of a page and taking them in hand.
+//! Choosing the objects of a page and taking them in hand: one statement, which reads them too.
 //!
 //! What is due depends on an interval that is not stored, so no index is in the order of a claim: a page is looked for
-//! near the cursor first, then among the few that are due at all, and only when both fail (many due objects far behind
-//! the cursor) by walking the index of the queue or the lane once. In order, only the oldest object of each pipeline and
-//! device is looked at.
+//! near the cursor first. Only when there are not enough, it is looked for among the few that are due at all, and, when
+//! they are many, by walking the index of the queue or the lane once. In order, only the oldest object of each pipeline
+//! and device is looked at.
 //!
-//! What was chosen is then leased, each object as far as it is still as it was chosen and nobody else has it: another
-//! instance may choose at the same time. Only what is leased is read, so that nothing that was settled in between is
-//! handed out in its old state.
+//! *Two claims at once* may choose the same objects, because neither sees what the other has not committed. So each
+//! counts itself (`claim_count`), and is made only if no other was counted since it looked; else it is made again, while
+//! it holds the count. A verdict that is written meanwhile is seen whole or not at all, and with it its lease.
+//!
+//! *Plans* do not depend on what the planner believes about tables that grow from nothing to a million rows and back
+//! within minutes. Objects are found by their ids, which are in one index; by their places in the order of their places,
+//! which one index has; and in the order of the index that is meant, with all its columns. See the test of the plans.
 
+use edgehold_core::ServiceKey;
 use edgehold_store::{Claim, Lane, Suspects};
-use sqlx::{Connection as _, PgConnection, Postgres, postgres::PgArguments, query::QueryAs};
+use sqlx::{
+    Connection as _, PgConnection, Postgres, Row as _,
+    postgres::{PgArguments, PgRow},
+    query::{Query, QueryScalar},
+};
 
-use crate::{lanes::destinations, row::text};
+use crate::{
+    lanes::destinations,
+    row::{self, ReadRow, columns, text},
+};
 
 /// Due objects up to which they are all looked at.
 const FEW: usize = 512;
 
-/// Nobody has it in hand.
+/// The places of what is in somebody's hands. Each owner is above 0: a condition, so that an index is used.
+macro_rules! leased {
+    () => {
+        "SELECT unnest(seqs) FROM lease WHERE owner > 0"
+    };
+}
+
+/// Nobody has it in hand. The planner takes an array that it does not know for a short one, and so always hashes it.
 macro_rules! unleased {
     () => {
-        "NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = object.seq)"
+        concat!("seq NOT IN (SELECT unnest(ARRAY(", leased!(), ")))")
+    };
+}
+
+/// State failed, in words by which no index is found that has only such objects, or is in the order of states.
+macro_rules! waits {
+    () => {
+        "state + 0 = 2"
     };
 }
 
@@ -38,188 +64,282 @@ macro_rules! due {
             ")"
         )
     };
-}
-
-pub(crate) use unleased;
-
-/// A statement for each kind of lane: any, none, the one that this parameter names.
-macro_rules! by_lane {
-    ($before:expr, $destination:literal, $after:expr) => {
-        [
-            concat!($before, $after),
-            concat!($before, " AND destination IS NULL", $after),
-            concat!($before, " AND destination = ", $destination, $after),
-        ]
+    () => {
+        due!("$4", "$5", "$6")
     };
 }
 
-/// The first 2,048 objects behind the cursor, as far as they may run.
-pub(crate) const NEAR: [&str; 3] = by_lane!(
-    "SELECT seq, payload_bytes FROM (SELECT * FROM object WHERE state = 2 AND seq > $1",
-    "$6",
-    concat!(
-        " ORDER BY seq LIMIT 2048) AS object WHERE crashes = 0 AND ",
-        due!("$2", "$3", "$4"),
-        " AND ",
-        unleased!(),
-        " ORDER BY seq LIMIT $5"
-    )
-);
+/// The failed objects of a kind of lane behind a place; the parameters are the place and the name of the lane.
+macro_rules! behind {
+    (any, $after:literal, $name:literal) => {
+        concat!("(state, seq) > (2, ", $after, ") AND state <= 2")
+    };
+    (unknown, $after:literal, $name:literal) => {
+        concat!("state = 2 AND destination IS NULL AND seq > ", $after)
+    };
+    (to, $after:literal, $name:literal) => {
+        concat!(
+            "state = 2 AND (destination, seq) > (",
+            $name,
+            ", ",
+            $after,
+            ") AND destination <= ",
+            $name
+        )
+    };
+}
 
-/// The last of those, if there are so many.
-pub(crate) const NEAR_END: [&str; 3] = by_lane!(
-    "SELECT seq FROM object WHERE state = 2 AND seq > $1",
-    "$2",
-    " ORDER BY seq LIMIT 1 OFFSET 2047"
-);
+/// The order of the index that has them, which is that of their places.
+macro_rules! in_order {
+    (any) => {
+        " ORDER BY state, seq"
+    };
+    ($other:ident) => {
+        " ORDER BY destination, seq"
+    };
+}
+
+pub(crate) use {behind, leased, unleased, waits};
+
+/// Takes in hand what a query chooses, and reads it, if a condition on all of it holds: of the chosen ones those that fit,
+/// and the first one in any case.
+///
+/// The instance is `$1`, the claim `$2`, the bytes that fit `$8`. It is ours unless another claim was made meanwhile, or
+/// the instance was taken over.
+macro_rules! take {
+    (@if $condition:expr; $($chosen:expr),+ $(,)?) => {
+        concat!(
+            "WITH me AS MATERIALIZED (SELECT id FROM instance WHERE id = $1 FOR KEY SHARE),
+             chosen AS MATERIALIZED (", $($chosen,)+ "),
+             page AS MATERIALIZED (
+                SELECT ", $condition, " AS is_good, coalesce(CASE WHEN (SELECT sum(payload_bytes) FROM chosen) > $8::bigint THEN (
+                    SELECT min(seq)
+                    FROM (SELECT seq, row_number() OVER earlier AS place, sum(payload_bytes) OVER earlier AS bytes
+                          FROM chosen WINDOW earlier AS (ORDER BY seq)) AS sized
+                    WHERE place > 1 AND bytes > $8::bigint) END, 9223372036854775807) AS ends_before),
+             counted AS MATERIALIZED (
+                UPDATE claim_count SET claims = claims + 1 FROM me
+                WHERE one AND claims = (SELECT claims FROM claim_count WHERE one) AND EXISTS (SELECT 1 FROM chosen)
+                  AND (SELECT is_good FROM page)
+                RETURNING me.id AS owner),
+             leased AS (
+                INSERT INTO lease (owner, claim, seqs)
+                SELECT owner, $2::bigint, ARRAY(SELECT seq FROM chosen WHERE seq < (SELECT ends_before FROM page))
+                FROM counted)
+             SELECT ", columns!(), ", counted.owner IS NOT NULL AS is_ours,
+                    CASE WHEN counted.owner IS NOT NULL
+                         THEN (SELECT bytes FROM payload WHERE payload.seq = object.seq) END AS bytes
+             FROM chosen AS object LEFT JOIN counted ON true
+             WHERE (SELECT is_good FROM page) AND seq < (SELECT ends_before FROM page)"
+        )
+    };
+    ($($chosen:expr),+ $(,)?) => {
+        take!(@if "true"; $($chosen),+)
+    };
+}
+
+/// The last of the first 2,048 objects behind the cursor, if there are so many.
+macro_rules! near_end {
+    ($lane:ident, $after:literal, $name:literal) => {
+        concat!(
+            "SELECT seq FROM object WHERE ",
+            behind!($lane, $after, $name),
+            in_order!($lane),
+            " LIMIT 1 OFFSET 2047"
+        )
+    };
+}
+
+/// Of the first 2,048 objects behind the cursor those that may run, unless the page has room for some behind them.
+macro_rules! near {
+    ($lane:ident) => {
+        take!(
+            @if concat!(
+                "((SELECT count(*) FROM chosen) >= $7 OR NOT EXISTS (",
+                near_end!($lane, "$3", "$9"),
+                "))"
+            );
+            "SELECT * FROM (SELECT * FROM object WHERE ",
+            behind!($lane, "$3", "$9"),
+            in_order!($lane),
+            " LIMIT 2048) AS object WHERE crashes = 0 AND ",
+            due!(),
+            " AND ",
+            unleased!(),
+            in_order!($lane),
+            " LIMIT $7"
+        )
+    };
+}
+pub(crate) const NEAR: [&str; 3] = [near!(any), near!(unknown), near!(to)];
+
+/// Whether there are so many.
+pub(crate) const NEAR_END: [&str; 3] = [
+    near_end!(any, "$1", "$2"),
+    near_end!(unknown, "$1", "$2"),
+    near_end!(to, "$1", "$2"),
+];
 
 /// All objects behind the cursor, as far as they may run.
-pub(crate) const WALK: [&str; 3] = by_lane!(
-    concat!(
-        "SELECT seq, payload_bytes FROM object WHERE state = 2 AND crashes = 0 AND seq > $1 AND ",
-        due!("$2", "$3", "$4"),
-        " AND ",
-        unleased!()
-    ),
-    "$6",
-    " ORDER BY seq LIMIT $5"
-);
+macro_rules! walk {
+    ($lane:ident) => {
+        take!(
+            "SELECT * FROM object WHERE ",
+            behind!($lane, "$3", "$9"),
+            " AND crashes = 0 AND ",
+            due!(),
+            " AND ",
+            unleased!(),
+            in_order!($lane),
+            " LIMIT $7"
+        )
+    };
+}
+pub(crate) const WALK: [&str; 3] = [walk!(any), walk!(unknown), walk!(to)];
 
-/// Objects of a lane that may run, in no order, at most `$5` of each kind: never attempted, attempted long ago,
-/// attempted in the future, asked to wait until a moment that has come.
+/// Objects of a lane that may run, at most `$5` of each kind: never attempted, attempted long ago, attempted in the
+/// future, asked to wait until a moment that has come.
 macro_rules! few {
+    (@kind $lane:literal, $kind:literal, $order:literal) => {
+        concat!(
+            "(SELECT seq, last_attempt_at FROM object WHERE state = 2 AND crashes = 0 AND seq > $1 AND ",
+            $lane, " AND ", $kind, " AND ", unleased!(), " ORDER BY destination, ", $order, " LIMIT $5)"
+        )
+    };
     ($lane:literal) => {
         concat!(
-            "(SELECT seq, payload_bytes, last_attempt_at FROM object
-              WHERE state = 2 AND crashes = 0 AND seq > $1 AND not_before IS NULL AND last_attempt_at IS NULL AND ",
-            unleased!(), " AND ", $lane, " LIMIT $5)
-             UNION ALL (SELECT seq, payload_bytes, last_attempt_at FROM object
-              WHERE state = 2 AND crashes = 0 AND seq > $1 AND not_before IS NULL AND last_attempt_at <= $2 AND ",
-            unleased!(), " AND ", $lane, " LIMIT $5)
-             UNION ALL (SELECT seq, payload_bytes, last_attempt_at FROM object
-              WHERE state = 2 AND crashes = 0 AND seq > $1 AND not_before IS NULL
-                AND last_attempt_at > greatest($2, $3) AND ",
-            unleased!(), " AND ", $lane, " LIMIT $5)
-             UNION ALL (SELECT seq, payload_bytes, last_attempt_at FROM object
-              WHERE state = 2 AND crashes = 0 AND seq > $1 AND not_before IS NOT NULL AND not_before <= $4 AND ",
-            unleased!(), " AND ", $lane, " LIMIT $5)"
+            few!(@kind $lane, "not_before IS NULL AND last_attempt_at IS NULL", "last_attempt_at NULLS FIRST"),
+            " UNION ALL ",
+            few!(@kind $lane, "not_before IS NULL AND last_attempt_at <= $2", "last_attempt_at NULLS FIRST"),
+            " UNION ALL ",
+            few!(@kind $lane, "not_before IS NULL AND last_attempt_at > greatest($2, $3)",
+                 "last_attempt_at NULLS FIRST"),
+            " UNION ALL ",
+            few!(@kind $lane, "not_before IS NOT NULL AND not_before <= $4", "not_before")
         )
     };
 }
 pub(crate) const FEW_UNKNOWN: &str = few!("destination IS NULL");
 pub(crate) const FEW_TO: &str = few!("destination = $6");
 
+/// Those of these objects that still may run.
+pub(crate) const THESE: &str = take!(
+    "SELECT * FROM object WHERE seq = ANY($9) AND seq > $3 AND ",
+    waits!(),
+    " AND crashes = 0 AND ",
+    due!(),
+    " AND ",
+    unleased!(),
+    " ORDER BY seq LIMIT $7"
+);
+
 /// What is in flight by pipeline and device.
 macro_rules! busy {
     () => {
-        "busy AS MATERIALIZED (
-            SELECT held.pipeline_id, held.device FROM lease JOIN object AS held ON held.seq = lease.seq
-            WHERE held.device IS NOT NULL)"
+        concat!(
+            "busy AS MATERIALIZED (
+                SELECT pipeline_id, device FROM object
+                WHERE seq = ANY(ARRAY(",
+            leased!(),
+            ")) AND device IS NOT NULL ORDER BY seq)"
+        )
     };
 }
 
 /// No object of the same pipeline and device is in flight.
 macro_rules! not_busy {
-    ($object:literal) => {
-        concat!(
-            "NOT EXISTS (SELECT 1 FROM busy WHERE busy.pipeline_id = ",
-            $object,
-            ".pipeline_id AND busy.device = ",
-            $object,
-            ".device)"
-        )
+    () => {
+        "NOT EXISTS (SELECT 1 FROM busy WHERE busy.pipeline_id = object.pipeline_id AND busy.device = object.device)"
     };
 }
 
 /// The oldest waiting object of each pipeline and device, found by jumping from each to the next, as far as it may run,
 /// and the objects that are in no order.
-pub(crate) const IN_ORDER: &str = concat!(
+pub(crate) const IN_ORDER: &str = take!(
     "WITH RECURSIVE ",
     busy!(),
     ",
-     named AS (
-        (SELECT pipeline_id, device FROM object WHERE state IN (0, 2) AND device IS NOT NULL
-         ORDER BY pipeline_id, device LIMIT 1)
-        UNION ALL
-        SELECT next.pipeline_id, next.device FROM named CROSS JOIN LATERAL (
-            SELECT pipeline_id, device FROM object
-            WHERE state IN (0, 2) AND device IS NOT NULL
-              AND (pipeline_id, device) > (named.pipeline_id, named.device)
-            ORDER BY pipeline_id, device LIMIT 1) AS next
-     ),
      head AS (
-        SELECT first.* FROM named CROSS JOIN LATERAL (
-            SELECT * FROM object
-            WHERE state IN (0, 2) AND pipeline_id = named.pipeline_id AND device = named.device
-            ORDER BY seq LIMIT 1) AS first
+        (SELECT pipeline_id, device, seq FROM object WHERE state IN (0, 2) AND device IS NOT NULL
+         ORDER BY pipeline_id, device, seq LIMIT 1)
+        UNION ALL
+        SELECT next.pipeline_id, next.device, next.seq FROM head CROSS JOIN LATERAL (
+            SELECT pipeline_id, device, seq FROM object
+            WHERE state IN (0, 2) AND device IS NOT NULL
+              AND (pipeline_id, device) > (head.pipeline_id, head.device)
+            ORDER BY pipeline_id, device, seq LIMIT 1) AS next
      )
-     SELECT seq, payload_bytes FROM head AS object
-     WHERE state = 2 AND crashes = 0 AND seq > $1 AND ",
-    due!("$2", "$3", "$4"),
-    " AND ($6 OR destination IS NOT DISTINCT FROM $7) AND ",
+     (SELECT * FROM object WHERE seq = ANY(ARRAY(SELECT seq FROM head)) AND ",
+    waits!(),
+    " AND crashes = 0 AND seq > $3 AND ",
+    due!(),
+    " AND ($9 OR destination IS NOT DISTINCT FROM $10) AND ",
     unleased!(),
     " AND ",
-    not_busy!("object"),
-    " UNION ALL (
-        SELECT seq, payload_bytes FROM object
-        WHERE state = 2 AND device IS NULL AND crashes = 0 AND seq > $1 AND ",
-    due!("$2", "$3", "$4"),
-    " AND ($6 OR destination IS NOT DISTINCT FROM $7) AND ",
+    not_busy!(),
+    " ORDER BY seq)
+     UNION ALL
+     (SELECT * FROM object WHERE ",
+    behind!(any, "$3", ""),
+    " AND device IS NULL AND crashes = 0 AND ",
+    due!(),
+    " AND ($9 OR destination IS NOT DISTINCT FROM $10) AND ",
     unleased!(),
-    "   ORDER BY seq LIMIT $5)
-     ORDER BY seq LIMIT $5"
+    in_order!(any),
+    " LIMIT $7)
+     ORDER BY seq LIMIT $7"
 );
 
-/// Objects that were in flight at a crash. With `$8` only the oldest of their pipeline and device.
-pub(crate) const SUSPECTS: &str = concat!(
+/// Objects that were in flight at a crash, which are few. With `$11` only the oldest of their pipeline and device.
+pub(crate) const SUSPECTS: &str = take!(
     "WITH ",
     busy!(),
-    " SELECT seq, payload_bytes FROM object
-     WHERE crashes > 0 AND state = 2 AND seq > $1 AND ",
-    due!("$2", "$3", "$4"),
-    " AND ($6 OR destination IS NOT DISTINCT FROM $7) AND ",
+    ",
+     suspect AS MATERIALIZED (SELECT * FROM object WHERE crashes > 0)
+     SELECT * FROM suspect AS object WHERE state = 2 AND seq > $3 AND ",
+    due!(),
+    " AND ($9 OR destination IS NOT DISTINCT FROM $10) AND ",
     unleased!(),
-    " AND (NOT $8 OR device IS NULL OR (",
-    not_busy!("object"),
+    " AND (NOT $11 OR device IS NULL OR (",
+    not_busy!(),
     " AND seq = (SELECT other.seq FROM object AS other
-                 WHERE other.state IN (0, 2) AND other.pipeline_id = object.pipeline_id
-                   AND other.device = object.device
-                 ORDER BY other.seq LIMIT 1)))
-     ORDER BY seq LIMIT $5"
+                 WHERE other.state IN (0, 2)
+                   AND (other.pipeline_id, other.device) >= (object.pipeline_id, object.device)
+                   AND (other.pipeline_id, other.device) <= (object.pipeline_id, object.device)
+                 ORDER BY other.pipeline_id, other.device, other.seq LIMIT 1)))
+     ORDER BY seq LIMIT $7"
 );
 
-/// Takes objects in hand, as far as they are still as they were chosen; `$4` says which, null for all.
-pub(crate) const LEASE: &str = concat!(
-    "WITH me AS MATERIALIZED (SELECT id FROM instance WHERE id = $1 FOR KEY SHARE),
-     wanted AS MATERIALIZED (
-        SELECT seq FROM object
-        WHERE seq = ANY($3) AND state = 2 AND ($4::boolean IS NULL OR (crashes > 0) = $4) AND ",
-    due!("$5", "$6", "$7"),
-    "     AND ($8 OR destination IS NOT DISTINCT FROM $9)
-        FOR UPDATE SKIP LOCKED
-     )
-     INSERT INTO lease (seq, owner, claim) SELECT wanted.seq, me.id, $2 FROM wanted, me
-     ON CONFLICT (seq) DO NOTHING RETURNING seq"
-);
+/// Whoever holds the count of claims sees what all others have in hand, and nobody else takes anything.
+pub(crate) const TURN: &str = "UPDATE claim_count SET claims = claims + 1 WHERE one";
 
-/// Whoever claims in order does so alone, or two could take objects of one device that neither sees the other take.
-pub(crate) const IN_ORDER_ALONE: &str =
-    "SELECT pg_advisory_xact_lock(hashtextextended('edgehold orders ' || current_schema(), 0))";
+/// Who claims, and how much.
+pub(crate) struct Taking<'a> {
+    pub(crate) service_key: &'a ServiceKey,
+    pub(crate) owner: i64,
+    /// The number of the claim.
+    pub(crate) claim: i64,
+    pub(crate) max_bytes: usize,
+}
 
-/// An object that may join a page.
-pub(crate) type Candidate = (i64, i64);
+/// What came of a claim.
+pub(crate) enum Taken {
+    /// Objects that are in hand now, in order; none when there is nothing to be had.
+    Page(Vec<ReadRow>),
+    /// This instance was taken over.
+    Nobody,
+}
 
 /// A claim in the words of the statements.
 pub(crate) struct Wanted<'a> {
-    pub(crate) after_seq: i64,
+    after_seq: i64,
     /// The latest end of an attempt whose object has rested.
     rested_since: i64,
     now: i64,
     /// The latest moment up to which an object may have been asked to wait.
     waited_until: i64,
     lane: &'a Lane,
-    /// None for all.
-    suspects: Option<Suspects>,
+    suspects: Suspects,
     ordered: bool,
     limit: i64,
 }
@@ -236,23 +356,9 @@ impl<'a> Wanted<'a> {
             now,
             waited_until: claim.selection.due.map_or(i64::MAX, |_| now),
             lane: &claim.selection.lane,
-            suspects: Some(claim.suspects),
+            suspects: claim.suspects,
             ordered: claim.ordered,
             limit: i64::try_from(claim.limit.max(1)).unwrap_or(i64::MAX),
-        }
-    }
-
-    /// Anything that waits and that nobody has, to be taken out of the queue.
-    pub(crate) fn anything() -> Self {
-        Self {
-            after_seq: 0,
-            rested_since: i64::MAX,
-            now: i64::MAX,
-            waited_until: i64::MAX,
-            lane: &Lane::Any,
-            suspects: None,
-            ordered: false,
-            limit: 1,
         }
     }
 
@@ -265,96 +371,71 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    fn of_lane(
-        &self,
-        statements: &[&'static str; 3],
-        after: i64,
-    ) -> QueryAs<'static, Postgres, Candidate, PgArguments> {
-        let (kind, name) = self.lane();
-        let query = sqlx::query_as(statements[kind])
-            .bind(after)
+    /// A statement of [`take!`], as far as all of them are alike.
+    fn query(&self, statement: &'static str, taking: &Taking<'_>) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query(statement)
+            .bind(taking.owner)
+            .bind(taking.claim)
+            .bind(self.after_seq)
             .bind(self.rested_since)
             .bind(self.now)
             .bind(self.waited_until)
-            .bind(self.limit);
+            .bind(self.limit)
+            .bind(i64::try_from(taking.max_bytes).unwrap_or(i64::MAX))
+    }
+
+    fn in_lane(
+        &self,
+        statements: &[&'static str; 3],
+        taking: &Taking<'_>,
+    ) -> Query<'static, Postgres, PgArguments> {
+        let (kind, name) = self.lane();
+        let query = self.query(statements[kind], taking);
         match name {
             Some(name) => query.bind(text(name).into_owned()),
             None => query,
         }
     }
 
-    async fn near_end(&self, connection: &mut PgConnection) -> Result<Option<i64>, sqlx::Error> {
+    fn with_order(
+        &self,
+        statement: &'static str,
+        taking: &Taking<'_>,
+    ) -> Query<'static, Postgres, PgArguments> {
         let (kind, name) = self.lane();
-        let mut query = sqlx::query_scalar(NEAR_END[kind]).bind(self.after_seq);
-        if let Some(name) = name {
-            query = query.bind(text(name));
-        }
-        query.fetch_optional(connection).await
-    }
-
-    /// The objects of a page in order, without regard to their sizes.
-    pub(crate) async fn choose(&self, connection: &mut PgConnection) -> Result<Vec<Candidate>, sqlx::Error> {
-        if self.suspects == Some(Suspects::Only) {
-            return self
-                .with_order(SUSPECTS)
-                .bind(self.ordered)
-                .fetch_all(connection)
-                .await;
-        }
-        if self.ordered {
-            return self.with_order(IN_ORDER).fetch_all(connection).await;
-        }
-        let mut page: Vec<Candidate> = self
-            .of_lane(&NEAR, self.after_seq)
-            .fetch_all(&mut *connection)
-            .await?;
-        if i64::try_from(page.len()).is_ok_and(|found| found >= self.limit) {
-            return Ok(page);
-        }
-        let Some(end) = self.near_end(connection).await? else {
-            return Ok(page);
-        };
-        let behind = match self.few(connection, end).await? {
-            Some(few) => few,
-            None => self.of_lane(&WALK, end).fetch_all(connection).await?,
-        };
-        page.extend(behind);
-        page.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
-        Ok(page)
-    }
-
-    fn with_order(&self, statement: &'static str) -> QueryAs<'static, Postgres, Candidate, PgArguments> {
-        let (kind, name) = self.lane();
-        sqlx::query_as(statement)
-            .bind(self.after_seq)
-            .bind(self.rested_since)
-            .bind(self.now)
-            .bind(self.waited_until)
-            .bind(self.limit)
+        self.query(statement, taking)
             .bind(kind == 0)
             .bind(name.map(|name| text(name).into_owned()))
     }
 
-    /// All that may run behind a place, in order, unless it is many.
-    async fn few(
-        &self,
-        connection: &mut PgConnection,
-        after: i64,
-    ) -> Result<Option<Vec<Candidate>>, sqlx::Error> {
+    /// Whether there is anything beyond what is near.
+    async fn is_far(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let (kind, name) = self.lane();
+        let query: QueryScalar<'_, Postgres, i64, PgArguments> =
+            sqlx::query_scalar(NEAR_END[kind]).bind(self.after_seq);
+        let query = match name {
+            Some(name) => query.bind(text(name)),
+            None => query,
+        };
+        Ok(query.fetch_optional(connection).await?.is_some())
+    }
+
+    /// All that may run behind the cursor, in no order, unless it is many.
+    async fn few(&self, connection: &mut PgConnection) -> Result<Option<Vec<i64>>, sqlx::Error> {
         let lanes = match self.lane {
             Lane::Any => destinations(connection).await?,
             Lane::Unknown => vec![None],
             Lane::To(destination) => vec![Some(text(destination.as_str()).into_owned())],
         };
         let limit = i64::try_from(FEW).unwrap_or(i64::MAX);
-        let mut found: Vec<(i64, i64, Option<i64>)> = Vec::new();
+        let mut found: Vec<(i64, Option<i64>)> = Vec::new();
         for destination in lanes {
             let statement = match destination {
                 Some(_) => FEW_TO,
                 None => FEW_UNKNOWN,
             };
-            let mut query = sqlx::query_as::<_, (i64, i64, Option<i64>)>(statement)
-                .bind(after)
+            let mut query = sqlx::query_as::<_, (i64, Option<i64>)>(statement)
+                .bind(self.after_seq)
                 .bind(self.rested_since)
                 .bind(self.now)
                 .bind(self.waited_until)
@@ -369,84 +450,70 @@ impl<'a> Wanted<'a> {
             }
         }
         let rested = |at: i64| at <= self.rested_since || at > self.now;
-        found.retain(|(_, _, last_attempt_at)| last_attempt_at.is_none_or(rested));
-        let mut found: Vec<_> = found.into_iter().map(|(seq, bytes, _)| (seq, bytes)).collect();
-        found.sort_unstable();
-        Ok(Some(found))
+        found.retain(|(_, last_attempt_at)| last_attempt_at.is_none_or(rested));
+        Ok(Some(found.into_iter().map(|(seq, _)| seq).collect()))
     }
 
-    /// Takes these objects in hand; answers which it got, in order.
-    pub(crate) async fn lease(
+    /// The rows that [`take!`] answers.
+    async fn try_take(
         &self,
         connection: &mut PgConnection,
-        owner: i64,
-        claim: i64,
-        places: &[i64],
-    ) -> Result<Vec<i64>, sqlx::Error> {
-        if places.is_empty() {
-            return Ok(Vec::new());
+        taking: &Taking<'_>,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        if self.suspects == Suspects::Only {
+            let suspects = self.with_order(SUSPECTS, taking).bind(self.ordered);
+            return suspects.fetch_all(connection).await;
         }
-        let (kind, name) = self.lane();
-        let mut leased: Vec<i64> = sqlx::query_scalar(LEASE)
-            .bind(owner)
-            .bind(claim)
-            .bind(places)
-            .bind(self.suspects.map(|suspects| suspects == Suspects::Only))
-            .bind(self.rested_since)
-            .bind(self.now)
-            .bind(self.waited_until)
-            .bind(kind == 0)
-            .bind(name.map(text))
-            .fetch_all(connection)
-            .await?;
-        leased.sort_unstable();
-        Ok(leased)
+        if self.ordered {
+            return self.with_order(IN_ORDER, taking).fetch_all(connection).await;
+        }
+        let near = self.in_lane(&NEAR, taking).fetch_all(&mut *connection).await?;
+        if !near.is_empty() || !self.is_far(connection).await? {
+            return Ok(near);
+        }
+        let far = match self.few(connection).await? {
+            Some(places) if places.is_empty() => return Ok(near),
+            Some(places) => self.query(THESE, taking).bind(places),
+            None => self.in_lane(&WALK, taking),
+        };
+        far.fetch_all(connection).await
     }
 
-    /// Chooses a page that is not too large and takes it in hand. Answers what it got, and the last place it looked at;
-    /// none when there is nothing to be had.
+    /// Takes a page in hand.
     pub(crate) async fn take(
         &self,
         connection: &mut PgConnection,
-        owner: i64,
-        claim: i64,
-        max_bytes: usize,
-    ) -> Result<Option<(Vec<i64>, i64)>, sqlx::Error> {
-        if !self.ordered {
-            return self.choose_and_lease(connection, owner, claim, max_bytes).await;
+        taking: &Taking<'_>,
+    ) -> Result<Taken, sqlx::Error> {
+        let rows = self.try_take(connection, taking).await?;
+        if let Some(page) = page(&rows, taking.service_key)? {
+            return Ok(Taken::Page(page));
         }
+        // Another claim was made meanwhile. With the count in hand there is none.
         let mut transaction = connection.begin().await?;
-        sqlx::query(IN_ORDER_ALONE).execute(&mut *transaction).await?;
-        let taken = self
-            .choose_and_lease(&mut transaction, owner, claim, max_bytes)
-            .await?;
-        transaction.commit().await?;
-        Ok(taken)
+        sqlx::query(TURN).execute(&mut *transaction).await?;
+        let rows = self.try_take(&mut transaction, taking).await?;
+        match page(&rows, taking.service_key)? {
+            Some(page) => {
+                transaction.commit().await?;
+                Ok(Taken::Page(page))
+            }
+            None => Ok(Taken::Nobody),
+        }
     }
+}
 
-    async fn choose_and_lease(
-        &self,
-        connection: &mut PgConnection,
-        owner: i64,
-        claim: i64,
-        max_bytes: usize,
-    ) -> Result<Option<(Vec<i64>, i64)>, sqlx::Error> {
-        let mut bytes = 0_usize;
-        let places: Vec<i64> = self
-            .choose(connection)
-            .await?
-            .into_iter()
-            .enumerate()
-            .take_while(|(place, (_, payload_bytes))| {
-                bytes = bytes.saturating_add(usize::try_from(*payload_bytes).unwrap_or(0));
-                *place == 0 || bytes <= max_bytes
-            })
-            .map(|(_, (seq, _))| seq)
-            .collect();
-        let Some(last) = places.last().copied() else {
-            return Ok(None);
-        };
-        let leased = self.lease(connection, owner, claim, &places).await?;
-        Ok(Some((leased, last)))
+/// The page that these rows are, in order; none when it is not ours.
+fn page(rows: &[PgRow], service_key: &ServiceKey) -> Result<Option<Vec<ReadRow>>, sqlx::Error> {
+    if let Some(row) = rows.first()
+        && !row.try_get::<bool, _>("is_ours")?
+    {
+        return Ok(None);
     }
+    let mut page: Vec<ReadRow> = rows
+        .iter()
+        .map(|row| row::read(row, service_key))
+        .collect::<Result<_, _>>()?;
+    page.sort_unstable_by_key(|row| row.object.seq);
+    Ok(Some(page))
 }

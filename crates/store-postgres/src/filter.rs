@@ -1,7 +1,7 @@
 //! An `edgehold_store::ObjectFilter` as SQL.
 //!
-//! The lists go in as one array each; an empty one says nothing. Who asks for ids finds the objects by them, everybody
-//! else goes through the queue in its order.
+//! The lists go in as one array each; an empty one says nothing. Who asks for ids finds the objects by them ([`meant!`]),
+//! everybody else goes through the queue in its order.
 
 use edgehold_core::{ErrorReason, Timestamp};
 use edgehold_store::ObjectFilter;
@@ -9,31 +9,32 @@ use sqlx::{Postgres, postgres::PgArguments, query::QueryAs};
 
 use crate::row::text;
 
-/// The condition on an object; `$1` to `$7` are bound by [`bind`].
-macro_rules! filtered {
+/// The objects to look at: those with these ids, or all. `$1` to `$7` are bound by [`bind`].
+macro_rules! meant {
     (ids) => {
-        filtered!("id = ANY($1::uuid[])")
+        "(SELECT * FROM object WHERE id = ANY($1::uuid[]) OFFSET 0) AS object"
     };
     (queue) => {
-        filtered!("cardinality($1::uuid[]) = 0")
+        "(SELECT * FROM object WHERE cardinality($1::uuid[]) = 0) AS object"
     };
-    ($ids:literal) => {
-        concat!(
-            $ids,
-            " AND (cardinality($2::text[]) = 0 OR pipeline_id = ANY($2))
+}
+
+/// The condition on such an object.
+macro_rules! filtered {
+    () => {
+        "(cardinality($2::text[]) = 0 OR pipeline_id = ANY($2))
               AND ($3::text IS NULL OR version = $3
                    OR input_kind IN ('delivery', 'delivery-base64', 'delivery-text', 'delivery-json'))
               AND (cardinality($4::text[]) = 0 OR device = ANY($4))
               AND (cardinality($5::text[]) = 0 OR reason = ANY($5))
               AND ($6::bigint IS NULL OR coalesce(ended_at, created_at) >= $6)
               AND ($7::bigint IS NULL OR coalesce(ended_at, created_at) < $7)"
-        )
     };
 }
 
-pub(crate) use filtered;
+pub(crate) use {filtered, meant};
 
-/// Binds what [`filtered!`] leaves open.
+/// Binds what [`meant!`] and [`filtered!`] leave open.
 pub(crate) fn bind<'q, T>(
     query: QueryAs<'q, Postgres, T, PgArguments>,
     filter: &ObjectFilter,

@@ -20,6 +20,8 @@ use edgehold_store::semantics::MAX_CRASHES;
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
+use crate::claim::{leased, unleased, waits};
+
 /// The pause between two heartbeats.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
 /// An instance that has not been heard for so long has ended.
@@ -40,7 +42,7 @@ pub(crate) const BEATING: &str = "
         RETURNING extract(epoch FROM instance.heartbeat_at - before.heartbeat_at)::float8 AS gap
     ),
     given_back AS (
-        DELETE FROM lease WHERE owner = $1 AND claim <> ALL($2) AND claim <= $3 RETURNING seq
+        DELETE FROM lease WHERE owner = $1 AND claim <> ALL($2) AND claim <= $3 RETURNING claim
     )
     SELECT (SELECT gap FROM beat), (SELECT count(*) FROM given_back),
            (SELECT count(*) FROM instance WHERE id <> $1
@@ -62,23 +64,30 @@ const ENDED: &str = "
 const OTHERS: &str = "SELECT count(*) FROM instance WHERE id <> $1 AND id <> ALL($2)";
 
 /// Handed out at no crash: not in a row any more.
-pub(crate) const FORGET: &str = "
-    UPDATE object SET crashes = 0
-    WHERE crashes > 0 AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = object.seq)";
+pub(crate) const FORGET: &str = concat!(
+    "UPDATE object SET crashes = 0 WHERE crashes > 0 AND ",
+    unleased!()
+);
 
-pub(crate) const COUNT: &str = "
-    UPDATE object SET crashes = crashes + 1
-    FROM lease WHERE lease.owner = ANY($1) AND object.seq = lease.seq AND object.state = 2";
+pub(crate) const COUNT: &str = concat!(
+    "UPDATE object SET crashes = crashes + 1
+     WHERE id = ANY(ARRAY(
+        SELECT id FROM object
+        WHERE seq = ANY(ARRAY(SELECT unnest(seqs) FROM lease WHERE owner = ANY($1))) ORDER BY seq)) AND ",
+    waits!()
+);
 
 /// What was journaled was in flight, too; what was in a batch was in nobody's hands.
 pub(crate) const NEW: &str = "
     UPDATE object SET state = 2, last_attempt_at = NULL, crashes = CASE state WHEN 0 THEN 1 ELSE 0 END
     WHERE state IN (0, 4) AND owner = ANY($1)";
 
-pub(crate) const CRASHED: &str = "
-    UPDATE object SET state = 3, reason = 'crashed', crashes = 0,
-                      ended_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
-    WHERE crashes >= $1 AND crashes > 0 AND state = 2";
+pub(crate) const CRASHED: &str = concat!(
+    "UPDATE object SET state = 3, reason = 'crashed', crashes = 0,
+                       ended_at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+     WHERE crashes >= $1 AND crashes > 0 AND ",
+    waits!()
+);
 
 pub(crate) const LET_GO: &str = "DELETE FROM lease WHERE owner = ANY($1)";
 
@@ -121,7 +130,7 @@ impl TakenOver {
 pub(crate) struct Pulse {
     /// How long ago the one before was; none when this instance was taken over.
     pub(crate) gap: Option<Duration>,
-    /// Objects that were given back.
+    /// Claims that were given back.
     pub(crate) given_back: u64,
     /// Instances that have not been heard for too long.
     pub(crate) silent: u64,

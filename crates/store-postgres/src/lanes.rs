@@ -6,7 +6,7 @@ use edgehold_core::{Destination, Timestamp};
 use edgehold_store::{LaneStatus, semantics};
 use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
-use crate::claim::unleased;
+use crate::claim::{leased, unleased};
 
 /// The destinations objects wait for, by jumping from each to the next.
 macro_rules! named {
@@ -106,8 +106,9 @@ macro_rules! earliest {
     ($lane:literal) => {
         concat!(
             "SELECT min(greatest(not_before, CASE WHEN last_attempt_at <= $2 THEN last_attempt_at + $3 ELSE 0 END))
-             FROM object WHERE state = 2 AND not_before IS NOT NULL AND not_before < $4 AND ",
-            $lane, " AND ", unleased!()
+             FROM (SELECT last_attempt_at, not_before FROM object
+                   WHERE state = 2 AND not_before IS NOT NULL AND not_before < $4 AND ",
+            $lane, " AND ", unleased!(), " ORDER BY destination, not_before) AS object"
         )
     };
 }

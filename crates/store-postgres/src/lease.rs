@@ -2,11 +2,14 @@
 //! which of them somebody here still answers for.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use edgehold_core::{StoredObject, StoredObjectId};
+use edgehold_core::{
+    StoredObject, StoredObjectId,
+    retry::{Action, Verdict},
+};
 use tokio::sync::Notify;
 
 /// The claims of a queue, shared by it and its worker.
@@ -22,7 +25,31 @@ struct Known {
     last: i64,
     /// For each claim how many answer for it: whoever is making it, and each object it handed out.
     good: HashMap<i64, usize>,
-    handed_out: HashMap<StoredObjectId, i64>,
+    handed_out: HashMap<StoredObjectId, HandedOut>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct HandedOut {
+    claim: i64,
+    /// The place of the object.
+    seq: i64,
+}
+
+/// What verdicts change of leases.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct LettingGo {
+    /// Claims of which nothing is left.
+    pub(crate) ended: Vec<i64>,
+    /// Claims from which objects leave that stay in the store.
+    pub(crate) shrunk: Vec<i64>,
+    /// The places of those.
+    pub(crate) seqs: Vec<i64>,
+}
+
+impl LettingGo {
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.ended.is_empty() && self.shrunk.is_empty()
+    }
 }
 
 impl Known {
@@ -70,15 +97,44 @@ impl Claims {
     ) -> Vec<(StoredObjectId, i64)> {
         let known = self.known();
         let ids = ids.into_iter();
-        ids.filter_map(|id| Some((*id, *known.handed_out.get(id)?)))
+        ids.filter_map(|id| Some((*id, known.handed_out.get(id)?.claim)))
             .collect()
+    }
+
+    /// What these verdicts change of leases. What is removed may stay in the list of its claim.
+    pub(crate) fn letting_go<'a>(&self, verdicts: impl IntoIterator<Item = &'a Verdict>) -> LettingGo {
+        let known = self.known();
+        let mut claims: HashMap<i64, (HashSet<StoredObjectId>, Vec<i64>)> = HashMap::new();
+        for Verdict { id, action } in verdicts {
+            if let Some(HandedOut { claim, seq }) = known.handed_out.get(id) {
+                let (settled, staying) = claims.entry(*claim).or_default();
+                settled.insert(*id);
+                if *action != Action::Remove {
+                    staying.push(*seq);
+                }
+            }
+        }
+        let mut letting_go = LettingGo::default();
+        for (claim, (settled, staying)) in claims {
+            if known.good.get(&claim).is_none_or(|left| *left <= settled.len()) {
+                letting_go.ended.push(claim);
+            } else if !staying.is_empty() {
+                letting_go.shrunk.push(claim);
+                letting_go.seqs.extend(staying);
+            }
+        }
+        letting_go
     }
 
     /// For these nobody answers any more, as far as they were handed out by these claims.
     pub(crate) fn end(&self, ended: impl IntoIterator<Item = (StoredObjectId, i64)>) {
         let mut known = self.known();
         for (id, claim) in ended {
-            if known.handed_out.get(&id) == Some(&claim) {
+            if known
+                .handed_out
+                .get(&id)
+                .is_some_and(|found| found.claim == claim)
+            {
                 known.handed_out.remove(&id);
                 known.let_go(claim);
             }
@@ -108,8 +164,12 @@ impl Making {
         let mut known = self.claims.known();
         if known.good.contains_key(&self.number) {
             for object in &objects {
-                if let Some(before) = known.handed_out.insert(object.id, self.number) {
-                    known.let_go(before);
+                let handed_out = HandedOut {
+                    claim: self.number,
+                    seq: object.seq,
+                };
+                if let Some(before) = known.handed_out.insert(object.id, handed_out) {
+                    known.let_go(before.claim);
                 }
             }
             if let Some(count) = known.good.get_mut(&self.number) {
@@ -182,6 +242,43 @@ mod tests {
         let objects = claims.begin().page(vec![object(1)]).take();
         claims.end(ended);
         assert_eq!(claims.good(), (vec![1], 1), "somebody has {objects:?}");
+    }
+
+    #[test]
+    fn a_claim_lets_go_of_what_stays_and_ends_with_its_last_object() {
+        let claims = Claims::default();
+        let numbered = |number| StoredObject {
+            seq: i64::try_from(number).unwrap() * 10,
+            ..object(number)
+        };
+        let page = claims.begin().page((1..=3).map(numbered).collect());
+        let verdict = |number, action| Verdict {
+            id: id(number),
+            action,
+        };
+        let removal = verdict(1, Action::Remove);
+        let last = [
+            verdict(2, Action::Remove),
+            verdict(2, Action::Remove),
+            verdict(3, Action::RELEASE),
+        ];
+        let whole = [removal.clone(), last[0].clone(), last[2].clone()];
+        let is_being_made = claims.letting_go(&whole);
+        assert_eq!((is_being_made.ended, is_being_made.seqs), (vec![], vec![30]));
+        let objects = page.take();
+        assert_eq!(objects.len(), 3);
+        assert!(
+            claims.letting_go([&removal]).is_nothing(),
+            "a removal needs no more"
+        );
+        let released = claims.letting_go(&last);
+        assert_eq!(
+            (released.ended, released.shrunk, released.seqs),
+            (vec![], vec![1], vec![30])
+        );
+        assert_eq!(claims.letting_go(&whole).ended, [1]);
+        claims.end(claims.of([&id(1)]));
+        assert_eq!(claims.letting_go(&last).ended, [1]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! ```text
 //!   append, settle, evict, sweep, redrive ─▶ bounded channel ─▶ writer ──▶ one connection, one transaction for all
 //!                                                                          that has queued up
-//!   claim ─────────────────────────────────▶ bounded channel ─▶ claimer ─▶ one connection: choose, lease, read
+//!   claim ─────────────────────────────────▶ bounded channel ─▶ claimer ─▶ one connection: one statement
 //!                                                               pulse ───▶ one connection: heartbeat each second
 //!   lanes, list, stats ────────────────────▶ two connections that look, and one that listens
 //! ```
@@ -15,8 +15,8 @@
 //! *Durability.* Each transaction is on the server's disk before it is answered (`synchronous_commit = on`). The writer
 //! takes whatever has queued up while it committed and commits that together; it never waits for a full group.
 //!
-//! *Claims* are rows (`lease`), written before anything is handed out and removed with the verdict, so that a claim is
-//! at once what other instances see and the mark that a crash leaves behind. What was claimed and not handed out, in
+//! *Claims* are rows (`lease`), written before anything is handed out and removed with the last verdict, so that a claim
+//! is at once what other instances see and the mark that a crash leaves behind. What was claimed and not handed out, in
 //! whatever way that came to be, is given back with the next heartbeat.
 //!
 //! *Several instances* share the tables: see `instance`. Objects in state new and batched belong to the instance that

@@ -7,12 +7,15 @@ use edgehold_store::{ErrorGroup, ListRequest, ObjectFilter, StateCount, StoreSta
 use sqlx::PgConnection;
 
 use crate::{
-    filter::{self, filtered},
+    filter::{self, filtered, meant},
     row::{self, ReadRow, column_of_states, text},
 };
 
 pub(crate) const IS_WAITING: &str = "
-    SELECT EXISTS (SELECT 1 FROM object WHERE state IN (0, 2) AND pipeline_id = $1 AND device = $2)";
+    SELECT EXISTS (
+        SELECT 1 FROM object
+        WHERE state IN (0, 2) AND (pipeline_id, device) >= ($1, $2) AND (pipeline_id, device) <= ($1, $2)
+        ORDER BY pipeline_id, device LIMIT 1)";
 
 /// With `$8` the states, `$9` the place behind which it begins.
 macro_rules! list {
@@ -20,9 +23,11 @@ macro_rules! list {
         concat!(
             "SELECT found.seq, found.payload_bytes
              FROM unnest($8::smallint[]) AS wanted (state) CROSS JOIN LATERAL (
-                SELECT seq, payload_bytes FROM object WHERE object.state = wanted.state AND seq > $9 AND ",
-            filtered!($by),
-            " ORDER BY seq LIMIT $10) AS found
+                SELECT seq, payload_bytes FROM ",
+            meant!($by),
+            " WHERE (state, seq) > (wanted.state, $9) AND state <= wanted.state AND ",
+            filtered!(),
+            " ORDER BY state, seq LIMIT $10) AS found
              ORDER BY seq LIMIT $10"
         )
     };
@@ -35,8 +40,10 @@ macro_rules! survey {
         concat!(
             "SELECT pipeline_id, reason, count(*), sum(payload_bytes)::bigint,
                     min(coalesce(ended_at, created_at)), max(coalesce(ended_at, created_at))
-             FROM object WHERE state = 3 AND ",
-            filtered!($by),
+             FROM ",
+            meant!($by),
+            " WHERE state = 3 AND ",
+            filtered!(),
             " GROUP BY pipeline_id, reason"
         )
     };
@@ -46,7 +53,7 @@ pub(crate) const SURVEY_IDS: &str = survey!(ids);
 
 pub(crate) const STATS: &str = "
     SELECT state, objects, payload_bytes,
-           (SELECT min(created_at) FROM object WHERE state IN (0, 2)) AS oldest
+           (SELECT created_at FROM object WHERE state IN (0, 2) ORDER BY created_at LIMIT 1) AS oldest
     FROM counter";
 
 pub(crate) async fn is_waiting(
@@ -71,12 +78,7 @@ pub(crate) async fn read(
         .bind(places)
         .fetch_all(connection)
         .await?;
-    let mut objects: Vec<_> = rows
-        .iter()
-        .map(|found| row::read(found, service_key))
-        .collect::<Result<_, _>>()?;
-    objects.sort_unstable_by_key(|row: &ReadRow| row.object.seq);
-    Ok(objects)
+    rows.iter().map(|found| row::read(found, service_key)).collect()
 }
 
 /// The places of a listed page, and where the next one begins.

@@ -147,6 +147,8 @@ impl Options {
                 ("enable_seqscan", "off".to_owned()),
                 ("enable_bitmapscan", "off".to_owned()),
                 ("enable_sort", "off".to_owned()),
+                // One plan for a statement, whatever its parameters: it is not made again for each page.
+                ("plan_cache_mode", "force_generic_plan".to_owned()),
                 ("jit", "off".to_owned()),
                 ("client_min_messages", "warning".to_owned()),
             ])

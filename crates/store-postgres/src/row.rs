@@ -175,13 +175,24 @@ pub(crate) struct ReadRow {
     pub(crate) damage: Option<String>,
 }
 
-/// The columns [`read`] needs, with the payload. In no order: asked for one, the planner would go through the whole index.
-pub(crate) const SELECT: &str = "
-    SELECT seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
-           input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
-           last_error, errors::text AS errors, reason, destination, ended_at, payload_bytes, crashes,
-           (SELECT bytes FROM payload WHERE payload.seq = object.seq) AS bytes
-    FROM object WHERE seq = ANY($1)";
+/// The columns [`read`] needs, but for the payload, `bytes`.
+macro_rules! columns {
+    () => {
+        "seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
+         input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
+         last_error, errors::text AS errors, reason, destination, ended_at, payload_bytes, crashes"
+    };
+}
+
+pub(crate) use columns;
+
+/// Objects by their places, in order.
+pub(crate) const SELECT: &str = concat!(
+    "SELECT ",
+    columns!(),
+    ", (SELECT bytes FROM payload WHERE payload.seq = object.seq) AS bytes
+     FROM object WHERE seq = ANY($1) ORDER BY seq"
+);
 
 /// Takes problems down and goes on with a stand-in.
 #[derive(Default)]
@@ -212,7 +223,7 @@ fn time(row: &PgRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
     Ok(millis.map(Timestamp::from_unix_millis))
 }
 
-/// Reads a row of [`SELECT`].
+/// Reads a row with these columns.
 pub(crate) fn read(row: &PgRow, service_key: &ServiceKey) -> Result<ReadRow, sqlx::Error> {
     let mut problems = Problems::default();
 

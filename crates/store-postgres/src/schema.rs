@@ -14,11 +14,18 @@ use sqlx::{
 use crate::{error::store_error, options::quoted};
 
 /// Every migration, oldest first. A released file is never edited: a change is a new one.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "stored objects",
-    include_str!("../../../migrations/postgres/0001_stored_objects.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "stored objects",
+        include_str!("../../../migrations/postgres/0001_stored_objects.sql"),
+    ),
+    (
+        2,
+        "claims",
+        include_str!("../../../migrations/postgres/0002_claims.sql"),
+    ),
+];
 
 /// The newest version this build knows.
 pub(crate) const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;

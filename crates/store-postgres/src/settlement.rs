@@ -14,7 +14,11 @@ use edgehold_store::semantics;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::row::{bytes_column, context_json, state_column, text};
+use crate::{
+    claim::leased,
+    lease::LettingGo,
+    row::{bytes_column, context_json, state_column, text},
+};
 
 /// Waits, and is in nobody else's hands; with the instance as this parameter.
 macro_rules! ours {
@@ -22,18 +26,26 @@ macro_rules! ours {
         concat!(
             "object.state IN (0, 2, 4) AND (object.state = 2 OR object.owner = ",
             $owner,
-            ") AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.seq = object.seq AND lease.owner <> ",
+            ") AND object.seq NOT IN (SELECT unnest(ARRAY(",
+            leased!(),
+            " AND owner <> ",
             $owner,
-            ")"
+            ")))"
         )
     };
 }
 
+/// Rows are found one by one ([`claim`](crate::claim)) and then taken by where they are.
 pub(crate) const REPLACE_PAYLOAD: &str = concat!(
     "UPDATE payload SET bytes = change.bytes
-     FROM unnest($1::uuid[], $2::bytea[]) AS change (id, bytes) JOIN object ON object.id = change.id
-     WHERE payload.seq = object.seq AND ",
-    ours!("$3")
+     FROM (SELECT change.bytes, found.place
+           FROM unnest($1::uuid[], $2::bytea[]) AS change (id, bytes)
+           CROSS JOIN LATERAL (SELECT seq FROM object WHERE object.id = change.id AND ",
+    ours!("$3"),
+    "      OFFSET 0) AS object
+           CROSS JOIN LATERAL (SELECT ctid AS place FROM payload WHERE payload.seq = object.seq OFFSET 0) AS found
+          ) AS change
+     WHERE payload.ctid = change.place"
 );
 
 /// What was journaled or batched waits; the others among these do so already.
@@ -43,9 +55,11 @@ pub(crate) const RELEASE: &str = concat!(
     ours!("$2")
 );
 
-/// Any verdict ends a claim.
+/// Claims end, and others no longer have these places.
 pub(crate) const LET_GO: &str = "
-    DELETE FROM lease USING object WHERE object.id = ANY($1) AND lease.seq = object.seq AND lease.owner = $2";
+    WITH ended AS (DELETE FROM lease WHERE owner = $1 AND claim = ANY($2))
+    UPDATE lease SET seqs = ARRAY(SELECT seq FROM unnest(seqs) AS seq WHERE seq <> ALL($4))
+    WHERE owner = $1 AND claim = ANY($3)";
 
 /// A counted failure joins the first four and the last twelve errors, once (`AttemptErrors::push`).
 ///
@@ -78,17 +92,22 @@ pub(crate) const CHANGE: &str = concat!(
         input_content_type = CASE WHEN change.moved THEN NULL ELSE object.input_content_type END,
         input_topic = CASE WHEN change.moved THEN NULL ELSE object.input_topic END,
         payload_bytes = coalesce(change.payload_bytes, object.payload_bytes)
-     FROM unnest($1::uuid[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::boolean[],
-                 $8::boolean[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bigint[], $14::text[],
-                 $15::text[], $16::text[], $17::bigint[], $19::text[])
-          AS change (id, state, attempts, at, error, not_before, counted, moved, destination, reason, ended_at,
-                     version, position, context_data, device, input_kind, payload_bytes, attempt_error)
-     WHERE object.id = change.id AND (change.state <> 4 OR EXISTS (SELECT 1 FROM me)) AND ",
+     FROM (SELECT change.*, found.place
+           FROM unnest($1::uuid[], $2::smallint[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::boolean[],
+                       $8::boolean[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bigint[], $14::text[],
+                       $15::text[], $16::text[], $17::bigint[], $19::text[])
+                AS change (id, state, attempts, at, error, not_before, counted, moved, destination, reason, ended_at,
+                           version, position, context_data, device, input_kind, payload_bytes, attempt_error)
+           CROSS JOIN LATERAL (SELECT ctid AS place FROM object WHERE object.id = change.id OFFSET 0) AS found
+          ) AS change
+     WHERE object.ctid = change.place AND (change.state <> 4 OR EXISTS (SELECT 1 FROM me)) AND ",
     ours!("$18")
 );
 
-/// Payloads and claims leave with their objects.
-pub(crate) const REMOVE: &str = "DELETE FROM object WHERE id = ANY($1)";
+/// Payloads leave with their objects, and claims with the last of them.
+pub(crate) const REMOVE: &str = "
+    WITH ended AS (DELETE FROM lease WHERE owner = $2 AND claim = ANY($3))
+    DELETE FROM object WHERE id = ANY($1)";
 
 /// What a verdict changes of a row.
 #[derive(Debug, Default)]
@@ -144,8 +163,6 @@ struct Step {
     changes: Vec<Change>,
     releases: Vec<Uuid>,
     removals: Vec<Uuid>,
-    /// Everything but the removals, whose claims leave with them.
-    let_go: Vec<Uuid>,
 }
 
 /// Verdicts to write, in order.
@@ -177,18 +194,65 @@ impl Settlement {
         }
     }
 
+    /// What is all there is to it, if that is removing objects.
+    fn only_removals(&self) -> Option<&[Uuid]> {
+        match &self.steps[..] {
+            [step] if step.changes.is_empty() && step.releases.is_empty() => Some(&step.removals),
+            _ => None,
+        }
+    }
+
     /// How many statements it takes.
-    pub(crate) fn statements(&self) -> usize {
-        self.steps.iter().map(Step::statements).sum()
+    pub(crate) fn statements(&self, letting_go: &LettingGo) -> usize {
+        match self.only_removals() {
+            Some(_) => 1,
+            None => {
+                let steps: usize = self.steps.iter().map(Step::statements).sum();
+                steps + usize::from(!letting_go.is_nothing())
+            }
+        }
     }
 
     /// Writes it for this instance.
-    pub(crate) async fn write(&self, connection: &mut PgConnection, owner: i64) -> Result<(), sqlx::Error> {
+    pub(crate) async fn write(
+        &self,
+        connection: &mut PgConnection,
+        owner: i64,
+        letting_go: &LettingGo,
+    ) -> Result<(), sqlx::Error> {
+        if let Some(removals) = self.only_removals() {
+            return remove(connection, owner, removals, &letting_go.ended).await;
+        }
         for step in &self.steps {
             step.write(connection, owner).await?;
         }
-        Ok(())
+        if letting_go.is_nothing() {
+            return Ok(());
+        }
+        sqlx::query(LET_GO)
+            .bind(owner)
+            .bind(&letting_go.ended)
+            .bind(&letting_go.shrunk)
+            .bind(&letting_go.seqs)
+            .execute(connection)
+            .await
+            .map(drop)
     }
+}
+
+async fn remove(
+    connection: &mut PgConnection,
+    owner: i64,
+    removals: &[Uuid],
+    ended: &[i64],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(REMOVE)
+        .bind(removals)
+        .bind(owner)
+        .bind(ended)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 impl Step {
@@ -199,7 +263,6 @@ impl Step {
             self.removals.push(id);
             return;
         }
-        self.let_go.push(id);
         let mut change = Change {
             id,
             ..Change::default()
@@ -264,7 +327,6 @@ impl Step {
             self.payloads().next().is_some(),
             !self.changes.is_empty(),
             !self.releases.is_empty(),
-            !self.let_go.is_empty(),
             !self.removals.is_empty(),
         ];
         wanted.into_iter().filter(|wanted| *wanted).count()
@@ -284,20 +346,15 @@ impl Step {
         if !self.changes.is_empty() {
             self.change(connection, owner).await?;
         }
-        for (statement, ids) in [(RELEASE, &self.releases), (LET_GO, &self.let_go)] {
-            if !ids.is_empty() {
-                sqlx::query(statement)
-                    .bind(ids)
-                    .bind(owner)
-                    .execute(&mut *connection)
-                    .await?;
-            }
+        if !self.releases.is_empty() {
+            sqlx::query(RELEASE)
+                .bind(&self.releases)
+                .bind(owner)
+                .execute(&mut *connection)
+                .await?;
         }
         if !self.removals.is_empty() {
-            sqlx::query(REMOVE)
-                .bind(&self.removals)
-                .execute(connection)
-                .await?;
+            remove(connection, owner, &self.removals, &[]).await?;
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use edgehold_core::{ObjectState, ServiceKey, StoredObject};
-use edgehold_store::{Claim, StoreError, semantics};
+use edgehold_core::{ServiceKey, StoredObject};
+use edgehold_store::{Claim, StoreError};
 use sqlx::{PgPool, postgres::PgListener};
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -17,11 +17,10 @@ use tokio::{
 };
 
 use crate::{
-    claim::Wanted,
+    claim::{Taken, Taking, Wanted},
     instance::{self, BEAT, Ended, Identity},
     lease::{ClaimedPage, Claims},
     link::{Link, run},
-    look,
     maintain::Damage,
     row::ReadRow,
     writer::{Request, Work, Writer},
@@ -217,31 +216,38 @@ impl Claimer<'_> {
         loop {
             let mut making = self.shared.claims.begin();
             making.has_leased = true;
-            let owner = self.shared.instance();
+            let taking = Taking {
+                service_key: &self.shared.service_key,
+                owner: self.shared.instance(),
+                claim: making.number,
+                max_bytes: claim.max_bytes,
+            };
             let wanted = Wanted::of(&claim);
-            let number = making.number;
             let taken = run!(self.link, async |connection| wanted
-                .take(connection, owner, number, claim.max_bytes)
+                .take(connection, &taking)
                 .await)?;
-            let Some((places, last)) = taken else {
+            let rows = match taken {
+                Taken::Page(rows) => rows,
+                Taken::Nobody => {
+                    making.has_leased = false;
+                    self.shared.rejoin(self.link, taking.owner).await?;
+                    continue;
+                }
+            };
+            let Some(last) = rows.last().map(|row| row.object.seq) else {
                 making.has_leased = false;
                 return Ok(making.page(Vec::new()));
             };
-            if !places.is_empty() {
-                let key = &self.shared.service_key;
-                let rows = run!(self.link, async |connection| look::read(connection, key, &places)
-                    .await)?;
-                self.set_aside(&rows).await;
-                let objects: Vec<StoredObject> = rows
-                    .into_iter()
-                    .filter(|row| row.damage.is_none() && is_as_claimed(&row.object, &claim))
-                    .map(|row| row.object)
-                    .collect();
-                if !objects.is_empty() {
-                    return Ok(making.page(objects));
-                }
+            self.set_aside(&rows).await;
+            let objects: Vec<StoredObject> = rows
+                .into_iter()
+                .filter(|row| row.damage.is_none())
+                .map(|row| row.object)
+                .collect();
+            if !objects.is_empty() {
+                return Ok(making.page(objects));
             }
-            // Others have them, or they were damaged. Behind them there may be more.
+            // All of them were damaged. Behind them there may be more.
             claim.after_seq = last;
         }
     }
@@ -257,14 +263,6 @@ impl Claimer<'_> {
             }
         }
     }
-}
-
-/// Only somebody else's removal can have changed what we have in hand, and a row that was taken for damaged.
-fn is_as_claimed(object: &StoredObject, claim: &Claim) -> bool {
-    object.state == ObjectState::Failed
-        && claim.selection.due.is_none_or(|interval| {
-            semantics::is_due(object.last_attempt_at, object.not_before, interval, claim.now)
-        })
 }
 
 /// What is to be done with the damaged ones of these rows.
@@ -331,7 +329,7 @@ async fn pulse(shared: &Shared, link: &mut Link) {
         without_gap = if gap > GAP { 0 } else { without_gap + 1 };
         shared.others.store(pulse.others, Ordering::Relaxed);
         if pulse.given_back > 0 {
-            tracing::debug!(objects = pulse.given_back, "claims were given back");
+            tracing::debug!(claims = pulse.given_back, "claims were given back");
         }
         if pulse.silent > 0 && without_gap >= SURE_AFTER {
             let name = shared.identity.name.as_str();

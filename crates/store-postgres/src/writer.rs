@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     error::refusal,
     insert::{self, Waiting},
+    lease::LettingGo,
     link::{Link, run},
     maintain::{self, Damage, Fate},
     row::NewRow,
@@ -66,13 +67,17 @@ impl Work {
         matches!(self, Self::Append(..) | Self::Settle(_))
     }
 
+    /// The verdicts it brings.
+    fn verdicts(&self) -> &[Verdict] {
+        match self {
+            Self::Settle(verdicts) => verdicts,
+            _ => &[],
+        }
+    }
+
     /// The objects that it brings verdicts for.
     fn settled(&self) -> impl Iterator<Item = &StoredObjectId> {
-        let verdicts = match self {
-            Self::Settle(verdicts) => verdicts.as_slice(),
-            _ => &[],
-        };
-        verdicts.iter().map(|verdict| &verdict.id)
+        self.verdicts().iter().map(|verdict| &verdict.id)
     }
 
     /// The objects that it appends, and those that it brings verdicts for.
@@ -85,20 +90,15 @@ impl Work {
     }
 
     /// Whether it is more than one statement.
-    fn takes_a_transaction(&self) -> bool {
+    fn takes_a_transaction(&self, letting_go: &LettingGo) -> bool {
         match self {
             Self::Append(rows, room) => {
                 *room != Room::default() || insert::statements(&rows.iter().collect::<Vec<_>>()) > 1
             }
-            Self::Settle(verdicts) => Settlement::of(verdicts).statements() > 1,
+            Self::Settle(verdicts) => Settlement::of(verdicts).statements(letting_go) > 1,
             Self::LeaveError(..) => false,
             Self::SetAside(_) | Self::Evict(_) | Self::Sweep(..) => true,
         }
-    }
-
-    /// Whether it takes objects in hand, and may have done so when it fails.
-    fn takes_in_hand(&self) -> bool {
-        matches!(self, Self::Evict(_) | Self::Sweep(..))
     }
 
     /// Whether it keeps what there is room for.
@@ -196,15 +196,13 @@ impl Writer {
     /// Writes a group in one transaction, but for what has to be written alone and afterwards: none is answered for it.
     /// None at all when it failed as a whole.
     async fn together(&mut self, works: &[Work]) -> Option<Vec<Option<Done>>> {
+        let verdicts = || works.iter().flat_map(Work::verdicts);
         let mut settlement = Settlement::default();
-        for work in works {
-            if let Work::Settle(verdicts) = work {
-                settlement.extend(verdicts);
-            }
-        }
+        settlement.extend(verdicts());
+        let letting_go = self.shared.claims.letting_go(verdicts());
         let owner = self.shared.instance();
         let outcome = run!(self.link, async |connection| {
-            write_together(connection, owner, works, &settlement).await
+            write_together(connection, owner, works, &settlement, &letting_go).await
         });
         outcome.ok()
     }
@@ -213,11 +211,9 @@ impl Writer {
     async fn alone(&mut self, work: &Work) -> Answer {
         for _ in 0..2 {
             let owner = self.shared.instance();
-            let mut making = self.shared.claims.begin();
-            making.has_leased = work.takes_in_hand();
-            let claim = making.number;
+            let letting_go = self.shared.claims.letting_go(work.verdicts());
             let outcome = run!(self.link, async |connection| {
-                write_alone(connection, owner, claim, work).await
+                write_alone(connection, owner, work, &letting_go).await
             });
             match outcome? {
                 Some(done) => return Ok(done),
@@ -236,14 +232,14 @@ impl Writer {
 async fn write_alone(
     connection: &mut PgConnection,
     owner: i64,
-    claim: i64,
     work: &Work,
+    letting_go: &LettingGo,
 ) -> Result<Option<Done>, sqlx::Error> {
-    if !work.takes_a_transaction() {
-        return write(connection, owner, claim, work).await;
+    if !work.takes_a_transaction(letting_go) {
+        return write(connection, owner, work, letting_go).await;
     }
     let mut transaction = connection.begin().await?;
-    let done = write(&mut transaction, owner, claim, work).await?;
+    let done = write(&mut transaction, owner, work, letting_go).await?;
     if done.is_some() {
         transaction.commit().await?;
     }
@@ -253,8 +249,8 @@ async fn write_alone(
 async fn write(
     connection: &mut PgConnection,
     owner: i64,
-    claim: i64,
     work: &Work,
+    letting_go: &LettingGo,
 ) -> Result<Option<Done>, sqlx::Error> {
     Ok(Some(match work {
         Work::Append(rows, room) if *room == Room::default() => {
@@ -270,17 +266,16 @@ async fn write(
             Done::Appended(answers)
         }
         Work::Settle(verdicts) => {
-            Settlement::of(verdicts).write(connection, owner).await?;
+            let settlement = Settlement::of(verdicts);
+            settlement.write(connection, owner, letting_go).await?;
             Done::Written
         }
         Work::SetAside(damaged) => {
             maintain::set_aside(connection, damaged).await?;
             Done::Written
         }
-        Work::Evict(eviction) => Done::Evicted(maintain::evict(connection, owner, claim, eviction).await?),
-        Work::Sweep(sweep, limit) => {
-            Done::Objects(maintain::sweep(connection, owner, claim, sweep, *limit).await?)
-        }
+        Work::Evict(eviction) => Done::Evicted(maintain::evict(connection, eviction).await?),
+        Work::Sweep(sweep, limit) => Done::Objects(maintain::sweep(connection, sweep, *limit).await?),
         Work::LeaveError(page, fate) => Done::Moved(maintain::leave_error(connection, page, *fate).await?),
     }))
 }
@@ -337,18 +332,20 @@ async fn write_together(
     owner: i64,
     works: &[Work],
     settlement: &Settlement,
+    letting_go: &LettingGo,
 ) -> Result<Vec<Option<Done>>, sqlx::Error> {
     let unlimited: Vec<&NewRow> = works.iter().flat_map(|work| work.unlimited()).collect();
     let is_limited = works.iter().any(Work::is_limited);
-    let (mut done, kept) = if is_limited || insert::statements(&unlimited) + settlement.statements() > 1 {
+    let statements = insert::statements(&unlimited) + settlement.statements(letting_go);
+    let (mut done, kept) = if is_limited || statements > 1 {
         let mut transaction = connection.begin().await?;
         let done = append_limited(&mut transaction, owner, works).await?;
         let kept = insert::all(&mut transaction, owner, &unlimited).await?;
-        settlement.write(&mut transaction, owner).await?;
+        settlement.write(&mut transaction, owner, letting_go).await?;
         transaction.commit().await?;
         (done, kept)
     } else {
-        settlement.write(connection, owner).await?;
+        settlement.write(connection, owner, letting_go).await?;
         let kept = insert::all(connection, owner, &unlimited).await?;
         (works.iter().map(|_| None).collect(), kept)
     };

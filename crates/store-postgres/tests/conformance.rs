@@ -15,6 +15,7 @@ use edgehold_store::{
 };
 use edgehold_store_postgres::{Options, PostgresQueue, Worker};
 use edgehold_test_support::Postgres;
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 
 /// A database of its own, on a server that other tests use as well.
 async fn make_store() -> TestStore {
@@ -45,6 +46,21 @@ impl Database {
 
     fn options(&self) -> Options {
         options(&self.server, &self.name, conformance::service_key())
+    }
+
+    fn connect_options(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(self.server.port())
+            .database(&self.name)
+            .username(Postgres::USER)
+            .password(Postgres::PASSWORD)
+            .options([("search_path", format!("\"{}\"", conformance::service_key()))])
+    }
+
+    /// A connection that works in the schema of the service.
+    async fn connect(&self) -> PgConnection {
+        PgConnection::connect_with(&self.connect_options()).await.unwrap()
     }
 
     /// What SQL answers, run in the schema of the service.

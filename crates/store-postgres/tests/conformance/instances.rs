@@ -12,10 +12,11 @@ use edgehold_store::{
 };
 use edgehold_test_support::wait::{self, LONG};
 use futures_util::future::join_all;
+use sqlx::Connection as _;
 
 use super::*;
 
-fn claim(suspects: Suspects, limit: usize) -> Claim {
+pub(super) fn claim(suspects: Suspects, limit: usize) -> Claim {
     Claim {
         selection: Selection {
             lane: Lane::Any,
@@ -102,6 +103,35 @@ async fn each_object_is_handed_out_by_one_of_them() {
     assert_eq!(all.len(), usize::try_from(OBJECTS).unwrap());
     assert_eq!(queues[1].stats().await.unwrap().waiting(), 0);
     join_all(queues.iter().map(|queue| queue.close())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_one_has_claimed_meanwhile_is_not_handed_out() {
+    let database = Database::new().await;
+    let queue = open(database.options()).await;
+    append(&queue, 1..=2).await;
+    // Given another instance that has claimed the first object and not yet committed.
+    let mut other = database.connect().await;
+    let mut claiming = other.begin().await.unwrap();
+    let claimed = "UPDATE claim_count SET claims = claims + 1;
+                   INSERT INTO lease SELECT 1000, 1, ARRAY[min(seq)] FROM object";
+    sqlx::raw_sql(claimed).execute(&mut *claiming).await.unwrap();
+    // When this one claims, and finds the first object in nobody's hands.
+    let claim = queue.claim(claim(Suspects::Exclude, 10));
+    let commit = async {
+        wait::until("the claim to wait for the other one", LONG, async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                           WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            anyhow::ensure!(database.sql(waiting) == "1", "it does not wait");
+            Ok(())
+        })
+        .await;
+        claiming.commit().await.unwrap();
+    };
+    let (page, ()) = tokio::join!(claim, commit);
+    // Then it is handed out what is left.
+    assert_eq!(ids(&page.unwrap()), [id(2)]);
+    queue.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -271,13 +301,9 @@ async fn what_brings_every_instance_down_is_set_aside() {
 
 /// What is told on the channel of the store, as another instance hears it.
 async fn listener(database: &Database) -> sqlx::postgres::PgListener {
-    let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
-        .host("127.0.0.1")
-        .port(database.server.port())
-        .database(&database.name)
-        .username(Postgres::USER)
-        .password(Postgres::PASSWORD);
-    let pool = sqlx::PgPool::connect_with(options).await.unwrap();
+    let pool = sqlx::PgPool::connect_with(database.connect_options())
+        .await
+        .unwrap();
     let mut listener = sqlx::postgres::PgListener::connect_with(&pool).await.unwrap();
     listener.listen("edgehold").await.unwrap();
     listener

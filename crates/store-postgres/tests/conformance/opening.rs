@@ -1,12 +1,15 @@
 //! How a store is opened: by several at once, with tables of another version, over TLS, and without a server.
 
-use edgehold_core::ErrorClass;
-use edgehold_store::{RetryQueue as _, StoreError};
+use edgehold_core::{
+    ErrorClass,
+    retry::{Action, Verdict},
+};
+use edgehold_store::{RetryQueue as _, StoreError, StoreStats, Suspects};
 use edgehold_store_postgres::{SslMode, Tls};
 use edgehold_test_support::Authority;
 use futures_util::future::join_all;
 
-use super::*;
+use super::{instances::claim, *};
 
 async fn refusal(options: Options) -> StoreError {
     match PostgresQueue::open(options).await {
@@ -19,7 +22,7 @@ async fn refusal(options: Options) -> StoreError {
 async fn instances_that_start_at_once_make_the_tables_once() {
     let database = Database::new().await;
     let queues = join_all((0..8).map(|_| open(database.options()))).await;
-    assert_eq!(database.sql("SELECT count(*) FROM _sqlx_migrations"), "1");
+    assert_eq!(database.sql("SELECT count(*) FROM _sqlx_migrations"), "2");
     assert_eq!(database.sql("SELECT count(*) FROM instance"), "8");
     for queue in &queues {
         assert_eq!(queue.stats().await.unwrap().waiting(), 0);
@@ -31,13 +34,13 @@ async fn instances_that_start_at_once_make_the_tables_once() {
 async fn tables_of_a_newer_version_are_refused_by_name_and_left_alone() {
     let database = Database::new().await;
     open(database.options()).await.close().await;
-    database.sql("UPDATE _sqlx_migrations SET version = 999 WHERE version = 1");
+    database.sql("UPDATE _sqlx_migrations SET version = 999 WHERE version = 2");
     let error = refusal(database.options()).await;
     assert!(
         matches!(error, StoreError::NewerSchema { found: 999, .. }),
         "{error}"
     );
-    assert_eq!(database.sql("SELECT version FROM _sqlx_migrations"), "999");
+    assert_eq!(database.sql("SELECT max(version) FROM _sqlx_migrations"), "999");
     let looking = PostgresQueue::open_read_only(&database.options()).await;
     assert!(matches!(looking, Err(StoreError::NewerSchema { .. })));
 }
@@ -205,4 +208,66 @@ async fn two_services_share_a_database_and_nothing_in_it() {
     assert_eq!(other.stats().await.unwrap().waiting(), 1);
     mine.close().await;
     other.close().await;
+}
+
+/// Makes the tables as version 1 did.
+async fn made_by_version_1(database: &Database) {
+    use sqlx::{
+        Connection as _, SqlSafeStr as _,
+        migrate::{Migration, MigrationType, Migrator},
+    };
+    let schema = conformance::service_key();
+    database
+        .server
+        .psql(&database.name, &format!("CREATE SCHEMA \"{schema}\""))
+        .unwrap();
+    let mut connection = database.connect().await;
+    let sql = include_str!("../../../../migrations/postgres/0001_stored_objects.sql").into_sql_str();
+    let first = Migration::new(1, "stored objects".into(), MigrationType::Simple, sql, false);
+    let migrator = Migrator::with_migrations(vec![first]);
+    migrator.run_direct(None, &mut connection, false).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_version_1_has_stored_and_handed_out_is_taken_along() {
+    // Given three objects, of which an instance that was killed had two in hand.
+    let database = Database::new().await;
+    made_by_version_1(&database).await;
+    let [first, second, third] = [1, 2, 3].map(conformance::id);
+    database.sql(&format!(
+        "INSERT INTO instance (name, heartbeat_at) VALUES ('killed', '-infinity');
+         INSERT INTO object (seq, owner, created_at, payload_bytes, attempts, pipeline_position, state, id, pipeline_id,
+                             version, correlation_id, context_data, input_kind)
+         SELECT nextval('object_seq'), 1, 5, 7, 1, 0, 2, id, 'default-pipeline', 'v', 'c', '{{}}', 'bytes'
+         FROM unnest(ARRAY['{first}', '{second}', '{third}']::uuid[]) AS id;
+         INSERT INTO payload SELECT seq, 'payload' FROM object;
+         INSERT INTO lease SELECT seq, 1, 4 FROM object WHERE seq <= 2"
+    ));
+    // When this version opens them.
+    let queue = open(database.options()).await;
+    // Then those two were in flight at a crash, and the third was not.
+    let ids =
+        |objects: &[edgehold_core::StoredObject]| objects.iter().map(|object| object.id).collect::<Vec<_>>();
+    let page = queue.claim(claim(Suspects::Exclude, 10)).await.unwrap();
+    assert_eq!(ids(&page), [third]);
+    assert_eq!(page[0].payload, "payload");
+    let suspects = queue.claim(claim(Suspects::Only, 10)).await.unwrap();
+    assert_eq!(ids(&suspects), [first, second]);
+    assert!(suspects.iter().all(|object| object.crashes == 1), "{suspects:?}");
+    // And they leave whole.
+    let removals = [first, second, third].map(|id| Verdict {
+        id,
+        action: Action::Remove,
+    });
+    queue.settle(&removals).await.unwrap();
+    assert_eq!(queue.stats().await.unwrap(), StoreStats::default());
+    for table in ["object", "payload", "lease"] {
+        assert_eq!(
+            database.sql(&format!("SELECT count(*) FROM {table}")),
+            "0",
+            "{table}"
+        );
+    }
+    queue.close().await;
 }
