@@ -314,6 +314,13 @@ async fn with_the_database_of_edgex_3_a_service_starts_and_what_lies_in_redis_is
     );
     service.stop().await?;
 
+    // And a password that its address leaves out is asked for in the environment.
+    let at = format!("redis://127.0.0.1:{}", server.port());
+    let mut counting = service.command_of(&["store", "import", "--dry-run", "--from", &at])?;
+    has(&printed(&counting.output()?), &["cannot import", "NOAUTH"]);
+    let counted = printed(&counting.env("REDISCLI_AUTH", "s3cret").output()?);
+    has(&counted, &["EdgeX left 702 objects in Redis at 127.0.0.1:"]);
+
     // When the command takes over.
     let imported = printed(&service.run(&["store", "import"])?);
     has(

@@ -18,7 +18,7 @@ pub(crate) const USAGE: &str = "Usage: edgehold [flags] store ls [options]      
        edgehold [flags] store count                how many wait: a number and nothing else
        edgehold [flags] store import [options]     take over what EdgeX's Store and Forward left
        edgehold [flags] store copy --from A --to B copy the store of a stopped service; A and B are a file or a
-                                                   postgres://user:password@host:port/database
+                                                   postgres://user@host:port/database
        edgehold [flags] store check                read every object: whether the store is sound
        edgehold [flags] store backup FILE          a consistent copy of the SQLite file, beside the service
        edgehold [flags] dead ls [options]          the error collection: what was given up
@@ -52,7 +52,9 @@ Options:
   --wait TIME      how long a service that ends meanwhile is waited for, to go on with it; default 2m (redrive, purge)
   --to FILE        write to this file instead of standard output (export)
   --from URL       where EdgeX keeps it: redis://user:password@host:port or postgres://user:password@host:port/database;
-                   default: where Database/Type, Host and Port say (store import)
+                   default: where Database/Type, Host and Port say (store import). Behind a database may stand, as for psql,
+                   ?sslmode=MODE&sslrootcert=FILE&sslcert=FILE&sslkey=FILE. A password that is left out, where nobody
+                   sees it among the processes, is PGPASSWORD or in the secret 'postgres'; for Redis REDISCLI_AUTH
   --keep           leave it where EdgeX has it, too; what is delivered meanwhile comes again with the next import
                    (store import)
   --limit N        at most so many, oldest first; 0 = all; default 50 (ls)
@@ -107,7 +109,7 @@ pub(crate) enum StoreCommand {
     /// What the original left.
     Import(ImportRequest),
     /// The store copied into another one.
-    Copy(CopyRequest),
+    Copy(Box<CopyRequest>),
     /// Every object read.
     Check,
     /// A copy of the file.
@@ -410,10 +412,10 @@ impl<'a> Options<'a> {
                     let text = text.ok_or_else(|| WrongCall::usage(format_args!("copy needs --{name}")))?;
                     text.parse().map_err(WrongCall::usage)
                 };
-                Ok(StoreCommand::Copy(CopyRequest {
+                Ok(StoreCommand::Copy(Box::new(CopyRequest {
                     from: address("from", self.from)?,
                     to: address("to", self.to)?,
-                }))
+                })))
             }
             (Collection::Waiting, ["check"]) => {
                 self.only("check", &[])?;
@@ -701,10 +703,10 @@ mod tests {
         );
         assert_eq!(
             parsed("store copy --from a.db --to=postgres://me:pw@host/db"),
-            store(StoreCommand::Copy(CopyRequest {
+            store(StoreCommand::Copy(Box::new(CopyRequest {
                 from: "a.db".parse().unwrap(),
                 to: "postgres://me:pw@host/db".parse().unwrap(),
-            }))
+            })))
         );
         assert_eq!(parsed("store check"), store(StoreCommand::Check));
         assert_eq!(

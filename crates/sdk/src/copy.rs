@@ -131,6 +131,7 @@ pub async fn copy_store(
         database: &configuration.database,
         db_name: &invocation.flags.db_name,
         secrets: &InsecureSecretProvider::new(writable),
+        environment: &invocation.environment,
     };
     let source = source(&place, &request.from).await?;
     let target = target(&place, &request.to).await?;
@@ -201,7 +202,7 @@ async fn source(place: &Place<'_>, from: &StoreAddress) -> Result<Source, CopyEr
             })
         }
         StoreAddress::Postgres(server) => {
-            let options = postgres_at(server, place);
+            let options = postgres_at(server, place).await.map_err(CopyError::Source)?;
             match stopped_postgres(&options, from)
                 .await
                 .map_err(CopyError::Source)?
@@ -225,7 +226,7 @@ async fn target(place: &Place<'_>, to: &StoreAddress) -> Result<Opened, CopyErro
             Ok(Opened::new(queue, Box::pin(writer.run())))
         }
         StoreAddress::Postgres(server) => {
-            let options = postgres_at(server, place);
+            let options = postgres_at(server, place).await.map_err(CopyError::Target)?;
             if let Some(queue) = stopped_postgres(&options, to).await.map_err(CopyError::Target)? {
                 queue.close().await;
             }

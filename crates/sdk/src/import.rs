@@ -160,6 +160,7 @@ impl AppService {
             database: &configuration.database,
             db_name: &invocation.flags.db_name,
             secrets: &*secrets,
+            environment: &invocation.environment,
         };
         let mut backlog = Backlog::open(place, request.from.as_ref())
             .await

@@ -364,6 +364,7 @@ impl StoreOpener {
             database: &self.database,
             db_name: &self.db_name,
             secrets: &*self.secrets,
+            environment: &Default::default(),
         };
         let look = async {
             let mut backlog = Backlog::open(place, None).await?;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -196,8 +195,7 @@ async fn listed(queue: &dyn RetryQueue) -> Vec<StoredObject> {
 /// A folder with a configuration, and what is done with stores by what is in it.
 struct Bench {
     folder: TempDir,
-    /// The database on a server that the environment names.
-    database: Option<String>,
+    environment: BTreeMap<&'static str, String>,
 }
 
 impl Bench {
@@ -210,7 +208,7 @@ impl Bench {
         .unwrap();
         Self {
             folder,
-            database: None,
+            environment: [("EDGEX_SECURITY_SECRET_STORE", "false".to_owned())].into(),
         }
     }
 
@@ -228,10 +226,12 @@ Database: {{Type: postgres, Host: 127.0.0.1, Port: {port}}}
             port = server.port(),
         );
         std::fs::write(bench.folder.path().join("configuration.yaml"), configuration).unwrap();
-        Self {
-            database: Some(database.to_owned()),
-            ..bench
-        }
+        bench.env("EDGEX_DBNAME", database)
+    }
+
+    fn env(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.insert(name, value.to_owned());
+        self
     }
 
     fn file(&self, name: &str) -> Place {
@@ -245,10 +245,9 @@ Database: {{Type: postgres, Host: 127.0.0.1, Port: {port}}}
     fn invocation(&self) -> Invocation {
         let folder: &Path = self.folder.path();
         let args = ["-cd".into(), folder.into(), "--data-dir".into(), folder.into()];
-        let insecure = ("EDGEX_SECURITY_SECRET_STORE".into(), OsString::from("false"));
-        let database = self.database.iter();
-        let database = database.map(|name| ("EDGEX_DBNAME".into(), name.into()));
-        Invocation::new(args, database.chain([insecure])).unwrap()
+        let environment = self.environment.iter();
+        let environment = environment.map(|(name, value)| (name.into(), value.into()));
+        Invocation::new(args, environment).unwrap()
     }
 
     async fn copy_telling(
@@ -257,9 +256,18 @@ Database: {{Type: postgres, Host: 127.0.0.1, Port: {port}}}
         to: &Place,
         tell: impl FnMut(&CopyReport),
     ) -> Result<CopyReport, CopyError> {
+        self.copy_at(&from.address(), &to.address(), tell).await
+    }
+
+    async fn copy_at(
+        &self,
+        from: &str,
+        to: &str,
+        tell: impl FnMut(&CopyReport),
+    ) -> Result<CopyReport, CopyError> {
         let request = CopyRequest {
-            from: from.address().parse().unwrap(),
-            to: to.address().parse().unwrap(),
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
         };
         copy_store(&self.invocation(), SERVICE_KEY, &request, tell).await
     }
@@ -269,3 +277,5 @@ Database: {{Type: postgres, Host: 127.0.0.1, Port: {port}}}
 mod check;
 #[path = "stores/copy.rs"]
 mod copy;
+#[path = "stores/server.rs"]
+mod server;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::port::Port;
 use crate::process::{Process, installed_program};
-use crate::tls::Certificate;
+use crate::tls::{Authority, Certificate};
 use crate::unique::unique_name;
 use crate::wait::LONG;
 
@@ -50,6 +50,7 @@ pub struct Postgres {
 pub struct PostgresBuilder {
     arguments: Vec<String>,
     certificate: Option<(String, String)>,
+    clients: Option<String>,
 }
 
 impl PostgresBuilder {
@@ -70,6 +71,14 @@ impl PostgresBuilder {
             .setting("ssl_key_file", "../server.key")
     }
 
+    /// Asks who speaks TLS for a certificate, and believes those that this authority has issued; who has none gets in by
+    /// password alone.
+    #[must_use]
+    pub fn clients(mut self, authority: &Authority) -> Self {
+        self.clients = Some(authority.pem().to_owned());
+        self.setting("ssl_ca_file", "../clients.pem")
+    }
+
     /// Starts it and waits until it answers.
     ///
     /// # Errors
@@ -87,6 +96,9 @@ impl PostgresBuilder {
             let key_file = folder.path().join("server.key");
             std::fs::write(&key_file, key)?;
             restrict(&key_file)?;
+        }
+        if let Some(clients) = &self.clients {
+            std::fs::write(folder.path().join("clients.pem"), clients)?;
         }
         give_away(folder.path())?;
         let output = unprivileged(&server_program("initdb")?)?

@@ -1,6 +1,6 @@
 //! What the original left of a service, wherever it lies.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use edgehold_bus_redis as redis;
@@ -10,12 +10,15 @@ use edgehold_store::StoreError;
 use edgehold_store_postgres as store_postgres;
 
 use super::{
-    address::{ServerAddress, StoreAddress},
+    address::{ServerAddress, StoreAddress, TlsParameters},
     postgres,
 };
 
 /// Redis' own port.
 const REDIS_PORT: u16 = 6379;
+/// Where Redis' and PostgreSQL's own programs look for a password.
+const REDIS_PASSWORD: &str = "REDISCLI_AUTH";
+const POSTGRES_PASSWORD: &str = "PGPASSWORD";
 
 /// One object that the original left.
 pub(crate) struct LeftBehind {
@@ -33,6 +36,8 @@ pub(crate) struct Place<'a> {
     pub(crate) database: &'a Database,
     pub(crate) db_name: &'a str,
     pub(crate) secrets: &'a dyn SecretProvider,
+    /// Where a password may be that an address leaves out.
+    pub(crate) environment: &'a BTreeMap<String, String>,
 }
 
 /// What the original left of one service.
@@ -57,7 +62,7 @@ impl Backlog {
         match from {
             Some(StoreAddress::Redis(server)) => Self::redis_at(&place, server).await,
             Some(StoreAddress::Postgres(server)) => {
-                let options = postgres_at(server, &place);
+                let options = postgres_at(server, &place).await?;
                 Self::postgres(&options).await
             }
             Some(StoreAddress::File(path)) => Err(no_original(path)),
@@ -112,6 +117,7 @@ impl Backlog {
             host: host.to_owned(),
             port: Some(database.port).filter(|port| *port != 0),
             path: String::new(),
+            tls: TlsParameters::default(),
         };
         Self::redis_at(place, &server).await
     }
@@ -126,12 +132,13 @@ impl Backlog {
         let mut settings = redis::ConnectionSettings::new(server.host.clone(), port);
         settings.client_name = format!("edgehold {}", place.service_key);
         settings.connect_timeout = place.database.timeout;
-        if !server.password.expose().is_empty() {
+        let password = password_of(server, place, REDIS_PASSWORD).unwrap_or_default();
+        if !password.expose().is_empty() {
             settings.access = Arc::new(Fixed::new(redis::Access {
                 tls: None,
                 credentials: Some(redis::Credentials {
                     username: server.username.clone(),
-                    password: server.password.clone(),
+                    password,
                 }),
             }));
         }
@@ -221,20 +228,85 @@ impl Backlog {
     }
 }
 
-/// The options of a server that is given by its address; what is not given is as the settings have it.
-pub(crate) fn postgres_at(server: &ServerAddress, place: &Place<'_>) -> store_postgres::Options {
+/// The password of an address, or the one in the environment.
+fn password_of(server: &ServerAddress, place: &Place<'_>, variable: &str) -> Option<SecretText> {
+    let given = Some(server.password.clone());
+    let given = given.filter(|password| !password.expose().is_empty());
+    given.or_else(|| place.environment.get(variable).map(SecretText::new))
+}
+
+/// The options of a server that is given by its address. A password that it leaves out is in the environment (`PGPASSWORD`)
+/// or, as the user may be, in the secret of the PostgreSQL store; what else it leaves out is as the settings have it.
+///
+/// # Errors
+/// [`StoreError::Configuration`]: there is no user, or a file that cannot be read.
+pub(crate) async fn postgres_at(
+    server: &ServerAddress,
+    place: &Place<'_>,
+) -> Result<store_postgres::Options, StoreError> {
+    let mut username = server.username.clone();
+    let mut password = password_of(server, place, POSTGRES_PASSWORD);
+    if username.is_empty() || password.is_none() {
+        let name = match place.database.kind.to_lowercase().as_str() {
+            // As it is written there.
+            "postgres" => &place.database.kind,
+            _ => "postgres",
+        };
+        let mut secret = place.secrets.secret(name).await.unwrap_or_default();
+        let user = secret.remove("username").unwrap_or_default();
+        if username.is_empty() {
+            user.expose().clone_into(&mut username);
+        }
+        // A password belongs to its user.
+        if username == user.expose() {
+            password = password.or_else(|| secret.remove("password"));
+        }
+    }
+    if username.is_empty() {
+        return Err(StoreError::Configuration(format!(
+            "the address of the server {} names no user, and no secret 'postgres' does",
+            server.host
+        )));
+    }
     let defaults = store_postgres::Options::new(server.host.clone(), place.service_key.clone());
-    store_postgres::Options {
+    Ok(store_postgres::Options {
         port: server.port.unwrap_or(defaults.port),
         database: match server.path.as_str() {
             "" => place.db_name.to_owned(),
             name => name.to_owned(),
         },
-        username: server.username.clone(),
-        password: server.password.clone(),
+        username,
+        password: password.unwrap_or_default(),
+        tls: read_tls(&server.tls)?,
         timeout: place.database.timeout,
         ..defaults
-    }
+    })
+}
+
+fn read_tls(parameters: &TlsParameters) -> Result<store_postgres::Tls, StoreError> {
+    let read = |name: &str, path: &Path| {
+        std::fs::read_to_string(path)
+            .map(SecretText::new)
+            .map_err(|error| {
+                StoreError::Configuration(format!("{name}: {} cannot be read: {error}", path.display()))
+            })
+    };
+    let authority = parameters.authority.as_deref();
+    let authority = authority.map(|path| read("sslrootcert", path)).transpose()?;
+    let identity = parameters.identity.as_ref();
+    let identity =
+        identity.map(|(certificate, key)| Ok((read("sslcert", certificate)?, read("sslkey", key)?)));
+    Ok(store_postgres::Tls {
+        mode: match parameters.mode {
+            // With an authority of one's own libpq looks who the server is, too.
+            Some(store_postgres::SslMode::Require) if authority.is_some() => {
+                Some(store_postgres::SslMode::VerifyCa)
+            }
+            mode => mode,
+        },
+        authority,
+        identity: identity.transpose()?,
+    })
 }
 
 fn no_original(path: &Path) -> StoreError {
