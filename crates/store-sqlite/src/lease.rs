@@ -9,6 +9,8 @@ use std::{
 use edgehold_core::{StoredObject, StoredObjectId};
 use edgehold_store::{Suspects, semantics};
 
+use crate::reader::Place;
+
 /// The claimed objects of a store, shared by the queue and its writer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Leases {
@@ -110,7 +112,7 @@ impl Leases {
 pub(crate) struct LeasedPage {
     leases: Leases,
     suspects: Option<Suspects>,
-    taken: Vec<(i64, StoredObjectId)>,
+    taken: Vec<(Place, StoredObjectId)>,
     bytes: usize,
     limit: usize,
     max_bytes: usize,
@@ -132,13 +134,19 @@ impl LeasedPage {
         }
         known.claimed.insert(id, None);
         self.bytes = bytes;
-        self.taken.push((seq, id));
+        self.taken.push((
+            Place {
+                seq,
+                bytes: payload_bytes,
+            },
+            id,
+        ));
         true
     }
 
     /// The places of the objects, in the order in which they were offered.
-    pub(crate) fn seqs(&self) -> Vec<i64> {
-        self.taken.iter().map(|(seq, _)| *seq).collect()
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.taken.iter().map(|(place, _)| *place).collect()
     }
 
     /// How many objects it holds, and the bytes of their payloads.

@@ -351,11 +351,11 @@ impl SqliteQueue {
             let page = reader::claim::choose(&mut connection, &self.service_key, &claim, &self.leases)
                 .await
                 .map_err(|error| self.failed(error))?;
-            let seqs = page.seqs();
-            let Some(last) = seqs.last() else {
+            let places = page.places();
+            let Some(last) = places.last() else {
                 return Ok(Vec::new());
             };
-            let rows = reader::read(&mut connection, &self.service_key, &seqs)
+            let rows = reader::read(&mut connection, &self.service_key, &places)
                 .await
                 .map_err(|error| self.failed(error))?;
             drop(connection);
@@ -364,7 +364,7 @@ impl SqliteQueue {
                 return Ok(objects);
             }
             // All of them changed while they were chosen, or were damaged. Behind them there may be others.
-            claim.after_seq = *last;
+            claim.after_seq = last.seq;
         }
     }
 
@@ -433,7 +433,7 @@ impl SqliteQueue {
             .await
             .map_err(|error| self.failed(error))?;
         drop(connection);
-        let places = page.seqs();
+        let places: Vec<_> = page.places().iter().map(|place| place.seq).collect();
         if places.is_empty() {
             return Ok(Vec::new());
         }
@@ -457,7 +457,7 @@ impl SqliteQueue {
                 .await
                 .map_err(|error| self.failed(error))?;
         drop(connection);
-        let places = page.seqs();
+        let places: Vec<_> = page.places().iter().map(|place| place.seq).collect();
         if places.is_empty() {
             return Ok(0);
         }
@@ -505,10 +505,10 @@ impl SqliteQueue {
 
     async fn list_page(&self, request: ListRequest) -> Result<Page, StoreError> {
         let mut connection = self.reader().await?;
-        let (seqs, next_after_seq) = reader::list(&mut connection, &self.service_key, &request)
+        let (places, next_after_seq) = reader::list(&mut connection, &self.service_key, &request)
             .await
             .map_err(|error| self.failed(error))?;
-        let rows = reader::read(&mut connection, &self.service_key, &seqs)
+        let rows = reader::read(&mut connection, &self.service_key, &places)
             .await
             .map_err(|error| self.failed(error))?;
         drop(connection);

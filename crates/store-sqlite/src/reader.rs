@@ -23,6 +23,9 @@ use crate::{
     row::{self, ReadRow, id_of},
 };
 
+/// Objects are read together as long as their payloads have no more bytes than this.
+const READ_BYTES: usize = 128 << 10;
+
 /// What a [`Candidate`] is made of.
 macro_rules! candidate {
     ($($rest:literal),*) => {
@@ -127,20 +130,47 @@ pub(crate) async fn is_waiting(
         .await
 }
 
+/// Where an object is, and how large its payload is said to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) seq: i64,
+    pub(crate) bytes: usize,
+}
+
 /// Reads objects by their places, in order. One that has left is left out.
 pub(crate) async fn read(
     connection: &mut SqliteConnection,
     service_key: &ServiceKey,
-    seqs: &[i64],
+    places: &[Place],
 ) -> Result<Vec<ReadRow>, sqlx::Error> {
-    let mut rows = sqlx::query(row::SELECT)
-        .bind(places_json(seqs))
-        .bind(service_key.as_str())
-        .fetch(connection);
-    let mut objects = Vec::new();
-    while let Some(row) = rows.try_next().await? {
-        objects.push(row::read(&row, service_key)?);
+    let mut objects = Vec::with_capacity(places.len());
+    let mut rest = places;
+    while !rest.is_empty() {
+        let mut bytes = 0_usize;
+        let fits = |place: &&Place| {
+            bytes = bytes.saturating_add(place.bytes);
+            bytes <= READ_BYTES
+        };
+        let (part, behind) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+        let seqs = places_json(&part.iter().map(|place| place.seq).collect::<Vec<_>>());
+        let query = |statement| {
+            sqlx::query(statement)
+                .bind(seqs.as_str())
+                .bind(service_key.as_str())
+        };
+        let page = query(row::SELECT_PAGE).fetch_one(&mut *connection).await?;
+        match row::read_page(&page, service_key)? {
+            Some(read) => objects.extend(read),
+            None => {
+                let mut rows = query(row::SELECT).fetch(&mut *connection);
+                while let Some(row) = rows.try_next().await? {
+                    objects.push(row::read(&row, service_key)?);
+                }
+            }
+        }
+        rest = behind;
     }
+    objects.sort_by_key(|read| read.object.seq);
     Ok(objects)
 }
 
@@ -149,7 +179,7 @@ pub(crate) async fn list(
     connection: &mut SqliteConnection,
     service_key: &ServiceKey,
     request: &ListRequest,
-) -> Result<(Vec<i64>, Option<i64>), sqlx::Error> {
+) -> Result<(Vec<Place>, Option<i64>), sqlx::Error> {
     let limit = request.limit.max(1);
     let mut found: Vec<(i64, i64)> = Vec::new();
     let mut states = request.states.clone();
@@ -174,15 +204,16 @@ pub(crate) async fn list(
         }
     }
     found.sort_unstable();
-    let mut bytes = 0_usize;
-    let mut page = Vec::new();
+    let mut total = 0_usize;
+    let mut page: Vec<Place> = Vec::new();
     for (seq, payload_bytes) in found {
-        if page.len() >= limit || bytes >= ListRequest::MAX_BYTES {
-            let next = page.last().copied();
+        if page.len() >= limit || total >= ListRequest::MAX_BYTES {
+            let next = page.last().map(|place| place.seq);
             return Ok((page, next));
         }
-        bytes = bytes.saturating_add(usize::try_from(payload_bytes).unwrap_or(0));
-        page.push(seq);
+        let bytes = usize::try_from(payload_bytes).unwrap_or(0);
+        total = total.saturating_add(bytes);
+        page.push(Place { seq, bytes });
     }
     Ok((page, None))
 }

@@ -3,12 +3,15 @@
 //! Writing is strict, reading is lenient: a row that does not make sense still becomes an object, in state error with
 //! reason `corrupt`, with its raw payload and whatever else can be read. So it can be looked at, and no page fails.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use edgehold_core::{
     AttemptErrors, CorrelationId, DataKind, Destination, ErrorReason, ObjectState, PayloadForm, PipelineId,
     PipelineVersion, ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
 };
 use edgehold_store::{StoreError, semantics};
+use serde::Deserialize;
 use sqlx::{Row as _, sqlite::SqliteRow};
 use uuid::Uuid;
 
@@ -162,17 +165,73 @@ pub(crate) struct ReadRow {
     pub(crate) damage: Option<String>,
 }
 
-/// The columns [`read`] needs, joined with the payload. By place alone: without statistics the planner would rather go
-/// through all objects of the service.
-pub(crate) const SELECT: &str = "
-    SELECT object.seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
-           input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
-           last_error, errors, reason, destination, ended_at, payload_bytes, bytes, ifnull(crashes, 0) AS crashes
-    FROM object NOT INDEXED
-    LEFT JOIN payload ON payload.seq = object.seq
-    LEFT JOIN crash_mark ON crash_mark.seq = object.seq
-    WHERE object.seq IN (SELECT value FROM json_each(?1)) AND app_service_key = ?2
-    ORDER BY object.seq";
+/// The part of a statement from its tables on: `?1` are places, `?2` is the service key. By place alone: without
+/// statistics the planner would rather go through all objects of the service.
+macro_rules! whole_objects {
+    ($columns:literal, $rest:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM object NOT INDEXED
+              LEFT JOIN payload ON payload.seq = object.seq
+              LEFT JOIN crash_mark ON crash_mark.seq = object.seq
+              WHERE object.seq IN (SELECT value FROM json_each(?1)) AND app_service_key = ?2 ",
+            $rest
+        )
+    };
+}
+
+/// Objects as one row, for [`read_page`]: a list of [`Columns`], and their payloads one behind the other. The driver
+/// hands each row from its thread to ours, which for some hundred of them takes longer than all that is in them.
+pub(crate) const SELECT_PAGE: &str = whole_objects!(
+    "json_group_array(json_array(object.seq, hex(id), state, pipeline_id, pipeline_position, version, correlation_id,
+         context_data, input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
+         last_error, errors, reason, destination, ended_at, payload_bytes, ifnull(crashes, 0), length(bytes))),
+     CAST(group_concat(bytes, '') AS BLOB)",
+    ""
+);
+
+/// Objects with a row for each, for [`read`].
+pub(crate) const SELECT: &str = whole_objects!(
+    "object.seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
+     input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
+     last_error, errors, reason, destination, ended_at, payload_bytes, ifnull(crashes, 0) AS crashes, bytes",
+    "ORDER BY object.seq"
+);
+
+/// What a row says, in the order of [`SELECT_PAGE`]. It need not make sense.
+#[derive(Deserialize)]
+struct Columns<'r> {
+    seq: i64,
+    id: Uuid,
+    state: i64,
+    #[serde(borrow)]
+    pipeline_id: Cow<'r, str>,
+    pipeline_position: i64,
+    #[serde(borrow)]
+    version: Cow<'r, str>,
+    #[serde(borrow)]
+    correlation_id: Cow<'r, str>,
+    #[serde(borrow)]
+    context_data: Cow<'r, str>,
+    #[serde(borrow)]
+    input_kind: Cow<'r, str>,
+    input_content_type: Option<String>,
+    input_topic: Option<String>,
+    attempts: i64,
+    created_at: i64,
+    last_attempt_at: Option<i64>,
+    not_before: Option<i64>,
+    last_error: Option<String>,
+    errors: Option<String>,
+    reason: Option<String>,
+    destination: Option<String>,
+    ended_at: Option<i64>,
+    payload_bytes: i64,
+    crashes: i64,
+    /// The bytes of its payload that there are; none without a payload.
+    length: Option<usize>,
+}
 
 /// Takes problems down and goes on with a stand-in.
 #[derive(Default)]
@@ -194,103 +253,150 @@ impl Problems {
         self.value(column, row.try_get(column), stand_in)
     }
 
-    /// A text that may be null in other rows and must not be in this one.
-    fn present(&mut self, row: &SqliteRow, column: &str) -> String {
-        let text = self.column(row, column, None::<String>).ok_or("it is missing");
-        self.value(column, text, String::new())
-    }
-
-    fn time(&mut self, row: &SqliteRow, column: &str) -> Option<Timestamp> {
-        self.column(row, column, None::<i64>)
-            .map(Timestamp::from_unix_millis)
-    }
-
-    fn number(&mut self, row: &SqliteRow, column: &str) -> u32 {
-        let number: i64 = self.column(row, column, 0);
+    fn number(&mut self, column: &str, number: i64) -> u32 {
         self.value(column, u32::try_from(number), 0)
     }
+}
+
+/// Reads what [`SELECT_PAGE`] answers. None when that can only be told row by row: something is not of its type.
+pub(crate) fn read_page(
+    page: &SqliteRow,
+    service_key: &ServiceKey,
+) -> Result<Option<Vec<ReadRow>>, sqlx::Error> {
+    let Ok(rows) = serde_json::from_slice::<Vec<Columns>>(page.try_get(0)?) else {
+        return Ok(None);
+    };
+    let mut payloads: &[u8] = page.try_get::<Option<_>, _>(1)?.unwrap_or_default();
+    let mut objects = Vec::with_capacity(rows.len());
+    for columns in rows {
+        let payload = match columns.length.map(|length| payloads.split_at_checked(length)) {
+            None => None,
+            Some(None) => return Ok(None),
+            Some(Some((payload, rest))) => {
+                payloads = rest;
+                // Of its own: what is kept for one object must not keep those of the others.
+                Some(Bytes::copy_from_slice(payload))
+            }
+        };
+        objects.push(object(columns, payload, Problems::default(), service_key));
+    }
+    Ok(Some(objects))
 }
 
 /// Reads a row of [`SELECT`].
 pub(crate) fn read(row: &SqliteRow, service_key: &ServiceKey) -> Result<ReadRow, sqlx::Error> {
     let seq: i64 = row.try_get("seq")?;
     let mut problems = Problems::default();
-
     let id = problems.column(row, "id", Vec::new());
     let id = id_of(seq, &id).unwrap_or_else(|stand_in| {
         problems.0.push("id: it is not a UUID".to_owned());
         stand_in
     });
-    let state = ObjectState::from_code(problems.column(row, "state", 3));
+    let payload: Option<Vec<u8>> = problems.column(row, "bytes", None);
+    let columns = Columns {
+        seq,
+        id: id.as_uuid(),
+        state: problems.column(row, "state", 3),
+        pipeline_id: problems.column(row, "pipeline_id", "unknown").into(),
+        pipeline_position: problems.column(row, "pipeline_position", 0),
+        version: problems.column(row, "version", "").into(),
+        correlation_id: problems.column(row, "correlation_id", "").into(),
+        context_data: problems.column(row, "context_data", "{}").into(),
+        input_kind: problems.column(row, "input_kind", "bytes").into(),
+        input_content_type: problems.column(row, "input_content_type", None),
+        input_topic: problems.column(row, "input_topic", None),
+        attempts: problems.column(row, "attempts", 0),
+        created_at: problems.column(row, "created_at", 0),
+        last_attempt_at: problems.column(row, "last_attempt_at", None),
+        not_before: problems.column(row, "not_before", None),
+        last_error: problems.column(row, "last_error", None),
+        errors: problems.column(row, "errors", None),
+        reason: problems.column(row, "reason", None),
+        destination: problems.column(row, "destination", None),
+        ended_at: problems.column(row, "ended_at", None),
+        payload_bytes: problems.column(row, "payload_bytes", 0),
+        crashes: problems.column(row, "crashes", 0),
+        length: None,
+    };
+    Ok(object(columns, payload.map(Bytes::from), problems, service_key))
+}
+
+/// Makes an object of a row, in which there may be problems already.
+fn object(
+    columns: Columns,
+    payload: Option<Bytes>,
+    mut problems: Problems,
+    service_key: &ServiceKey,
+) -> ReadRow {
+    let time = |millis: Option<i64>| millis.map(Timestamp::from_unix_millis);
+    let state = ObjectState::from_code(columns.state);
     let state = problems.value("state", state, ObjectState::Error);
-    let reason: Option<&str> = problems.column(row, "reason", None);
-    let reason = problems.value("reason", reason.map(ErrorReason::from_name).transpose(), None);
-    let pipeline_id = PipelineId::try_new(problems.column(row, "pipeline_id", "unknown"));
+    let reason = columns.reason.as_deref().map(ErrorReason::from_name).transpose();
+    let reason = problems.value("reason", reason, None);
+    let pipeline_id = PipelineId::try_new(&columns.pipeline_id);
     let pipeline_id = problems.value("pipeline_id", pipeline_id, PipelineId::default_pipeline());
-    let context = serde_json::from_str(problems.column(row, "context_data", "{}"));
+    let context = serde_json::from_str(&columns.context_data);
     let context = problems.value("context_data", context, Default::default());
-    let input = match problems.column(row, "input_kind", "bytes") {
-        name if let Some(form) = delivery_form(name) => StoredInput::Delivery {
-            content_type: problems.present(row, "input_content_type"),
-            topic: problems.present(row, "input_topic"),
+    let mut present =
+        |column, text: Option<String>| problems.value(column, text.ok_or("it is missing"), String::new());
+    let input = match delivery_form(&columns.input_kind) {
+        Some(form) => StoredInput::Delivery {
+            content_type: present("input_content_type", columns.input_content_type),
+            topic: present("input_topic", columns.input_topic),
             form,
         },
-        name => {
-            let kind = DataKind::from_name(name).ok_or_else(|| format!("{name:?} is not known"));
+        None => {
+            let kind = DataKind::from_name(&columns.input_kind)
+                .ok_or_else(|| format!("{:?} is not known", columns.input_kind));
             StoredInput::Bytes {
                 kind: problems.value("input_kind", kind, DataKind::Bytes),
             }
         }
     };
     // A missing payload is null, which is not an empty one.
-    let payload = problems
-        .column(row, "bytes", None::<Vec<u8>>)
-        .ok_or("the payload is missing");
-    let payload = problems.value("bytes", payload, Vec::new());
-    let wanted: i64 = problems.column(row, "payload_bytes", 0);
+    let payload = problems.value("bytes", payload.ok_or("the payload is missing"), Bytes::new());
     let found = semantics::payload_bytes(&context, &payload);
-    if problems.0.is_empty() && usize::try_from(wanted) != Ok(found) {
-        let problem = format!("bytes: there are {found} of {wanted}");
+    if problems.0.is_empty() && usize::try_from(columns.payload_bytes) != Ok(found) {
+        let problem = format!("bytes: there are {found} of {}", columns.payload_bytes);
         problems.0.push(problem);
     }
     let mut object = StoredObject {
-        id,
-        seq,
+        id: StoredObjectId::from_uuid(columns.id),
+        seq: columns.seq,
         service_key: service_key.clone(),
         pipeline_id,
-        position: problems.number(row, "pipeline_position"),
-        version: PipelineVersion::from_stored(problems.column(row, "version", "")),
-        correlation_id: CorrelationId::new(problems.column(row, "correlation_id", "")),
+        position: problems.number("pipeline_position", columns.pipeline_position),
+        version: PipelineVersion::from_stored(columns.version),
+        correlation_id: CorrelationId::new(&columns.correlation_id),
         context,
         input,
-        payload: payload.into(),
-        attempts: problems.number(row, "attempts"),
+        payload,
+        attempts: problems.number("attempts", columns.attempts),
         state,
-        created_at: Timestamp::from_unix_millis(problems.column(row, "created_at", 0)),
-        last_attempt_at: problems.time(row, "last_attempt_at"),
-        not_before: problems.time(row, "not_before"),
-        last_error: problems.column(row, "last_error", None),
-        errors: problems
-            .column(row, "errors", None::<&str>)
+        created_at: Timestamp::from_unix_millis(columns.created_at),
+        last_attempt_at: time(columns.last_attempt_at),
+        not_before: time(columns.not_before),
+        last_error: columns.last_error,
+        errors: columns
+            .errors
+            .as_deref()
             .map(AttemptErrors::from_json)
             .unwrap_or_default(),
         reason,
-        destination: problems
-            .column(row, "destination", None::<&str>)
-            .map(Destination::new),
-        ended_at: problems.time(row, "ended_at"),
-        crashes: problems.number(row, "crashes"),
+        destination: columns.destination.as_deref().map(Destination::new),
+        ended_at: time(columns.ended_at),
+        crashes: problems.number("crashes", columns.crashes),
     };
     if problems.0.is_empty() {
-        return Ok(ReadRow { object, damage: None });
+        return ReadRow { object, damage: None };
     }
     let damage = problems.0.join("; ");
     let noted = object.state == ObjectState::Error && object.reason == Some(ErrorReason::Corrupt);
     object.state = ObjectState::Error;
     object.reason = Some(ErrorReason::Corrupt);
     object.last_error = Some(damage.clone());
-    Ok(ReadRow {
+    ReadRow {
         object,
         damage: (!noted).then_some(damage),
-    })
+    }
 }

@@ -1011,6 +1011,7 @@ async fn no_statement_goes_through_the_whole_table() {
         (reader::RECOUNT, "COVERING INDEX object_queue (app_service_key=?)"),
         (reader::STATS, "counter USING PRIMARY KEY (owner=?)"),
         (row::SELECT, by_place),
+        (row::SELECT_PAGE, by_place),
         (settlement::CHANGE, by_id),
         (settlement::REMOVE, by_id),
         (settlement::REPLACE_PAYLOAD, by_id),

@@ -7,7 +7,7 @@ use edgehold_store::{LaneStatus, semantics};
 use futures_util::TryStreamExt;
 use sqlx::SqliteConnection;
 
-use super::{Candidate, Statement, candidate};
+use super::{Candidate, Place, Statement, candidate};
 use crate::lease::Leases;
 
 /// The destinations objects wait for, by jumping from each to the next.
@@ -77,7 +77,7 @@ pub(crate) async fn unreadable_lanes(
     connection: &mut SqliteConnection,
     service_key: &ServiceKey,
     damaged: Vec<Vec<u8>>,
-) -> Result<Vec<i64>, sqlx::Error> {
+) -> Result<Vec<Place>, sqlx::Error> {
     let mut places = Vec::new();
     for name in damaged {
         let of_lane: Vec<i64> = sqlx::query_scalar(UNREADABLE_LANE)
@@ -85,7 +85,11 @@ pub(crate) async fn unreadable_lanes(
             .bind(name)
             .fetch_all(&mut *connection)
             .await?;
-        places.extend(of_lane);
+        // How large they are is not known: each is read by itself.
+        places.extend(of_lane.into_iter().map(|seq| Place {
+            seq,
+            bytes: usize::MAX,
+        }));
     }
     Ok(places)
 }
