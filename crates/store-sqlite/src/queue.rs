@@ -1,7 +1,7 @@
 //! The queue: requests to the writer, looks through the readers, claims in memory.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -9,7 +9,7 @@ use std::{
 };
 
 use edgehold_core::{
-    BoxFuture, ObjectState, PipelineId, ServiceKey, StoredObject, StoredObjectId, Timestamp, retry::Verdict,
+    BoxFuture, ObjectState, PipelineId, ServiceKey, StoredObject, Timestamp, retry::Verdict,
 };
 use edgehold_store::{
     Claim, ErrorGroup, ErrorPage, Evicted, Eviction, LaneStatus, ListRequest, Moved, ObjectFilter, Page,
@@ -351,11 +351,10 @@ impl SqliteQueue {
             let page = reader::claim::choose(&mut connection, &self.service_key, &claim, &self.leases)
                 .await
                 .map_err(|error| self.failed(error))?;
-            let places = page.places();
-            let Some(last) = places.last() else {
+            let Some(last) = page.places().last().copied() else {
                 return Ok(Vec::new());
             };
-            let rows = reader::read(&mut connection, &self.service_key, &places)
+            let rows = reader::read(&mut connection, &self.service_key, page.places())
                 .await
                 .map_err(|error| self.failed(error))?;
             drop(connection);
@@ -402,12 +401,7 @@ impl SqliteQueue {
                 Err(error) => return Err(error),
             }
         }
-        page.hand_out(
-            &objects
-                .iter()
-                .map(|object| object.id)
-                .collect::<HashSet<StoredObjectId>>(),
-        );
+        page.hand_out(&objects);
         Ok(objects)
     }
 

@@ -8,7 +8,7 @@ pub(crate) mod lanes;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use edgehold_core::{ErrorReason, ObjectState, PipelineId, ServiceKey, StoredObjectId, Timestamp};
+use edgehold_core::{ErrorReason, ObjectState, PipelineId, ServiceKey, Timestamp};
 use edgehold_store::{ErrorGroup, ListRequest, ObjectFilter, StateCount, StoreStats, semantics};
 use futures_util::TryStreamExt;
 use sqlx::{
@@ -19,8 +19,7 @@ use sqlx::{
 
 use crate::{
     filter::{self, filtered},
-    lease::LeasedPage,
-    row::{self, ReadRow, id_of},
+    row::{self, ReadRow},
 };
 
 /// Objects are read together as long as their payloads have no more bytes than this.
@@ -29,7 +28,7 @@ const READ_BYTES: usize = 128 << 10;
 /// What a [`Candidate`] is made of.
 macro_rules! candidate {
     ($($rest:literal),*) => {
-        concat!("SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM object ", $($rest),*)
+        concat!("SELECT seq, payload_bytes, last_attempt_at, not_before FROM object ", $($rest),*)
     };
 }
 
@@ -75,16 +74,13 @@ pub(crate) const STATS: &str = "
 
 /// What is known of an object before it is read.
 struct Candidate {
-    seq: i64,
-    id: StoredObjectId,
-    payload_bytes: usize,
+    place: Place,
     last_attempt_at: Option<Timestamp>,
     not_before: Option<Timestamp>,
 }
 
 impl Candidate {
     fn of(row: &SqliteRow) -> Result<Self, sqlx::Error> {
-        let seq = row.try_get("seq")?;
         let time = |column| {
             Ok::<_, sqlx::Error>(
                 row.try_get::<Option<i64>, _>(column)?
@@ -92,9 +88,7 @@ impl Candidate {
             )
         };
         Ok(Self {
-            seq,
-            id: id_of(seq, row.try_get("id")?).unwrap_or_else(|stand_in| stand_in),
-            payload_bytes: usize::try_from(row.try_get::<i64, _>("payload_bytes")?).unwrap_or(0),
+            place: Place::new(row.try_get("seq")?, row.try_get("payload_bytes")?),
             last_attempt_at: time("last_attempt_at")?,
             not_before: time("not_before")?,
         })
@@ -102,11 +96,6 @@ impl Candidate {
 
     fn due_at(&self, interval: Duration, now: Timestamp) -> Timestamp {
         semantics::due_at(self.last_attempt_at, self.not_before, interval, now)
-    }
-
-    /// Puts it on the page; false when the page has ended.
-    fn join(&self, page: &mut LeasedPage) -> bool {
-        page.offer(self.seq, self.id, self.payload_bytes)
     }
 }
 
@@ -135,6 +124,14 @@ pub(crate) async fn is_waiting(
 pub(crate) struct Place {
     pub(crate) seq: i64,
     pub(crate) bytes: usize,
+}
+
+impl Place {
+    /// With the column `payload_bytes`, which may be damaged.
+    fn new(seq: i64, payload_bytes: i64) -> Self {
+        let bytes = usize::try_from(payload_bytes).unwrap_or(0);
+        Self { seq, bytes }
+    }
 }
 
 /// Reads objects by their places, in order. One that has left is left out.
@@ -211,9 +208,9 @@ pub(crate) async fn list(
             let next = page.last().map(|place| place.seq);
             return Ok((page, next));
         }
-        let bytes = usize::try_from(payload_bytes).unwrap_or(0);
-        total = total.saturating_add(bytes);
-        page.push(Place { seq, bytes });
+        let place = Place::new(seq, payload_bytes);
+        total = total.saturating_add(place.bytes);
+        page.push(place);
     }
     Ok((page, None))
 }

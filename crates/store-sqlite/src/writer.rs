@@ -213,7 +213,7 @@ impl Writer {
         // Looked up before: what a verdict makes claimable may be somebody else's as soon as it is on the disk.
         let ended: Vec<_> = works
             .iter()
-            .map(|work| self.leases.claimed(work.settled()))
+            .map(|work| self.leases.held(work.settled()))
             .collect();
         let done = if works.len() > 1 {
             self.file.together(&works).await.ok()
@@ -231,7 +231,7 @@ impl Writer {
             };
             if outcome.is_ok() {
                 self.leases.cleared(work.settled());
-                self.leases.release(&ended);
+                self.leases.release(ended.into_values());
             }
             // A caller that has gone is no reason not to have written.
             let _ = answer.send(outcome);

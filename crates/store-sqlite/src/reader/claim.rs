@@ -10,26 +10,35 @@ use edgehold_store::{Claim, Eviction, Lane, Suspects};
 use futures_util::TryStreamExt;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
-use super::{Candidate, Statement, candidate, lanes::destinations, places_json};
+use super::{Candidate, Place, Statement, candidate, lanes::destinations, places_json};
 use crate::lease::{LeasedPage, Leases};
 
 /// Objects near the cursor that are looked at first.
 const NEAR: i64 = 2_048;
+/// No limit.
+const ALL: i64 = -1;
 /// Due objects up to which they are all looked at.
 const FEW: usize = 512;
 
-/// A part of the queue in order, as far as it may run: `?4` is the latest end of an attempt that has rested, `?6` the
-/// latest moment up to which one may have been asked to wait.
+/// The first `?3` objects of a part of the queue, and of them, in order, the first `?8` that may run and are not left out
+/// (`?7`): `?4` is the latest end of an attempt that has rested, `?6` the latest moment up to which one may have been
+/// asked to wait. One row: a list of places, and a list of sizes. What is inside comes out in its order, and as far as it
+/// is asked for, because SQLite runs it beside what is outside (a co-routine).
 macro_rules! walk {
     ($index:literal, $lane:literal) => {
-        candidate!(
-            "INDEXED BY ",
+        concat!(
+            "SELECT json_group_array(seq), json_group_array(payload_bytes) FROM (
+                SELECT object.seq, payload_bytes FROM (
+                    SELECT seq, last_attempt_at, not_before FROM object INDEXED BY ",
             $index,
-            " WHERE app_service_key = ?1 AND state = 2 AND seq > ?2 AND seq <= ?3",
-            " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
-            " AND (not_before IS NULL OR not_before <= ?6)",
+            " WHERE app_service_key = ?1 AND state = 2 AND seq > ?2 ",
             $lane,
-            " ORDER BY seq"
+            " ORDER BY seq LIMIT ?3
+                ) AS part CROSS JOIN object NOT INDEXED ON object.seq = part.seq
+                WHERE (part.last_attempt_at IS NULL OR part.last_attempt_at <= ?4 OR part.last_attempt_at > ?5)
+                  AND (part.not_before IS NULL OR part.not_before <= ?6)
+                  AND part.seq NOT IN (SELECT value FROM json_each(?7))
+                LIMIT ?8)"
         )
     };
 }
@@ -45,24 +54,24 @@ pub(crate) const NEAR_END_IN_LANE: &str = "
     ORDER BY seq LIMIT 1 OFFSET ?3";
 
 pub(crate) const WALK: &str = walk!("object_queue", "");
-pub(crate) const WALK_IN_LANE: &str = walk!("object_lane", " AND destination IS ?7");
+pub(crate) const WALK_IN_LANE: &str = walk!("object_lane", "AND destination IS ?9");
 
 /// Objects of a lane that may run, in no order, at most `?5` of each kind: never attempted, attempted long ago,
 /// attempted in the future, asked to wait until a moment that has come.
 pub(crate) const DUE: &str = "
-    SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM (
+    SELECT seq, payload_bytes, last_attempt_at, not_before FROM (
         SELECT * FROM object INDEXED BY object_rested
         WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2
           AND not_before IS NULL AND last_attempt_at IS NULL LIMIT ?5)
-    UNION ALL SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM (
+    UNION ALL SELECT seq, payload_bytes, last_attempt_at, not_before FROM (
         SELECT * FROM object INDEXED BY object_rested
         WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2
           AND not_before IS NULL AND last_attempt_at <= ?3 LIMIT ?5)
-    UNION ALL SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM (
+    UNION ALL SELECT seq, payload_bytes, last_attempt_at, not_before FROM (
         SELECT * FROM object INDEXED BY object_rested
         WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2
           AND not_before IS NULL AND last_attempt_at > max(?3, ?4) LIMIT ?5)
-    UNION ALL SELECT seq, id, payload_bytes, last_attempt_at, not_before FROM (
+    UNION ALL SELECT seq, payload_bytes, last_attempt_at, not_before FROM (
         SELECT * FROM object INDEXED BY object_asked_to_wait
         WHERE app_service_key = ?1 AND destination IS ?2 AND state = 2
           AND not_before IS NOT NULL AND not_before <= ?6 LIMIT ?5)";
@@ -71,7 +80,7 @@ pub(crate) const DUE: &str = "
 macro_rules! suspects {
     ($($rest:literal),*) => {
         concat!(
-            "SELECT seq, id, payload_bytes, last_attempt_at, not_before, pipeline_id, device FROM object NOT INDEXED",
+            "SELECT seq, payload_bytes, last_attempt_at, not_before, pipeline_id, device FROM object NOT INDEXED",
             " WHERE seq IN (SELECT value FROM json_each(?2)) AND app_service_key = ?1 AND state = 2 AND seq > ?3",
             " AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)",
             " AND (not_before IS NULL OR not_before <= ?8) AND (?6 OR destination IS ?7)",
@@ -118,7 +127,7 @@ pub(crate) const HEADS: &str = "
                 ORDER BY seq LIMIT 1)
         FROM named WHERE named.device IS NOT NULL
     )
-    SELECT object.seq, id, payload_bytes, last_attempt_at, not_before, pipeline_id, device
+    SELECT object.seq, payload_bytes, last_attempt_at, not_before, pipeline_id, device
     FROM head CROSS JOIN object NOT INDEXED ON object.seq = head.seq
     WHERE state = 2 AND object.seq > ?3
       AND (last_attempt_at IS NULL OR last_attempt_at <= ?4 OR last_attempt_at > ?5)
@@ -195,11 +204,12 @@ impl<'a> Wanted<'a> {
         query.fetch_optional(connection).await
     }
 
-    /// Goes through a part of the queue in order; true when the page has not ended with it.
+    /// Goes through the queue in order, from behind a place and past so many objects (all: -1); true when the page has
+    /// not ended with them.
     async fn walk(
         &self,
         connection: &mut SqliteConnection,
-        (after, end): (i64, i64),
+        (mut after, objects): (i64, i64),
         page: &mut LeasedPage,
     ) -> Result<bool, sqlx::Error> {
         let destination = self.destination();
@@ -207,17 +217,32 @@ impl<'a> Wanted<'a> {
             None => WALK,
             Some(_) => WALK_IN_LANE,
         };
-        let mut query = sqlx::query(statement)
-            .bind(self.service_key.as_str())
-            .bind(after)
-            .bind(end)
-            .bind(self.rested_since)
-            .bind(self.now)
-            .bind(self.waited_until);
-        if let Some(destination) = destination {
-            query = query.bind(destination);
+        loop {
+            let room = page.room();
+            let mut query = sqlx::query(statement)
+                .bind(self.service_key.as_str())
+                .bind(after)
+                .bind(objects)
+                .bind(self.rested_since)
+                .bind(self.now)
+                .bind(self.waited_until)
+                .bind(places_json(&page.leaves_out(after)))
+                .bind(i64::try_from(room).unwrap_or(i64::MAX));
+            if let Some(destination) = destination {
+                query = query.bind(destination);
+            }
+            let row = query.fetch_one(&mut *connection).await?;
+            let (seqs, sizes) = (numbers(&row, 0)?, numbers(&row, 1)?);
+            let mut places = seqs.iter().zip(sizes).map(|(seq, bytes)| Place::new(*seq, bytes));
+            if !places.all(|place| page.offer(place)) {
+                return Ok(false);
+            }
+            match seqs.last() {
+                // Some were claimed by others meanwhile.
+                Some(last) if seqs.len() == room && page.room() > 0 => after = *last,
+                _ => return Ok(page.room() > 0),
+            }
         }
-        offer(connection, query, page).await
     }
 
     /// All that may run, in order, unless it is many.
@@ -256,7 +281,7 @@ impl<'a> Wanted<'a> {
             };
             candidate.last_attempt_at.is_none_or(rested)
         });
-        found.sort_by_key(|candidate| candidate.seq);
+        found.sort_by_key(|candidate| candidate.place.seq);
         Ok(Some(found))
     }
 
@@ -283,7 +308,7 @@ impl<'a> Wanted<'a> {
             if self.ordered && is_held_back(&row, page)? {
                 continue;
             }
-            if !Candidate::of(&row)?.join(page) {
+            if !page.offer(Candidate::of(&row)?.place) {
                 break;
             }
         }
@@ -334,16 +359,21 @@ impl<'a> Wanted<'a> {
                 && let Some(row) = rows.try_next().await?
             {
                 let candidate = Candidate::of(&row)?;
-                if page.takes(candidate.id) {
+                if page.takes(candidate.place.seq) {
                     free += 1;
                     found.push(candidate);
                 }
             }
         }
-        found.sort_by_key(|candidate| candidate.seq);
-        found.iter().all(|candidate| candidate.join(page));
+        found.sort_by_key(|candidate| candidate.place.seq);
+        found.iter().all(|candidate| page.offer(candidate.place));
         Ok(())
     }
+}
+
+/// A column that is a list of numbers.
+fn numbers(row: &SqliteRow, column: usize) -> Result<Vec<i64>, sqlx::Error> {
+    serde_json::from_slice(row.try_get(column)?).map_err(|error| sqlx::Error::Decode(error.into()))
 }
 
 /// Whether another object of the same pipeline and device is claimed.
@@ -364,7 +394,7 @@ async fn offer(
 ) -> Result<bool, sqlx::Error> {
     let mut rows = statement.fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        if !Candidate::of(&row)?.join(page) {
+        if !page.offer(Candidate::of(&row)?.place) {
             return Ok(false);
         }
     }
@@ -391,21 +421,24 @@ pub(crate) async fn choose(
         wanted.in_order(connection, claim.limit.max(1), &mut page).await?;
         return Ok(page);
     }
-    let near_end = wanted.near_end(connection).await?;
-    let part = (claim.after_seq, near_end.unwrap_or(i64::MAX));
-    let goes_on = wanted.walk(connection, part, &mut page).await?;
-    let Some(near_end) = near_end.filter(|_| goes_on) else {
+    if !wanted
+        .walk(connection, (claim.after_seq, NEAR), &mut page)
+        .await?
+    {
+        return Ok(page);
+    }
+    let Some(near_end) = wanted.near_end(connection).await? else {
         return Ok(page);
     };
     match wanted.few(connection).await? {
         Some(candidates) => {
             candidates
                 .iter()
-                .filter(|candidate| candidate.seq > near_end)
-                .all(|candidate| candidate.join(&mut page));
+                .filter(|candidate| candidate.place.seq > near_end)
+                .all(|candidate| page.offer(candidate.place));
         }
         None => {
-            wanted.walk(connection, (near_end, i64::MAX), &mut page).await?;
+            wanted.walk(connection, (near_end, ALL), &mut page).await?;
         }
     }
     Ok(page)
@@ -426,7 +459,7 @@ pub(crate) async fn choose_oldest(
             break;
         }
         match rows.try_next().await? {
-            Some(row) if Candidate::of(&row)?.join(&mut page) => {}
+            Some(row) if page.offer(Candidate::of(&row)?.place) => {}
             _ => break,
         }
     }

@@ -123,7 +123,7 @@ impl LaneLook<'_> {
         let mut rows = self.query(statement).fetch(connection);
         while let Some(row) = rows.try_next().await? {
             let candidate = Candidate::of(&row)?;
-            if !self.leases.contains(candidate.id) {
+            if !self.leases.contains(candidate.place.seq) {
                 return Ok(Some(candidate));
             }
         }
@@ -184,7 +184,7 @@ impl LaneLook<'_> {
                 if candidate.not_before >= Some(best) {
                     break;
                 }
-                if !self.leases.contains(candidate.id) {
+                if !self.leases.contains(candidate.place.seq) {
                     best = best.min(self.due_at(&candidate));
                 }
             }
