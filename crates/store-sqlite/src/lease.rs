@@ -104,6 +104,10 @@ impl Leases {
         self.known().suspects.extend(found);
     }
 
+    pub(crate) fn has_suspects(&self) -> bool {
+        !self.known().suspects.is_empty()
+    }
+
     /// The places of those that were in flight at a crash.
     pub(crate) fn suspects(&self) -> Vec<i64> {
         self.known().suspects.keys().copied().collect()

@@ -32,6 +32,7 @@
 mod error;
 mod files;
 mod filter;
+mod in_flight;
 mod lease;
 mod order;
 mod queue;

@@ -124,13 +124,12 @@ impl SqliteQueue {
             max_bytes,
             queue.service_key.clone(),
             lock,
-            &queue.leases,
+            queue.leases.clone(),
         )
         .await?;
         let writer = Writer {
             requests,
             file: writing,
-            leases: queue.leases.clone(),
         };
         Ok((queue, writer))
     }

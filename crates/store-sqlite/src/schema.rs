@@ -23,6 +23,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "attempt errors",
         include_str!("../../../migrations/sqlite/0002_attempt_errors.sql"),
     ),
+    (
+        3,
+        "in flight",
+        include_str!("../../../migrations/sqlite/0003_in_flight.sql"),
+    ),
 ];
 
 /// The newest version this build knows.

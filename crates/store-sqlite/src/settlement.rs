@@ -3,7 +3,7 @@
 //! A page becomes a handful of statements however long it is: its lists go in as one JSON text each. Only payloads that are
 //! replaced are written one by one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use edgehold_core::{
@@ -79,6 +79,11 @@ pub(crate) const REMOVE: &str = "
     DELETE FROM object INDEXED BY object_id
     WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND app_service_key = ?2";
 
+/// What is claimed is known by its place.
+pub(crate) const REMOVE_AT: &str = "
+    DELETE FROM object NOT INDEXED
+    WHERE seq IN (SELECT value FROM json_each(?1)) AND app_service_key = ?2";
+
 /// Verdicts of which no two are for the same object, so that their order does not matter.
 #[derive(Debug, Default)]
 struct Step {
@@ -87,17 +92,31 @@ struct Step {
     payloads: Vec<(StoredObjectId, Bytes)>,
     releases: Vec<String>,
     removals: Vec<String>,
+    /// Of those that are claimed, by their places.
+    removals_at: Vec<i64>,
     /// Everything but the removals, whose marks leave with them.
     unmarked: Vec<String>,
 }
 
 /// Verdicts to write, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Settlement {
+    /// The places of the claimed objects among them.
+    held: HashMap<StoredObjectId, i64>,
     steps: Vec<Step>,
 }
 
 impl Settlement {
+    pub(crate) fn new(held: HashMap<StoredObjectId, i64>) -> Self {
+        let steps = Vec::new();
+        Self { held, steps }
+    }
+
+    /// The places of the claimed objects it has a verdict for.
+    pub(crate) fn ended(&self) -> Vec<i64> {
+        self.held.values().copied().collect()
+    }
+
     /// Adds verdicts behind those that are there.
     pub(crate) fn extend<'a>(&mut self, verdicts: impl IntoIterator<Item = &'a Verdict>) {
         for verdict in verdicts {
@@ -109,32 +128,36 @@ impl Settlement {
                 self.steps.push(Step::default());
             }
             let step = self.steps.last_mut().expect("one was pushed if there was none");
-            step.add(verdict);
+            step.add(verdict, self.held.get(&verdict.id).copied());
         }
     }
 
-    /// Writes it; answers how many objects left.
+    /// Writes it; answers how many objects left. Without suspects no object has a row of crashes to end.
     pub(crate) async fn write(
         &self,
         connection: &mut SqliteConnection,
         service_key: &ServiceKey,
+        has_suspects: bool,
     ) -> Result<u64, sqlx::Error> {
         let mut removed = 0;
         for step in &self.steps {
-            removed += step.write(connection, service_key).await?;
+            removed += step.write(connection, service_key, has_suspects).await?;
         }
         Ok(removed)
     }
 }
 
 impl Step {
-    fn add(&mut self, verdict: &Verdict) {
+    fn add(&mut self, verdict: &Verdict, seq: Option<i64>) {
         self.ids.insert(verdict.id);
-        let id = hex(verdict.id);
         if verdict.action == Action::Remove {
-            self.removals.push(id);
+            match seq {
+                Some(seq) => self.removals_at.push(seq),
+                None => self.removals.push(hex(verdict.id)),
+            }
             return;
         }
+        let id = hex(verdict.id);
         self.unmarked.push(id.clone());
         let (mut change, failure, moved) = match &verdict.action {
             Action::Remove => return,
@@ -207,6 +230,7 @@ impl Step {
         &self,
         connection: &mut SqliteConnection,
         service_key: &ServiceKey,
+        has_suspects: bool,
     ) -> Result<u64, sqlx::Error> {
         for (id, payload) in &self.payloads {
             sqlx::query(REPLACE_PAYLOAD)
@@ -223,22 +247,27 @@ impl Step {
                 .execute(&mut *connection)
                 .await?;
         }
-        for (statement, ids) in [(RELEASE, &self.releases), (UNMARK, &self.unmarked)] {
-            if !ids.is_empty() {
-                sqlx::query(statement)
-                    .bind(json!(ids).to_string())
-                    .bind(service_key.as_str())
-                    .execute(&mut *connection)
-                    .await?;
-            }
+        let mut run = async |statement, list: Value| {
+            let query = sqlx::query(statement)
+                .bind(list.to_string())
+                .bind(service_key.as_str());
+            let done = query.execute(&mut *connection).await?;
+            Ok::<_, sqlx::Error>(done.rows_affected())
+        };
+        if !self.releases.is_empty() {
+            run(RELEASE, json!(self.releases)).await?;
         }
-        if self.removals.is_empty() {
-            return Ok(0);
+        if has_suspects && !self.unmarked.is_empty() {
+            run(UNMARK, json!(self.unmarked)).await?;
         }
-        let removal = sqlx::query(REMOVE)
-            .bind(json!(self.removals).to_string())
-            .bind(service_key.as_str());
-        Ok(removal.execute(connection).await?.rows_affected())
+        let mut removed = 0;
+        if !self.removals.is_empty() {
+            removed += run(REMOVE, json!(self.removals)).await?;
+        }
+        if !self.removals_at.is_empty() {
+            removed += run(REMOVE_AT, json!(self.removals_at)).await?;
+        }
+        Ok(removed)
     }
 }
 

@@ -139,10 +139,12 @@ async fn a_file_of_the_first_version_is_brought_up_to_date() {
     append(&queue, &[object(1)]).await;
     queue.close().await;
     let mut connection = raw(&folder).await;
-    sqlx::raw_sql("ALTER TABLE object DROP COLUMN errors; DELETE FROM _sqlx_migrations WHERE version = 2")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    for undo in [
+        WITHOUT_IN_FLIGHT,
+        "ALTER TABLE object DROP COLUMN errors; DELETE FROM _sqlx_migrations WHERE version = 2",
+    ] {
+        sqlx::raw_sql(undo).execute(&mut connection).await.unwrap();
+    }
     connection.close().await.unwrap();
     // when an attempt fails
     let queue = open(&folder).await;
@@ -154,6 +156,86 @@ async fn a_file_of_the_first_version_is_brought_up_to_date() {
     let kept = queue.list(list(ObjectState::Failed)).await.unwrap().objects;
     assert_eq!(kept[0].payload, object(1).payload);
     assert_eq!(kept[0].errors.as_slice()[0].attempt, 2);
+}
+
+/// The schema as it was in version 2.
+const WITHOUT_IN_FLIGHT: &str = "
+    DROP TABLE in_flight;
+    ALTER TABLE crash_mark ADD COLUMN claimed INTEGER NOT NULL DEFAULT 0;
+    DELETE FROM _sqlx_migrations WHERE version = 3";
+
+#[tokio::test]
+async fn what_an_earlier_version_had_in_flight_at_a_crash_is_suspect() {
+    // given a file of the second version, of a process that ended while it had two objects in hand, one of them with a
+    // crash behind it, and had given back a third that was suspect
+    let folder = folder();
+    let queue = open(&folder).await;
+    append(&queue, &[object(1), object(2), object(3), object(4)]).await;
+    queue.close().await;
+    let mut connection = raw(&folder).await;
+    let marks = "INSERT INTO crash_mark (seq, claimed, crashes) VALUES (1, 1, 0), (2, 1, 1), (3, 0, 1)";
+    for statement in [WITHOUT_IN_FLIGHT, marks] {
+        sqlx::raw_sql(statement).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    // when it is opened by this one
+    let queue = open(&folder).await;
+    // then that start has counted
+    let kept = queue.list(list(ObjectState::Failed)).await.unwrap().objects;
+    let crashes: Vec<_> = kept.iter().map(|object| object.crashes).collect();
+    assert_eq!(crashes, [1, 2, 0, 0]);
+    let suspects = Claim {
+        suspects: Suspects::Only,
+        ..claim()
+    };
+    assert_eq!(queue.claim(suspects).await.unwrap(), kept[..2]);
+    assert_eq!(queue.claim(claim()).await.unwrap(), kept[2..]);
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_in_the_file_as_long_as_it_is() {
+    let folder = folder();
+    let queue = open(&folder).await;
+    let objects: Vec<_> = (1..=600).map(object).collect();
+    append(&queue, &objects).await;
+    let mut connection = raw(&folder).await;
+    let mut noted = async || {
+        let places = "SELECT place.value FROM in_flight, json_each(places) AS place ORDER BY 1";
+        let rows = "SELECT count(*) FROM in_flight";
+        let places: Vec<i64> = sqlx::query_scalar(places)
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let rows: i64 = sqlx::query_scalar(rows).fetch_one(&mut connection).await.unwrap();
+        (places, rows)
+    };
+    // given pages that were handed out
+    for limit in [200, 300] {
+        let page = Claim { limit, ..claim() };
+        assert_eq!(queue.claim(page).await.unwrap().len(), limit);
+    }
+    // then they are there, in a row for each 256 places
+    assert_eq!(noted().await, ((1..=500).collect(), 2));
+    // when there are verdicts for some, of each kind
+    for (part, action) in [
+        (&objects[..100], Action::Remove),
+        (&objects[100..256], failed_again()),
+        (&objects[400..500], Action::RELEASE),
+    ] {
+        queue.settle(&verdicts(part, &action)).await.unwrap();
+    }
+    // then the others are there
+    assert_eq!(noted().await, ((257..=400).collect(), 1));
+    // and what is handed out again is there again
+    let again = Claim {
+        limit: 1,
+        after_seq: 450,
+        ..claim()
+    };
+    assert_eq!(queue.claim(again).await.unwrap()[0].seq, 451);
+    assert_eq!(noted().await, ((257..=400).chain([451]).collect(), 1));
+    queue.settle(&verdicts(&objects, &Action::Remove)).await.unwrap();
+    assert_eq!(noted().await, (Vec::new(), 0));
 }
 
 #[tokio::test]
@@ -179,7 +261,7 @@ async fn a_newer_schema_is_refused_and_untouched() {
             .err(),
     ] {
         assert!(
-            matches!(error, Some(StoreError::NewerSchema { found: 99, known: 2 })),
+            matches!(error, Some(StoreError::NewerSchema { found: 99, known: 3 })),
             "{error:?}"
         );
     }
@@ -996,7 +1078,6 @@ async fn no_statement_goes_through_the_whole_table() {
         (recover::COUNT, by_place),
         (recover::UNMARK_ENDED, by_place),
         (recover::SUSPECTS, by_place),
-        (writer::MARK, by_place),
         (writer::SET_ASIDE, by_place),
         (settlement::RELEASE, by_id),
         (settlement::UNMARK, by_id),
@@ -1015,6 +1096,7 @@ async fn no_statement_goes_through_the_whole_table() {
         (row::SELECT_PAGE, by_place),
         (settlement::CHANGE, by_id),
         (settlement::REMOVE, by_id),
+        (settlement::REMOVE_AT, by_place),
         (settlement::REPLACE_PAYLOAD, by_id),
         (insert::FIND, by_id),
     ];

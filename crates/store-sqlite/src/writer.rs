@@ -24,6 +24,7 @@ use tokio::{
 use crate::{
     error::{is_full, is_refusal, refusal, store_error},
     files::{Lock, Reserve},
+    in_flight::{InFlight, Rows},
     lease::Leases,
     row::{NewRow, id_column},
     settlement::Settlement,
@@ -132,7 +133,6 @@ pub(crate) struct Damage {
 pub struct Writer {
     pub(crate) requests: mpsc::Receiver<Request>,
     pub(crate) file: Writing,
-    pub(crate) leases: Leases,
 }
 
 /// The file as the writer has it open.
@@ -140,6 +140,10 @@ pub(crate) struct Writing {
     name: String,
     options: SqliteConnectOptions,
     service_key: ServiceKey,
+    leases: Leases,
+    in_flight: InFlight,
+    /// What of it the transaction under way makes different.
+    noted: Rows,
     /// None after a failure that may have left it in any state: the next request opens it anew.
     connection: Option<SqliteConnection>,
     next_seq: i64,
@@ -213,7 +217,7 @@ impl Writer {
         // Looked up before: what a verdict makes claimable may be somebody else's as soon as it is on the disk.
         let ended: Vec<_> = works
             .iter()
-            .map(|work| self.leases.held(work.settled()))
+            .map(|work| self.file.leases.held(work.settled()))
             .collect();
         let done = if works.len() > 1 {
             self.file.together(&works).await.ok()
@@ -230,8 +234,8 @@ impl Writer {
                 None => self.file.alone(work).await,
             };
             if outcome.is_ok() {
-                self.leases.cleared(work.settled());
-                self.leases.release(ended.into_values());
+                self.file.leases.cleared(work.settled());
+                self.file.leases.release(ended.into_values());
             }
             // A caller that has gone is no reason not to have written.
             let _ = answer.send(outcome);
@@ -247,7 +251,7 @@ impl Writing {
         max_bytes: Option<u64>,
         service_key: ServiceKey,
         lock: Lock,
-        leases: &Leases,
+        leases: Leases,
     ) -> Result<Self, StoreError> {
         let mut options = options
             .auto_vacuum(SqliteAutoVacuum::Incremental)
@@ -270,6 +274,9 @@ impl Writing {
             name,
             options,
             service_key,
+            leases,
+            in_flight: InFlight::default(),
+            noted: Rows::new(),
             connection: None,
             next_seq: 0,
             removed: 0,
@@ -286,7 +293,7 @@ impl Writing {
             .await
             .map_err(|error| store_error(&file.name, error))?;
         recovered.report(&file.service_key);
-        leases.suspect(recovered.suspects);
+        file.leases.suspect(recovered.suspects);
         file.keep(connection)
             .await
             .map_err(|error| store_error(&file.name, error))?;
@@ -331,9 +338,14 @@ impl Writing {
                 Err(error) => Err(error),
             }
         };
-        match outcome.await {
+        let outcome = outcome.await;
+        let noted = std::mem::take(&mut self.noted);
+        match outcome {
             Ok(outcome) => {
                 self.connection = Some(connection);
+                if outcome.is_ok() {
+                    self.in_flight.is_now(noted);
+                }
                 outcome
             }
             Err(error) => {
@@ -344,9 +356,21 @@ impl Writing {
         }
     }
 
+    /// Writes that objects at these places are handed out, and that those at others are not any more.
+    async fn note(
+        &mut self,
+        connection: &mut SqliteConnection,
+        begun: &[i64],
+        ended: &[i64],
+    ) -> Result<(), sqlx::Error> {
+        let changed = self.in_flight.write(connection, &self.service_key, begun, ended);
+        self.noted = changed.await?;
+        Ok(())
+    }
+
     /// Writes a group in one transaction, but for what has to be written alone and afterwards: none is answered for it.
     async fn together(&mut self, works: &[Work]) -> Result<Vec<Option<Done>>, sqlx::Error> {
-        let mut settlement = Settlement::default();
+        let mut settlement = Settlement::new(self.leases.held(works.iter().flat_map(Work::settled)));
         for work in works {
             if let Work::Settle(verdicts) = work {
                 settlement.extend(verdicts);
@@ -354,6 +378,7 @@ impl Writing {
         }
         self.transaction(async |file, connection| {
             let mut done = Vec::with_capacity(works.len());
+            let mut begun = Vec::new();
             let mut rows = Vec::new();
             let mut waiting = Waiting::Unknown;
             for work in works {
@@ -378,7 +403,7 @@ impl Writing {
                         Done::Written
                     }
                     Work::Mark(places) => {
-                        mark(connection, places).await?;
+                        begun.extend_from_slice(places);
                         Done::Written
                     }
                     // The others are not written together.
@@ -387,7 +412,11 @@ impl Writing {
             }
             insert::all(connection, file.next_seq, &rows).await?;
             file.next_seq += i64::try_from(rows.len()).unwrap_or(i64::MAX);
-            file.removed += settlement.write(connection, &file.service_key).await?;
+            file.note(connection, &begun, &settlement.ended()).await?;
+            let has_suspects = file.leases.has_suspects();
+            file.removed += settlement
+                .write(connection, &file.service_key, has_suspects)
+                .await?;
             Ok(done)
         })
         .await
@@ -428,22 +457,30 @@ impl Writing {
             };
         }
         self.transaction(async |file, connection| {
+            let has_suspects = file.leases.has_suspects();
+            match work {
+                Work::Mark(places) => file.note(connection, places, &[]).await?,
+                Work::Settle(_) => {
+                    let ended: Vec<_> = file.leases.held(work.settled()).into_values().collect();
+                    file.note(connection, &[], &ended).await?;
+                }
+                Work::Evict(places) | Work::TooOld(places, _) => file.note(connection, &[], places).await?,
+                _ => {}
+            }
             let service_key = &file.service_key;
             let (done, removed) = match work {
                 Work::Append(..) => (Done::Written, 0),
                 Work::Settle(verdicts) => {
-                    let mut settlement = Settlement::default();
+                    let mut settlement = Settlement::new(file.leases.held(work.settled()));
                     settlement.extend(verdicts);
-                    (Done::Written, settlement.write(connection, service_key).await?)
+                    let removed = settlement.write(connection, service_key, has_suspects).await?;
+                    (Done::Written, removed)
                 }
                 Work::SetAside(damaged) => {
                     set_aside(connection, damaged).await?;
                     (Done::Written, 0)
                 }
-                Work::Mark(places) => {
-                    mark(connection, places).await?;
-                    (Done::Written, 0)
-                }
+                Work::Mark(_) => (Done::Written, 0),
                 Work::Evict(places) => {
                     let evicted = maintain::evict(connection, service_key, places).await?;
                     let removed = u64::try_from(evicted.len()).unwrap_or(u64::MAX);
@@ -600,17 +637,6 @@ impl Waiting {
         Ok(())
     }
 }
-
-async fn mark(connection: &mut SqliteConnection, places: &[i64]) -> Result<(), sqlx::Error> {
-    let places = serde_json::to_string(places).expect("numbers are always JSON");
-    sqlx::query(MARK).bind(places).execute(connection).await.map(drop)
-}
-
-/// An object that has left since it was chosen needs no mark, and could not have one.
-pub(crate) const MARK: &str = "
-    INSERT INTO crash_mark (seq, claimed, crashes)
-    SELECT seq, 1, 0 FROM object NOT INDEXED WHERE seq IN (SELECT value FROM json_each(?1))
-    ON CONFLICT DO UPDATE SET claimed = 1";
 
 /// What waits of each pipeline and device: its order.
 pub(crate) const INDEX_DEVICES: &str = "

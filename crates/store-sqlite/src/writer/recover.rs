@@ -6,19 +6,26 @@ use sqlx::{Connection, SqliteConnection};
 
 use crate::row::id_of;
 
-/// Handed out at no crash: not in a row any more.
+/// Not handed out at this crash: not in a row any more.
 pub(crate) const FORGET: &str = "
     DELETE FROM crash_mark
-    WHERE claimed = 0 AND (SELECT app_service_key FROM object WHERE object.seq = crash_mark.seq) = ?1";
+    WHERE (SELECT app_service_key FROM object WHERE object.seq = crash_mark.seq) = ?1
+      AND seq NOT IN (SELECT place.value FROM in_flight, json_each(places) AS place WHERE owner = ?1)";
 
+/// What has left since then counts no more.
 pub(crate) const COUNT: &str = "
-    UPDATE crash_mark SET claimed = 0, crashes = crashes + 1
-    WHERE (SELECT app_service_key FROM object WHERE object.seq = crash_mark.seq) = ?1";
+    INSERT INTO crash_mark (seq, crashes)
+    SELECT object.seq, 1
+    FROM in_flight CROSS JOIN json_each(places) AS place CROSS JOIN object NOT INDEXED ON object.seq = place.value
+    WHERE owner = ?1 AND app_service_key = ?1
+    ON CONFLICT DO UPDATE SET crashes = crashes + 1";
+
+pub(crate) const HANDED_OUT_NO_MORE: &str = "DELETE FROM in_flight WHERE owner = ?1";
 
 /// What was journaled was in flight, too.
 pub(crate) const COUNT_NEW: &str = "
-    INSERT INTO crash_mark (seq, claimed, crashes)
-    SELECT seq, 0, 1 FROM object INDEXED BY object_queue WHERE app_service_key = ?1 AND state = 0
+    INSERT INTO crash_mark (seq, crashes)
+    SELECT seq, 1 FROM object INDEXED BY object_queue WHERE app_service_key = ?1 AND state = 0
     ON CONFLICT DO NOTHING";
 
 /// So waits what was in a batch, which was in nobody's hands.
@@ -89,6 +96,7 @@ pub(crate) async fn all(
     run(UNKNOWN_STATE).await?;
     run(FORGET).await?;
     run(COUNT).await?;
+    run(HANDED_OUT_NO_MORE).await?;
     run(COUNT_NEW).await?;
     let new = run(NEW).await?;
     let crashed = run(CRASHED).await?;
