@@ -38,11 +38,9 @@ pub(crate) const QUEUED_REQUESTS: usize = 256;
 const GIVE_BACK_AFTER: u64 = 1_000;
 /// Unused pages that stay in the file, to be filled again without growing it.
 const UNUSED_PAGES_KEPT: i64 = 1_024;
-/// So long nothing was asked for when pages are given back: the pages at the end of the file move into the unused ones,
-/// which while a backlog drains would be those of the objects that leave next.
+/// So long nothing was asked for when pages are given back: it is dear, and the pages at the end of the file, which move
+/// into the unused ones, are those of the objects that leave next while a backlog drains.
 const QUIET: Duration = Duration::from_millis(100);
-/// Of so many pages one is in use when they are given back although it is never quiet: there is little to move.
-const HARDLY_USED: i64 = 8;
 
 /// The outcome of a request.
 pub(crate) type Answer = Result<Done, StoreError>;
@@ -147,10 +145,8 @@ pub(crate) struct Writing {
     /// None after a failure that may have left it in any state: the next request opens it anew.
     connection: Option<SqliteConnection>,
     next_seq: i64,
-    /// Objects that have left since the last look for unused pages in a quiet moment.
+    /// Objects that have left since the last look for unused pages.
     removed: u64,
-    /// So many of them, and there is a look although it is not quiet.
-    looks_again_after: u64,
     reserve: Reserve,
     _lock: Lock,
 }
@@ -163,7 +159,6 @@ impl Writer {
         let mut group = Vec::new();
         let mut closing = Vec::new();
         loop {
-            while self.requests.is_empty() && self.file.give_back(false).await {}
             let received = self.requests.recv_many(&mut group, QUEUED_REQUESTS);
             // Cancel-safe: nothing is received unless it is answered, and what was is handled before the next await that
             // waits for requests.
@@ -175,7 +170,7 @@ impl Writer {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(_) => {
-                    while self.requests.is_empty() && self.file.give_back(true).await {}
+                    while self.requests.is_empty() && self.file.give_back().await {}
                     continue;
                 }
             }
@@ -280,7 +275,6 @@ impl Writing {
             connection: None,
             next_seq: 0,
             removed: 0,
-            looks_again_after: GIVE_BACK_AFTER,
             reserve,
             _lock: lock,
         };
@@ -545,22 +539,18 @@ impl Writing {
         self.removed >= GIVE_BACK_AFTER
     }
 
-    /// Gives a portion of unused pages back to the file system once many objects have left, when it is quiet or there is
-    /// hardly anything else in the file. False when there is nothing to give back for now, or it failed: it is not worth
-    /// an error.
-    async fn give_back(&mut self, quiet: bool) -> bool {
-        if !self.has_removed() || !quiet && self.removed < self.looks_again_after {
-            return false;
-        }
+    /// Gives a portion of unused pages back to the file system. False when there is nothing left to give, or it failed:
+    /// it is not worth an error.
+    async fn give_back(&mut self) -> bool {
         let Ok(mut connection) = self.connection().await else {
             self.removed = 0;
             return false;
         };
         let shrunk = async {
-            let counts = "SELECT freelist_count, page_count FROM pragma_freelist_count, pragma_page_count";
-            let (unused, pages): (i64, i64) = sqlx::query_as(counts).fetch_one(&mut connection).await?;
-            let is_worth_it = quiet || (pages - unused) < pages / HARDLY_USED;
-            if unused <= UNUSED_PAGES_KEPT || !is_worth_it {
+            let unused: i64 = sqlx::query_scalar("PRAGMA freelist_count")
+                .fetch_one(&mut connection)
+                .await?;
+            if unused <= UNUSED_PAGES_KEPT {
                 return Ok::<_, sqlx::Error>(false);
             }
             sqlx::query("PRAGMA incremental_vacuum(256)")
@@ -572,8 +562,7 @@ impl Writing {
             Ok(more) => {
                 self.connection = Some(connection);
                 if !more {
-                    self.removed = if quiet { 0 } else { self.removed };
-                    self.looks_again_after = self.removed + GIVE_BACK_AFTER;
+                    self.removed = 0;
                 }
                 more
             }

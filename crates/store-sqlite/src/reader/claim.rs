@@ -23,7 +23,8 @@ const FEW: usize = 512;
 /// The first `?3` objects of a part of the queue, and of them, in order, the first `?8` that may run and are not left out
 /// (`?7`): `?4` is the latest end of an attempt that has rested, `?6` the latest moment up to which one may have been
 /// asked to wait. One row: a list of places, and a list of sizes. What is inside comes out in its order, and as far as it
-/// is asked for, because SQLite runs it beside what is outside (a co-routine).
+/// is asked for, because SQLite runs it beside what is outside (a co-routine). A limit without the sign would be looked at
+/// for the plan, and the statement be prepared anew for each value.
 macro_rules! walk {
     ($index:literal, $lane:literal) => {
         concat!(
@@ -33,12 +34,12 @@ macro_rules! walk {
             $index,
             " WHERE app_service_key = ?1 AND state = 2 AND seq > ?2 ",
             $lane,
-            " ORDER BY seq LIMIT ?3
+            " ORDER BY seq LIMIT +?3
                 ) AS part CROSS JOIN object NOT INDEXED ON object.seq = part.seq
                 WHERE (part.last_attempt_at IS NULL OR part.last_attempt_at <= ?4 OR part.last_attempt_at > ?5)
                   AND (part.not_before IS NULL OR part.not_before <= ?6)
                   AND part.seq NOT IN (SELECT value FROM json_each(?7))
-                LIMIT ?8)"
+                LIMIT +?8)"
         )
     };
 }
