@@ -111,9 +111,21 @@ impl Backlog {
     /// # Errors
     /// [`ConnectionError`].
     pub async fn next_page(&mut self) -> Result<Vec<LeftBehind>, ConnectionError> {
+        while self.scan().await? {
+            let page = self.read().await?;
+            // All of it may have gone away since it was scanned, which is not the end.
+            if !page.is_empty() {
+                return Ok(page);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Sees to it that there are ids to read; false when there are no more.
+    async fn scan(&mut self) -> Result<bool, ConnectionError> {
         while self.ahead.is_empty() {
             let Some(cursor) = self.cursor.take() else {
-                return Ok(Vec::new());
+                return Ok(false);
             };
             let set = self.set();
             let answer = self
@@ -129,6 +141,11 @@ impl Backlog {
             self.cursor = (next != b"0"[..]).then_some(next);
             self.ahead = ids;
         }
+        Ok(true)
+    }
+
+    /// Reads the values of the next ids.
+    async fn read(&mut self) -> Result<Vec<LeftBehind>, ConnectionError> {
         let mut page = self.ahead.split_off(self.ahead.len().saturating_sub(PAGE));
         let sizes: Vec<Vec<&[u8]>> = page.iter().map(|id| vec![&b"STRLEN"[..], &id[..]]).collect();
         let sizes = self.say(&sizes).await?;
