@@ -113,3 +113,46 @@ async fn without_a_key_nothing_is_kept_in_clear_and_the_start_says_what_is_missi
     assert_eq!(files_with(&stack, "Test-Device")?, [""; 0]);
     Ok(())
 }
+
+#[tokio::test]
+async fn what_is_brought_back_is_encrypted_again() -> Result<()> {
+    // Given objects that were given up, exported, and purged by their device's name.
+    let key = ("InsecureSecrets/encryption/SecretData/k1", K1);
+    let mut stack = encrypting(&[NAME, key]).await?;
+    stack
+        .set(&[("Pipeline/Functions/HTTPExport/Parameters/PermanentStatus", "503")])
+        .await?;
+    stack
+        .service
+        .wait_config(
+            "/Writable/Pipeline/Functions/HTTPExport/Parameters/PermanentStatus",
+            "503",
+        )
+        .await;
+    stack.publish(1..=3).await?;
+    let given_up = |stats: &crate::support::Stats| stats.store("error") == 3;
+    stack.service.wait_stats("three to be given up", given_up).await;
+    stack.service.stop().await?;
+    let elsewhere = tempfile::tempdir()?;
+    let file = elsewhere.path().join("dead.jsonl").display().to_string();
+    let run = |words: &[&str]| -> Result<String> {
+        let output = stack.service.run(words)?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{words:?}: {told}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    run(&["dead", "export", "--to", &file])?;
+    assert!(std::fs::read_to_string(&file)?.contains("Test-Device"));
+    let count = run(&["dead", "count", "--device", "Test-Device"])?;
+    assert!(count.contains("3 objects"), "{count}");
+    let purged = run(&["dead", "purge", "--device", "Test-Device"])?;
+    assert!(purged.starts_with("purged: 3 of 3"), "{purged}");
+
+    // When they are brought back, then nothing on the disk says what they are.
+    assert!(run(&["dead", "import", &file])?.starts_with("imported: 3 of 3"));
+    for text in ["Test-Device", "Test-Profile", "origin"] {
+        assert_eq!(files_with(&stack, text)?, [""; 0], "{text}");
+    }
+    assert!(run(&["dead", "ls", "--json"])?.contains("Test-Device"));
+    Ok(())
+}

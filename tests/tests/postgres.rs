@@ -161,6 +161,94 @@ async fn what_fails_is_kept_beside_the_originals_tables_and_read_by_the_commands
     Ok(())
 }
 
+/// What a command printed and said, and whether it ended well.
+fn command(service: &Service, words: &[&str]) -> Result<(bool, String)> {
+    let output = service.run(words)?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Ok((
+        output.status.success(),
+        text(&output.stdout) + &text(&output.stderr),
+    ))
+}
+
+#[track_caller]
+fn assert_told((done, told): (bool, String), wanted: bool, begins: &str) {
+    assert!(done == wanted && told.contains(begins), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_error_collection_of_a_stopped_service_is_emptied_and_filled_in_its_database() -> Result<()> {
+    // Given what a service that is stopped has given up.
+    let (server, mut broker, sink) = tokio::try_join!(server(), broker(), HttpSink::start())?;
+    let gives_up = |service: Service| {
+        service.env("EDGEHOLD_ADMIN", "write").env(
+            "WRITABLE_PIPELINE_FUNCTIONS_HTTPEXPORT_PARAMETERS_PERMANENTSTATUS",
+            "400",
+        )
+    };
+    let mut service = gives_up(service(&server, &broker, &sink.url("/"), "only")?);
+    sink.behave(Behaviour::status(400));
+    start(&mut service, &mut broker).await?;
+    publish(broker.port(), 1..=5).await?;
+    service
+        .wait_stats("five to be given up", |stats| stats.store("error") == 5)
+        .await;
+    service.stop().await?;
+    let file = service.data_dir().join("dead.jsonl").display().to_string();
+
+    // When it is asked for with nobody there, then the commands do it themselves.
+    assert_told(
+        command(&service, &["dead", "export", "--to", &file])?,
+        true,
+        "exported: 5 objects",
+    );
+    assert_told(command(&service, &["dead", "count"])?, true, "5 objects");
+    assert_told(
+        command(&service, &["dead", "redrive", "--all"])?,
+        true,
+        "re-driven: 5 of 5 objects",
+    );
+    assert_eq!(service.store_count()?, 5);
+    let import = ["dead", "import", &file];
+    assert_told(command(&service, &import)?, true, "imported: 0 of 5 objects");
+
+    // And it all leaves when the service is back; what it does itself, it is asked for.
+    sink.take();
+    sink.behave(Behaviour::status(200));
+    start(&mut service, &mut broker).await?;
+    wait_accepted(&sink, 1..=5).await;
+    service.wait_nothing_left().await;
+    assert_told(
+        command(&service, &import)?,
+        false,
+        "stop it, every instance of it",
+    );
+    service.stop().await?;
+    assert_told(command(&service, &import)?, true, "imported: 5 of 5 objects");
+    start(&mut service, &mut broker).await?;
+    let first = service.error_collection()?[0]["id"].clone();
+    let first = first.as_str().context("an id")?;
+    assert_told(
+        command(&service, &["dead", "purge", first])?,
+        true,
+        "purged: 1 of 1 objects",
+    );
+    assert_eq!(service.stats().await?.books("droppedPurged"), 1);
+
+    // Who has the same database and another address is told where to ask, and a service that was killed is in nobody's way.
+    let elsewhere = gives_up(self::service(&server, &broker, &sink.url("/"), "other")?);
+    let purge = ["dead", "purge", "--all"];
+    assert_told(
+        command(&elsewhere, &purge)?,
+        false,
+        "a running instance of the service has the store, and none answers at",
+    );
+    service.kill9()?;
+    assert_told(command(&elsewhere, &purge)?, true, "purged: 4 of 4 objects");
+    assert_eq!(objects(&server)?, 0);
+    Ok(())
+}
+
 /// The keys under which each event was sent, by its id.
 fn idempotency_keys(sink: &HttpSink) -> BTreeMap<String, BTreeSet<String>> {
     let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

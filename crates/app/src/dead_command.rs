@@ -1,6 +1,6 @@
 //! `edgehold dead count|redrive|purge|export|import`: what becomes of the error collection, from outside.
 //!
-//! Which way to go (the running service over REST, or the file of a stopped one) is `edgehold::ErrorAdmin`'s to find out.
+//! Which way to go (the running service over REST, or the store of a stopped one) is `edgehold::ErrorAdmin`'s to find out.
 //! Progress goes to standard error and only when that is a terminal; Ctrl-C ends a run after the page it is at.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use edgehold::{
-    AdminOrder, ErrorAction, ErrorAdmin, Invocation, ListRequest, ObjectFilter, ObjectState, StoreView,
+    AdminOrder, ErrorAction, ErrorAdmin, Invocation, ListRequest, ObjectFilter, ObjectState, StoredObject,
     Timestamp, record,
     wire::{Count, RunBody},
 };
@@ -29,8 +29,9 @@ use crate::{
 const PAGE: usize = 256;
 /// How long a service that ends during a run is waited for, unless something else is said.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Objects that are brought back at once.
-const IMPORT_PAGE: usize = 1_000;
+/// Objects that are brought back at once, and the bytes of payload at which no more are.
+const IMPORT_PAGE: usize = 200;
+const IMPORT_PAGE_BYTES: usize = 8 << 20;
 
 /// Runs a command and says how it ended.
 pub(crate) fn run(invocation: &Invocation, command: DeadCommand) -> ExitCode {
@@ -62,7 +63,7 @@ async fn execute(invocation: &Invocation, command: DeadCommand) -> Result<ExitCo
         DeadCommand::Run(options) => move_out(invocation, &admin, options).await,
         DeadCommand::Export { which, to } => {
             let filter = filter(&which, now());
-            export(invocation, &admin, filter, to.as_deref()).await?;
+            export(&admin, filter, to.as_deref()).await?;
             Ok(ExitCode::SUCCESS)
         }
         DeadCommand::Import(file) => {
@@ -220,12 +221,7 @@ fn write_count(count: &Count, json: bool) -> Result<()> {
 }
 
 /// Writes objects down, a JSON object (`edgehold::record`) a line.
-async fn export(
-    invocation: &Invocation,
-    admin: &ErrorAdmin,
-    filter: ObjectFilter,
-    to: Option<&Path>,
-) -> Result<()> {
+async fn export(admin: &ErrorAdmin, filter: ObjectFilter, to: Option<&Path>) -> Result<()> {
     let mut out: BufWriter<Box<dyn Write>> = BufWriter::new(match to {
         Some(path) => {
             let file = File::create_new(path).with_context(|| {
@@ -238,10 +234,7 @@ async fn export(
         }
         None => Box::new(io::stdout().lock()),
     });
-    let view = match admin.is_file() {
-        true => Some(StoreView::open(invocation, SERVICE_KEY).await?),
-        false => None,
-    };
+    let view = admin.view().await?;
     let (mut after_seq, mut written) = (0, 0_usize);
     let bar = progress();
     loop {
@@ -296,13 +289,17 @@ async fn export(
 /// Brings back what was exported.
 async fn import(admin: &ErrorAdmin, path: &Path) -> Result<()> {
     let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let (mut read, mut brought) = (0_usize, 0);
-    let mut objects = Vec::new();
-    let mut lines = BufReader::new(file).lines().enumerate().peekable();
-    while let Some((number, line)) = lines.next() {
-        let line = line?;
-        if !line.trim().is_empty() {
-            let at = || format!("{} line {}", path.display(), number + 1);
+    let mut lines = (1..).zip(BufReader::new(file).lines());
+    let mut read = 0_usize;
+    let next_page = || -> Result<Vec<StoredObject>> {
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        while page.len() < IMPORT_PAGE && bytes < IMPORT_PAGE_BYTES {
+            let Some((number, line)) = lines.next() else { break };
+            let line = line?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let at = || format!("{} line {number}", path.display());
             let object = record::from_json(line.as_bytes()).with_context(at)?;
             anyhow::ensure!(
                 object.state == ObjectState::Error,
@@ -310,14 +307,13 @@ async fn import(admin: &ErrorAdmin, path: &Path) -> Result<()> {
                 at(),
                 object.state.as_str()
             );
-            objects.push(object);
-            read += 1;
+            bytes += object.payload.len();
+            page.push(object);
         }
-        if objects.len() >= IMPORT_PAGE || lines.peek().is_none() {
-            brought += admin.bring_back(&objects).await?;
-            objects.clear();
-        }
-    }
+        read += page.len();
+        Ok(page)
+    };
+    let brought = admin.bring_back(next_page).await?;
     writeln!(
         io::stdout().lock(),
         "imported: {brought} of {read} objects; the others were there"

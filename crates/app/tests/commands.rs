@@ -326,9 +326,14 @@ fn what_was_exported_comes_back_whole_and_once() {
         // Beside the service that writes the store.
         let told = service.printed(&["dead", "export", "--to", &file]);
         assert_eq!(told, format!("exported: 2 objects to {file}\n"));
-        // Which alone may write it: it is asked, and does not answer here.
+        // Which alone may write it, and is asked for the rest. It does not answer here.
         let told = service.refused(1, &["dead", "import", &file]);
-        assert!(told.contains("stop it first"), "{told}");
+        assert!(told.contains("stop it, every instance of it"), "{told}");
+        let told = service.refused(1, &["dead", "purge", "--all"]);
+        assert!(
+            told.contains("a running instance of the service has the store"),
+            "{told}"
+        );
     });
     assert_eq!(
         service.printed(&["dead", "export"]),
@@ -355,6 +360,24 @@ fn what_was_exported_comes_back_whole_and_once() {
     };
     let after = service.records(&["dead", "ls", "--json"]);
     assert_eq!(without_seq(after), without_seq(before));
+}
+
+#[test]
+fn a_store_that_only_its_service_can_reach_is_named_when_that_is_not_there() {
+    let service = Service::new();
+    let file = service.folder.path().join("configuration.yaml");
+    std::fs::write(file, "Database: {Type: memory}\nService: {Port: 1}\n").unwrap();
+    for words in [&["redrive", "--all"][..], &["count"], &["export"]] {
+        let told = service.refused(1, &[&["dead"], words].concat());
+        assert!(
+            told.contains("only its running service can reach a store of type 'memory'"),
+            "{told}"
+        );
+    }
+    std::fs::write(service.folder.path().join("dead.jsonl"), "").unwrap();
+    let file = service.folder.path().join("dead.jsonl").display().to_string();
+    let told = service.refused(1, &["dead", "import", &file]);
+    assert!(told.contains("takes no import"), "{told}");
 }
 
 #[test]

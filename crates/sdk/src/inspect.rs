@@ -5,18 +5,16 @@
 
 use std::sync::Arc;
 
-use edgehold_config::secrets::InsecureSecretProvider;
 use edgehold_core::{ObjectState, ServiceKey, StoredObject, StoredObjectId};
-use edgehold_store::{ListRequest, ObjectFilter, Page, RetryQueue, StoreError, StoreStats};
+use edgehold_store::{ErrorGroup, ListRequest, ObjectFilter, Page, RetryQueue, StoreError, StoreStats};
 use edgehold_store_postgres::PostgresQueue;
 use edgehold_store_sealed::SealedQueue;
 use edgehold_store_sqlite::SqliteQueue;
-use tokio::sync::watch;
 
 use crate::{
     bootstrap::{self, Access, ConfigurationError},
     invocation::Invocation,
-    store::{is_file, postgres, sealing, sqlite_path},
+    store::{StoreOpener, is_file, postgres, sealing, sqlite_path},
 };
 
 mod check;
@@ -72,12 +70,22 @@ impl StoreView {
         let service_key = ServiceKey::try_new(&invocation.flags.service_key(service_key))?;
         let loaded = bootstrap::load(invocation, &service_key, Access::ReadOnly).await?;
         let configuration = &loaded.effective.configuration;
-        let database = &configuration.database;
-        let (_, writable) = watch::channel(configuration.writable.clone());
-        let secrets = Arc::new(InsecureSecretProvider::new(writable));
+        Ok(Self::of(&StoreOpener::outside(invocation, service_key, configuration)).await?)
+    }
+
+    /// The store that this would open.
+    pub(crate) async fn of(opener: &StoreOpener) -> Result<Self, StoreError> {
+        let StoreOpener {
+            service_key,
+            database,
+            data_dir,
+            db_name,
+            secrets,
+            ..
+        } = opener.clone();
         let (place, kept) = match database.kind.to_lowercase().as_str() {
             kind if is_file(kind) => {
-                let path = sqlite_path(database, &invocation.flags.data_dir, &service_key);
+                let path = sqlite_path(&database, &data_dir, &service_key);
                 let queue = match path.exists() {
                     true => Some(SqliteQueue::open_read_only(&path, service_key.clone()).await?),
                     false => None,
@@ -85,8 +93,7 @@ impl StoreView {
                 (path.display().to_string(), Kept::File(queue.map(Arc::new)))
             }
             "postgres" => {
-                let name = &invocation.flags.db_name;
-                let options = postgres::options(database, name, &service_key, &*secrets).await?;
+                let options = postgres::options(&database, &db_name, &service_key, &*secrets).await?;
                 let place = format!(
                     "{}:{}/{}, schema \"{service_key}\"",
                     options.host, options.port, options.database
@@ -98,8 +105,7 @@ impl StoreView {
                 return Err(StoreError::Configuration(format!(
                     "a store of type '{other}' cannot be looked at from outside: its service tells of it over REST \
                      (/api/v3/store/stats)"
-                ))
-                .into());
+                )));
             }
         };
         let queue: Option<Arc<dyn RetryQueue>> = match &kept {
@@ -109,9 +115,17 @@ impl StoreView {
         Ok(Self {
             place,
             service_key,
-            queue: queue.map(|queue| SealedQueue::new(queue, secrets, sealing(database))),
+            queue: queue.map(|queue| SealedQueue::new(queue, secrets, sealing(&database))),
             kept,
         })
+    }
+
+    /// Whether an instance of the service works with tables on a server; a killed one seems to for some seconds.
+    pub(crate) async fn in_use(&self) -> Result<bool, StoreError> {
+        match &self.kept {
+            Kept::Postgres(Some(queue)) => queue.in_use().await,
+            Kept::Postgres(None) | Kept::File(_) => Ok(false),
+        }
     }
 
     /// Where the store is.
@@ -132,6 +146,17 @@ impl StoreView {
         match &self.queue {
             Some(queue) => queue.stats().await,
             None => Ok(StoreStats::default()),
+        }
+    }
+
+    /// The error collection by pipeline and reason: the objects that are meant.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn survey(&self, filter: ObjectFilter) -> Result<Vec<ErrorGroup>, StoreError> {
+        match &self.queue {
+            Some(queue) => queue.survey(filter).await,
+            None => Ok(Vec::new()),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use edgehold_config::{Writable, configuration::Database};
+use edgehold_config::{Configuration, Writable, configuration::Database, secrets::InsecureSecretProvider};
 use edgehold_core::{
     BoxFuture, ErrorClass, ExponentialBackoff, SecretError, SecretProvider, ServiceKey, ShutdownSignal,
 };
@@ -20,7 +20,7 @@ use edgehold_store_sqlite::{Options, SqliteQueue};
 use tokio::{sync::watch, time::timeout};
 
 use self::backlog::{Backlog, Place};
-use crate::logging::with_causes;
+use crate::{invocation::Invocation, logging::with_causes};
 
 pub(crate) mod address;
 pub(crate) mod backlog;
@@ -45,6 +45,11 @@ impl Opened {
             driver,
             behind: None,
         }
+    }
+
+    /// The store itself.
+    pub(crate) fn queue(&self) -> Arc<dyn RetryQueue> {
+        self.queue.clone()
     }
 
     /// Does something with the store, and closes it. Whatever the work does after the store has ended is answered with
@@ -92,6 +97,25 @@ pub(crate) struct StoreOpener {
 }
 
 impl StoreOpener {
+    /// Of the service that an invocation describes, for a command beside it: without a spool and without custom stores.
+    pub(crate) fn outside(
+        invocation: &Invocation,
+        service_key: ServiceKey,
+        configuration: &Configuration,
+    ) -> Self {
+        let (_, writable) = watch::channel(configuration.writable.clone());
+        Self {
+            service_key,
+            database: configuration.database.clone(),
+            data_dir: invocation.flags.data_dir.clone(),
+            spool_max_bytes: 0,
+            factories: StoreFactories::default(),
+            secrets: Arc::new(InsecureSecretProvider::new(writable)),
+            db_name: invocation.flags.db_name.clone(),
+            wake: Arc::default(),
+        }
+    }
+
     /// Opens the store, or a spool in front of it when it may be away. With the spool, a store that cannot be opened now
     /// is opened later ([`StoreOpener::run`]).
     ///
