@@ -21,7 +21,7 @@ use crate::{
 
 /// Rows of a page.
 const PAGE: usize = 256;
-/// Bytes at which a page ends, as the server keeps them.
+/// Bytes at which a page ends.
 const PAGE_BYTES: i64 = 4 << 20;
 
 /// A row of the original.
@@ -29,8 +29,8 @@ const PAGE_BYTES: i64 = 4 << 20;
 pub struct LeftBehind {
     /// Its key.
     pub id: StoredObjectId,
-    /// When it was stored.
-    pub created: Timestamp,
+    /// When it was stored; none when it does not say a moment.
+    pub created: Option<Timestamp>,
     /// Its content; none when it went away meanwhile.
     pub json: Option<String>,
 }
@@ -42,7 +42,7 @@ pub struct Backlog {
     connection: PgConnection,
     limit: Duration,
     /// Rows that the cursor has handed out and no page has had yet.
-    ahead: Vec<(Uuid, i64, i64)>,
+    ahead: Vec<(Uuid, Option<i64>, i64)>,
     is_sorted: bool,
 }
 
@@ -104,7 +104,8 @@ impl Backlog {
         let declare = format!(
             "SET statement_timeout = 0;
              DECLARE backlog NO SCROLL CURSOR WITH HOLD FOR
-                 SELECT id, (extract(epoch FROM created) * 1000)::bigint, pg_column_size(content)::bigint
+                 SELECT id, CASE WHEN isfinite(created) THEN (extract(epoch FROM created) * 1000)::bigint END,
+                        octet_length(content::text)::bigint
                  FROM {} ORDER BY created, id;
              SET statement_timeout = {}",
             self.table,
@@ -161,7 +162,7 @@ impl Backlog {
         };
         let rows = page.into_iter().map(|(id, created, _)| LeftBehind {
             id: StoredObjectId::from_uuid(id),
-            created: Timestamp::from_unix_millis(created),
+            created: created.map(Timestamp::from_unix_millis),
             json: content(id),
         });
         Ok(rows.collect())

@@ -1,6 +1,8 @@
 //! The suite every store must pass, on a real PostgreSQL server, and what only this one promises: how it is opened, and
 //! several instances on the same tables.
 
+#[path = "conformance/backlog.rs"]
+mod backlog;
 #[path = "conformance/instances.rs"]
 mod instances;
 #[path = "conformance/opening.rs"]

@@ -190,7 +190,7 @@ impl Backlog {
                 let left = page.into_iter().filter_map(|left| {
                     Some(LeftBehind {
                         key: left.id.to_string().into(),
-                        created: Some(left.created),
+                        created: left.created,
                         json: Some(left.json?.into()),
                     })
                 });
