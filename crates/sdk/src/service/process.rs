@@ -38,10 +38,13 @@ impl AppService {
             .build()
             .map_err(|error| StartError::Ended(format!("no async runtime: {error}")))?;
         runtime.block_on(async {
-            let mut running = self.build(invocation).await?.spawn();
+            let built = self.build(invocation).await?;
+            // Before anybody is answered: whoever sees that it serves may end it.
+            let signalled = terminating_signal();
+            let mut running = built.spawn();
             let stop_requested = running.stop_requested();
             let end = tokio::select! {
-                name = terminating_signal() => {
+                name = signalled => {
                     tracing::info!("Terminating signal received: {name}");
                     Ok(())
                 }
@@ -57,16 +60,17 @@ impl AppService {
     }
 }
 
-async fn terminating_signal() -> &'static str {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    let Ok(mut interrupt) = signal(SignalKind::interrupt()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => "terminated",
-        _ = interrupt.recv() => "interrupt",
+/// Takes SIGTERM and SIGINT from now on: the first of them by name.
+fn terminating_signal() -> impl Future<Output = &'static str> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => "terminated",
+            _ = interrupt.recv() => "interrupt",
+        }
     }
 }
 
