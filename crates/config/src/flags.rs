@@ -91,13 +91,12 @@ pub struct Flags {
     pub startup_duration: Duration,
     /// The pause between two tries at start (`EDGEX_STARTUP_INTERVAL`).
     pub startup_interval: Duration,
-    /// Whether inbound requests go unchecked in secure mode too (`EDGEX_DISABLE_JWT_VALIDATION`).
-    pub disable_jwt_validation: bool,
     /// How long reading a file from a URI may take (`EDGEX_FILE_URI_TIMEOUT`).
     pub file_uri_timeout: Duration,
     /// Database of the PostgreSQL store (`EDGEX_DBNAME`).
     pub db_name: String,
-    /// Whether payloads of message envelopes are base64 texts (`EDGEX_MSG_BASE64_PAYLOAD`).
+    /// Whether JSON payloads of message envelopes stand in base64 in EdgeX 4 too (`EDGEX_MSG_BASE64_PAYLOAD` is exactly
+    /// `true`).
     pub base64_payload: bool,
     /// The major version of EdgeX as `EDGEHOLD_GENERATION` says it: 3 or 4. See [`Flags::generation`].
     pub generation_override: Option<u8>,
@@ -174,7 +173,7 @@ const FLAGS: [Flag; 12] = [
 ];
 
 /// What is accepted and has no effect yet. Whoever gives one its effect takes it off this list.
-const NOT_IN_EFFECT: [&str; 2] = ["EDGEX_DISABLE_JWT_VALIDATION", "EDGEX_MSG_BASE64_PAYLOAD"];
+const NOT_IN_EFFECT: [&str; 1] = ["EDGEX_DISABLE_JWT_VALIDATION"];
 
 const NONE: &str = "none";
 const STARTUP_DURATION: Duration = Duration::from_secs(60);
@@ -241,10 +240,9 @@ impl Flags {
             secure: from.variable("EDGEX_SECURITY_SECRET_STORE") != Some("false"),
             startup_duration: from.duration("EDGEX_STARTUP_DURATION", whole_seconds, STARTUP_DURATION),
             startup_interval: from.duration("EDGEX_STARTUP_INTERVAL", whole_seconds, STARTUP_INTERVAL),
-            disable_jwt_validation: from.switch("EDGEX_DISABLE_JWT_VALIDATION").unwrap_or(false),
             file_uri_timeout: from.duration("EDGEX_FILE_URI_TIMEOUT", go_duration, FILE_URI_TIMEOUT),
             db_name: from.variable("EDGEX_DBNAME").unwrap_or("edgex_db").to_owned(),
-            base64_payload: from.switch("EDGEX_MSG_BASE64_PAYLOAD").unwrap_or(false),
+            base64_payload: from.variable("EDGEX_MSG_BASE64_PAYLOAD") == Some("true"),
             generation_override,
             log_format: log_format(from.variable("EDGEHOLD_LOG_FORMAT"))?,
             admin: admin(from.variable("EDGEHOLD_ADMIN"))?,

@@ -15,7 +15,7 @@ use edgehold_runtime::Books;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
-use crate::{invocation::Invocation, trigger::Companion};
+use crate::trigger::Companion;
 
 /// Messages of a developer's own, in envelopes.
 pub(crate) struct BusMessages {
@@ -27,12 +27,6 @@ pub(crate) struct BusMessages {
     pub(crate) base64_payload: bool,
     /// Whether `apiVersion` is stated. Metrics of EdgeX 3 leave it empty.
     pub(crate) states_api_version: bool,
-}
-
-/// Whether `EDGEX_MSG_BASE64_PAYLOAD` is exactly `true`, as EdgeX 4 asks for it.
-pub(crate) fn base64_payload(invocation: &Invocation) -> bool {
-    let switch = invocation.environment.get("EDGEX_MSG_BASE64_PAYLOAD");
-    switch.is_some_and(|value| value == "true")
 }
 
 impl MessagePublisher for BusMessages {

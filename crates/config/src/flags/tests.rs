@@ -272,3 +272,13 @@ fn what_has_no_effect_is_told_when_it_is_given() {
     let name = "EDGEX_DISABLE_JWT_VALIDATION";
     assert_eq!(parse(&[], &[(name, "true")]).0.not_in_effect, [name]);
 }
+
+#[test]
+fn payloads_stand_in_base64_for_the_exact_word_and_that_has_an_effect() {
+    for (text, base64) in [("true", true), ("TRUE", false), ("1", false), ("", false)] {
+        let flags = parse(&[], &[("EDGEX_MSG_BASE64_PAYLOAD", text)]).0;
+        assert_eq!(flags.base64_payload, base64, "{text:?}");
+        assert_eq!(flags.not_in_effect, [""; 0]);
+    }
+    assert!(!parse(&[], &[]).0.base64_payload);
+}

@@ -41,7 +41,7 @@ use crate::{
     logging::{LogControl, LogOutput, ServiceLog},
     membership::{self, Membership},
     metrics::KeptNumbers,
-    publishing::{BusMessages, base64_payload},
+    publishing::BusMessages,
     running::{Parts, Running},
     section,
     setup::{Added, Handles, PipelineControl, Setup, StopHandle, build_all},
@@ -134,7 +134,7 @@ impl AppService {
                     bus,
                     base_topic_prefix: configuration.message_bus.base_topic_prefix.clone(),
                     generation,
-                    base64_payload: base64_payload(invocation),
+                    base64_payload: invocation.flags.base64_payload,
                     states_api_version,
                 });
                 messages
