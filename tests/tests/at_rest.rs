@@ -31,7 +31,12 @@ fn files_with(stack: &Stack, text: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(stack.service.data_dir())? {
         let path = entry?.path();
-        let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            // SQLite has some for a moment only.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        };
         if bytes.windows(text.len()).any(|part| part == text.as_bytes()) {
             found.push(path.display().to_string());
         }

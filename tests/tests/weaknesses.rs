@@ -69,7 +69,7 @@
 //! | 8 | CleanSession and ConnectTimeout of the bus (as the source; CleanSession false where Store and Forward is on) | `crates/config/src/configuration/tests.rs::options_of_the_bus_have_the_defaults_of_the_source` |
 //! | 8 | clientcert and the user name (as the source: sent if present) | `crates/mqtt/src/identity.rs::elsewhere_the_user_name_counts_with_every_mode_and_has_to_be_there_with_its_own` |
 //! | 8 | SetResponseData's default type (as the source: unchanged, or by the first byte) | `crates/ingest/src/response/tests.rs::without_a_content_type_the_first_byte_decides` |
-//! | 8 | CBOR envelopes (there) | `crates/ingest/tests/message_bus.rs::on_a_cbor_bus_messages_and_responses_are_cbor` |
+//! | 8 | CBOR envelopes (there) | `crates/ingest/tests/message_bus/mqtt.rs::on_a_cbor_bus_messages_and_responses_are_cbor` |
 //!
 //! Without a test, because the thing is not here: optimised event payloads (`EDGEX_OPTIMIZE_EVENT_PAYLOAD`, SDK 4.0.2 and
 //! later; off there unless asked for), and names of metrics that match by prefix (§5.7), which `telemetry` owns.
