@@ -54,4 +54,4 @@ pub use leaves::{Leaf, Leaves, Origin};
 pub use provider::{ConfigurationProvider, ProviderError, Section, Snapshot};
 pub use redact::{REDACTED, shown, without_passwords};
 pub use registry::{Endpoint, Registration, Registry};
-pub use token::{FixedToken, TokenSource};
+pub use token::{FixedToken, MayBeDenied, TokenSource, with_token};

@@ -50,6 +50,24 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
+    /// What the status of an HTTP answer that is no success means, with the message that came with it, if any.
+    pub fn of_status(provider: impl Into<String>, status: u16, message: &str) -> Self {
+        let provider = provider.into();
+        let reason = match message {
+            "" => format!("status {status}"),
+            message => format!("status {status}: {message}"),
+        };
+        match status {
+            401 | 403 => Self::Denied { provider, reason },
+            429 | 500..=599 => Self::Unavailable {
+                provider,
+                reason,
+                source: None,
+            },
+            _ => Self::Unexpected { provider, reason },
+        }
+    }
+
     /// Whether the same call may succeed later. Denied access may: tokens are renewed.
     pub fn class(&self) -> ErrorClass {
         match self {

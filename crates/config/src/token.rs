@@ -1,8 +1,10 @@
 //! The access tokens that a configuration provider or registry asks for.
 
+use std::fmt;
+
 use edgehold_core::{BoxFuture, SecretText};
 
-use crate::ProviderError;
+use crate::{EditError, ProviderError};
 
 /// Where access tokens come from: the environment, a file, or in secure mode the secret store.
 ///
@@ -49,5 +51,48 @@ impl TokenSource for FixedToken {
         _: Option<&'a SecretText>,
     ) -> BoxFuture<'a, Result<Option<SecretText>, ProviderError>> {
         Box::pin(async { Ok(None) })
+    }
+}
+
+/// An error that may say that access was denied.
+pub trait MayBeDenied: From<ProviderError> + fmt::Display {
+    /// Whether it says so.
+    fn is_denied(&self) -> bool;
+}
+
+impl MayBeDenied for ProviderError {
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Denied { .. })
+    }
+}
+
+impl MayBeDenied for EditError {
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Provider(error) if error.is_denied())
+    }
+}
+
+/// Makes calls with the token there is, and once more with a fresh one when access is denied. `calls` begins them.
+///
+/// # Errors
+/// What the last calls answered, or why there is no token or no beginning.
+pub async fn with_token<T, E, F>(
+    tokens: &dyn TokenSource,
+    calls: impl Fn(Option<&SecretText>) -> Result<F, ProviderError>,
+) -> Result<T, E>
+where
+    E: MayBeDenied,
+    F: Future<Output = Result<T, E>>,
+{
+    let token = tokens.token().await?;
+    match calls(token.as_ref())?.await {
+        Err(error) if error.is_denied() => match tokens.renew(token.as_ref()).await? {
+            Some(fresh) => {
+                tracing::info!("{error}; trying again with a fresh token");
+                calls(Some(&fresh))?.await
+            }
+            None => Err(error),
+        },
+        result => result,
     }
 }

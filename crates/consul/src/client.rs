@@ -7,10 +7,10 @@
 //!
 //! A half-open connection cannot hold a call up: each has a timeout of its own, and the connections have keep-alive.
 
-use std::{error::Error, fmt, future::Future, net::IpAddr, sync::Arc, time::Duration};
+use std::{error::Error, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgehold_config::{EditError, ProviderError, TokenSource};
+use edgehold_config::{MayBeDenied, ProviderError, TokenSource, with_token};
 use edgehold_core::SecretText;
 use reqwest::{
     Certificate, ClientBuilder, Identity, Method, RequestBuilder, Url,
@@ -63,23 +63,6 @@ struct Answer {
     status: u16,
     index: Option<u64>,
     body: Bytes,
-}
-
-/// An error that may say that a token was refused.
-pub(crate) trait MayBeDenied: From<ProviderError> + fmt::Display {
-    fn is_denied(&self) -> bool;
-}
-
-impl MayBeDenied for ProviderError {
-    fn is_denied(&self) -> bool {
-        matches!(self, Self::Denied { .. })
-    }
-}
-
-impl MayBeDenied for EditError {
-    fn is_denied(&self) -> bool {
-        matches!(self, Self::Provider(error) if error.is_denied())
-    }
 }
 
 impl Client {
@@ -151,17 +134,7 @@ impl Client {
         E: MayBeDenied,
         F: Future<Output = Result<T, E>>,
     {
-        let token = self.tokens.token().await?;
-        match calls(self.session(token.as_ref())?).await {
-            Err(error) if error.is_denied() => match self.tokens.renew(token.as_ref()).await? {
-                Some(fresh) => {
-                    tracing::info!("{error}; trying again with a fresh token");
-                    calls(self.session(Some(&fresh))?).await
-                }
-                None => Err(error),
-            },
-            result => result,
-        }
+        with_token(&*self.tokens, |token| Ok(calls(self.session(token)?))).await
     }
 
     /// Calls that need no token.
@@ -450,21 +423,7 @@ fn key_path(key: &str) -> Vec<&str> {
 /// its answer while it has no leader, and to most of what goes wrong inside.
 pub(crate) fn error_of_status(provider: &str, status: u16, body: &str) -> ProviderError {
     let body: String = body.trim().chars().take(REASON_CHARS).collect();
-    let provider = provider.to_owned();
-    let reason = if body.is_empty() {
-        format!("status {status}")
-    } else {
-        format!("status {status}: {body}")
-    };
-    match status {
-        401 | 403 => ProviderError::Denied { provider, reason },
-        429 | 500..=599 => ProviderError::Unavailable {
-            provider,
-            reason,
-            source: None,
-        },
-        _ => ProviderError::Unexpected { provider, reason },
-    }
+    ProviderError::of_status(provider, status, &body)
 }
 
 pub(crate) fn is_loopback(url: &Url) -> bool {

@@ -6,10 +6,10 @@
 //!
 //! A half-open connection cannot hold a call up: each has a timeout of its own.
 
-use std::{error::Error, fmt, future::Future, net::IpAddr, sync::Arc, time::Duration};
+use std::{error::Error, future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use edgehold_config::{EditError, ProviderError, TokenSource};
+use edgehold_config::{MayBeDenied, ProviderError, TokenSource, with_token};
 use edgehold_core::SecretText;
 use reqwest::{
     Certificate, Method, Url,
@@ -90,23 +90,6 @@ pub(crate) struct HealthCheck {
     pub(crate) kind: String,
 }
 
-/// An error that may say that a token was refused.
-pub(crate) trait MayBeDenied: From<ProviderError> + fmt::Display {
-    fn is_denied(&self) -> bool;
-}
-
-impl MayBeDenied for ProviderError {
-    fn is_denied(&self) -> bool {
-        matches!(self, Self::Denied { .. })
-    }
-}
-
-impl MayBeDenied for EditError {
-    fn is_denied(&self) -> bool {
-        matches!(self, Self::Provider(error) if error.is_denied())
-    }
-}
-
 impl Client {
     /// Prepares the calls; connects to nothing yet.
     ///
@@ -162,17 +145,7 @@ impl Client {
         E: MayBeDenied,
         F: Future<Output = Result<T, E>>,
     {
-        let token = self.tokens.token().await?;
-        match calls(self.session(token.as_ref())?).await {
-            Err(error) if error.is_denied() => match self.tokens.renew(token.as_ref()).await? {
-                Some(fresh) => {
-                    tracing::info!("{error}; trying again with a fresh token");
-                    calls(self.session(Some(&fresh))?).await
-                }
-                None => Err(error),
-            },
-            result => result,
-        }
+        with_token(&*self.tokens, |token| Ok(calls(self.session(token)?))).await
     }
 
     /// Calls that need no token.
@@ -432,21 +405,12 @@ fn error_of_status(provider: &str, status: u16, body: &[u8]) -> ProviderError {
         Err(_) => String::from_utf8_lossy(body).trim().to_owned(),
     };
     let message: String = message.chars().take(REASON_CHARS).collect();
-    let provider = provider.to_owned();
-    let reason = match message.as_str() {
-        "" => format!("status {status}"),
-        message => format!("status {status}: {message}"),
-    };
-    match status {
+    match ProviderError::of_status(provider, status, &message) {
         // The same request will never do.
-        400 => ProviderError::Configuration(format!("{provider} refuses a request: {reason}")),
-        401 | 403 => ProviderError::Denied { provider, reason },
-        429 | 500..=599 => ProviderError::Unavailable {
-            provider,
-            reason,
-            source: None,
-        },
-        _ => ProviderError::Unexpected { provider, reason },
+        ProviderError::Unexpected { provider, reason } if status == 400 => {
+            ProviderError::Configuration(format!("{provider} refuses a request: {reason}"))
+        }
+        error => error,
     }
 }
 
