@@ -254,9 +254,12 @@ pub fn same_content(one: &StoredObject, other: &StoredObject) -> bool {
 /// verdict for it: within a part appends may be done before verdicts. `touches` names the objects that a request
 /// appends, and those it has verdicts for.
 pub fn in_parts<R>(
-    requests: impl IntoIterator<Item = R>,
+    requests: Vec<R>,
     touches: impl Fn(&R) -> (Vec<StoredObjectId>, Vec<StoredObjectId>),
 ) -> Vec<Vec<R>> {
+    if requests.len() < 2 {
+        return vec![requests];
+    }
     let mut parts = Vec::new();
     let (mut appended, mut settled) = (HashSet::new(), HashSet::new());
     for request in requests {

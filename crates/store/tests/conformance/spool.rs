@@ -293,6 +293,16 @@ fn verdict(id: StoredObjectId, action: Action) -> Verdict {
     Verdict { id, action }
 }
 
+/// A run has failed, because its destination was down.
+fn fail(progress: Option<Progress>) -> Action {
+    Action::Release {
+        not_before: None,
+        last_error: Some("down".to_owned()),
+        destination: Some(Destination::new("http://a")),
+        progress,
+    }
+}
+
 async fn append(queue: &dyn RetryQueue, object: &StoredObject) -> Result<i64, StoreError> {
     let mut answers = queue.append(std::slice::from_ref(object), Room::default()).await;
     answers.remove(0)
@@ -409,13 +419,7 @@ async fn what_the_store_took_without_an_answer_is_there_once() {
     assert!(one.is_ok() && other.is_ok());
     assert_eq!(held(&bench.store.inner).await.len(), 3);
     // When the run of one ends and that of the other fails
-    let fail = Action::Release {
-        not_before: None,
-        last_error: Some("down".to_owned()),
-        destination: Some(Destination::new("http://a")),
-        progress: None,
-    };
-    let verdicts = [verdict(ended.id, Action::Remove), verdict(failing.id, fail)];
+    let verdicts = [verdict(ended.id, Action::Remove), verdict(failing.id, fail(None))];
     bench.queue.settle(&verdicts).await.unwrap();
     bench.store.set(Mode::There);
     bench.moved().await;
@@ -444,16 +448,10 @@ async fn what_the_store_takes_late_is_in_nobodys_way() {
         payload: Bytes::from_static(b"what comes next"),
         context: Default::default(),
     };
-    let fail = |id, progress| {
-        let release = Action::Release {
-            not_before: None,
-            last_error: Some("down".to_owned()),
-            destination: Some(Destination::new("http://a")),
-            progress,
-        };
-        verdict(id, release)
-    };
-    let verdicts = [fail(objects[0].id, None), fail(objects[1].id, Some(moved))];
+    let verdicts = [
+        verdict(objects[0].id, fail(None)),
+        verdict(objects[1].id, fail(Some(moved))),
+    ];
     bench.queue.settle(&verdicts).await.unwrap();
     // When the store takes them after all, as they were, between the removal and the append of the move
     bench.store.set(Mode::There);
