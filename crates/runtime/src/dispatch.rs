@@ -209,12 +209,17 @@ impl Prepared {
                 Err(reason),
             ),
         };
+        let device = match &decoded {
+            Ok(Data::Event(event)) => Some(event.device_name.as_str().to_owned()),
+            _ => None,
+        };
         let source = Source {
             topic: delivery.topic,
             content_type,
             form,
             payload,
             correlation_id,
+            device,
         };
         let ordered = {
             let settings = dispatch.settings.borrow();
@@ -224,13 +229,13 @@ impl Prepared {
         if !ordered {
             turns.forget();
         }
-        let turns = match &decoded {
-            Ok(Data::Event(event)) if ordered => set
+        let turns = match &source.device {
+            Some(device) if ordered => set
                 .matching(&source.topic)
                 .map(|pipeline| {
                     turns.line_up(OrderKey {
                         pipeline_id: pipeline.id().clone(),
-                        device: event.device_name.as_str().to_owned(),
+                        device: device.clone(),
                     })
                 })
                 .collect(),

@@ -22,8 +22,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use bytes::Bytes;
 use edgehold_config::configuration::Journal;
 use edgehold_core::{
-    BoxFuture, CorrelationId, ErrorClass, ExponentialBackoff, ObjectState, PayloadForm, Pipeline, PipelineId,
-    PipelineVersion, ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
+    BoxFuture, Context, CorrelationId, ErrorClass, ExponentialBackoff, ObjectState, PayloadForm, Pipeline,
+    PipelineId, PipelineVersion, ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
 };
 use edgehold_store::StoreError;
 use tokio::time::{Sleep, sleep};
@@ -45,6 +45,8 @@ pub(crate) struct Source {
     pub(crate) form: PayloadForm,
     pub(crate) payload: Bytes,
     pub(crate) correlation_id: CorrelationId,
+    /// The device of an event: its row is in the order of that device too.
+    pub(crate) device: Option<String>,
 }
 
 impl Source {
@@ -57,6 +59,7 @@ impl Source {
         version: PipelineVersion,
         created_at: Timestamp,
     ) -> StoredObject {
+        let device = self.device.iter();
         StoredObject {
             id,
             seq: 0,
@@ -65,7 +68,9 @@ impl Source {
             position: 0,
             version,
             correlation_id: self.correlation_id.clone(),
-            context: Default::default(),
+            context: device
+                .map(|name| (Context::DEVICE_NAME.to_owned(), name.clone()))
+                .collect(),
             input: StoredInput::Delivery {
                 content_type: self.content_type.clone(),
                 topic: self.topic.clone(),

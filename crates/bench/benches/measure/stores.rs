@@ -2,7 +2,8 @@
 //! to a transaction, into tables with the same columns and indexes, in the same run.
 //!
 //! One call after the other, so that nothing is committed together with anything else. Of the engine alone, one
-//! transaction reads a page and deletes it; a store needs two, because what it hands out has to be known after a crash.
+//! transaction reads a page of whole rows, without making anything of them, and deletes it; a store needs two, because what
+//! it hands out has to be known after a crash.
 //!
 //! What encryption and compression cost is measured beside the same store without them.
 
@@ -21,7 +22,9 @@ use edgehold_store_postgres::PostgresQueue;
 use edgehold_store_sealed::{SealedQueue, Sealing};
 use edgehold_store_sqlite::SqliteQueue;
 use edgehold_test_support::Postgres;
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, Connection as _, PgConnection, Row as _, SqliteConnection, postgres::PgConnectOptions,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -247,8 +250,8 @@ async fn postgres_alone(server: &Postgres) -> Result<Vec<Rate>> {
         let begin = Instant::now();
         loop {
             let mut transaction = connection.begin().await?;
-            let page: Vec<(i64, Vec<u8>)> = sqlx::query_as(
-                "SELECT alone.seq, bytes FROM alone JOIN alone_payload USING (seq) WHERE state = 2
+            let page = sqlx::query(
+                "SELECT alone.*, bytes FROM alone JOIN alone_payload USING (seq) WHERE state = 2
                  ORDER BY alone.seq LIMIT $1 FOR UPDATE OF alone SKIP LOCKED",
             )
             .bind(i64::try_from(size)?)
@@ -257,7 +260,10 @@ async fn postgres_alone(server: &Postgres) -> Result<Vec<Rate>> {
             if page.is_empty() {
                 break;
             }
-            let seqs: Vec<_> = page.iter().map(|(seq, _)| *seq).collect();
+            let seqs = page
+                .iter()
+                .map(|row| row.try_get("seq"))
+                .collect::<Result<Vec<i64>, _>>()?;
             for statement in [
                 "DELETE FROM alone WHERE seq = ANY($1)",
                 "DELETE FROM alone_payload WHERE seq = ANY($1)",
@@ -347,17 +353,18 @@ async fn sqlite_alone(folder: &std::path::Path) -> Result<Vec<Rate>> {
         let begin = Instant::now();
         loop {
             let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-            let page: Vec<(i64, Vec<u8>)> = sqlx::query_as(
-                "SELECT object.seq, bytes FROM object INDEXED BY object_queue JOIN payload USING (seq)
+            let page = sqlx::query(
+                "SELECT object.*, bytes FROM object INDEXED BY object_queue JOIN payload USING (seq)
                  WHERE app_service_key = ?1 AND state = 2 ORDER BY object.seq LIMIT ?2",
             )
             .bind(SERVICE_KEY)
             .bind(i64::try_from(size)?)
             .fetch_all(&mut *transaction)
             .await?;
-            let Some((last, _)) = page.last() else {
+            let Some(last) = page.last() else {
                 break;
             };
+            let last: i64 = last.try_get("seq")?;
             sqlx::query("DELETE FROM object WHERE seq <= ?1")
                 .bind(last)
                 .execute(&mut *transaction)
