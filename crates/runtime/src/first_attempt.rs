@@ -52,6 +52,7 @@ impl FirstAttempt<'_> {
             safe: Some(safe),
             turn,
         };
+        let is_ordered = open.turn.is_some();
         let has_to_wait = match &mut open.turn {
             Some(turn) => turn.has_to_wait(&dispatch.keeper).await,
             None => false,
@@ -115,6 +116,10 @@ impl FirstAttempt<'_> {
             parked_at,
         };
         let end = end.enter(outcome, hurry).await;
+        if is_ordered && written {
+            // Behind a row others were let into the store.
+            dispatch.wake.order_moved();
+        }
         observer.run_ended(&pipeline_id, began.elapsed());
         let end = end?;
         open.is_safe();

@@ -233,6 +233,9 @@ impl<'a> Drive<'a> {
         if self.dispatch.wake.take_everything() {
             self.lanes.values_mut().for_each(LaneState::wake);
         }
+        if self.dispatch.wake.take_order_moved() {
+            self.order_moved();
+        }
         self.look |= self.dispatch.wake.take_look();
         let (succeeded, kept) = self.dispatch.wake.take();
         for destination in succeeded {
@@ -613,11 +616,15 @@ impl<'a> Drive<'a> {
             Some((_, at)) => self.lane(settled.lane).note(at),
             None => {}
         }
-        // In order, it may have held back others of its device, wherever they are to go.
         if self.dispatch.settings.borrow().store_and_forward.ordering == Ordering::Device {
-            self.lanes.values_mut().for_each(LaneState::refresh);
-            self.look |= self.lanes.values().all(|lane| lane.passing().is_none());
+            self.order_moved();
         }
+    }
+
+    /// Something has gone that may have held back others of its device, wherever they are to go.
+    fn order_moved(&mut self) {
+        self.lanes.values_mut().for_each(LaneState::refresh);
+        self.look |= self.lanes.values().all(|lane| lane.passing().is_none());
     }
 }
 

@@ -32,6 +32,8 @@ struct State {
     everything: bool,
     /// The store is to be asked what is due; taken by the loop.
     look: bool,
+    /// What others of its device waited behind has gone; taken by the loop.
+    order_moved: bool,
     /// The loop sleeps until then; for ever when there is none.
     wake_at: Option<Timestamp>,
 }
@@ -91,6 +93,17 @@ impl Wake {
         self.notify.notify_one();
     }
 
+    /// What others of its device may have waited behind in the store has gone, or waits there itself now.
+    pub(crate) fn order_moved(&self) {
+        self.state().order_moved = true;
+        self.notify.notify_one();
+    }
+
+    /// Takes whether something that held others back has gone.
+    pub(crate) fn take_order_moved(&self) -> bool {
+        std::mem::take(&mut self.state().order_moved)
+    }
+
     /// Takes whether the store is to be asked what is due.
     pub(crate) fn take_look(&self) -> bool {
         std::mem::take(&mut self.state().look)
@@ -130,7 +143,11 @@ impl Wake {
     pub(crate) fn may_sleep_until(&self, at: Option<Timestamp>) -> bool {
         let mut state = self.state();
         state.wake_at = at;
-        state.succeeded.is_empty() && state.kept.is_empty() && !state.everything && !state.look
+        state.succeeded.is_empty()
+            && state.kept.is_empty()
+            && !state.everything
+            && !state.look
+            && !state.order_moved
     }
 
     /// Returns once something has happened since the last return. Cancel-safe.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use edgehold_contracts::ReadingValue;
+use tokio::time::Instant;
 
 use crate::*;
 
@@ -108,7 +109,11 @@ async fn what_comes_behind_a_failed_one_waits_behind_it_without_an_attempt() {
 async fn what_comes_behind_a_journaled_one_waits_behind_it_and_so_it_does_after_a_crash() {
     // Given an event of a device that is on its way, and in the journal
     let export = Export::new("a", Answer::Hang);
-    let leaves: Vec<_> = ORDERED.iter().chain(&[("Journal", "always")]).copied().collect();
+    let leaves: Vec<_> = ORDERED
+        .iter()
+        .chain(&[("Journal", "always"), ("RetryInterval", "1h")])
+        .copied()
+        .collect();
     let service = Harness::start(
         &leaves,
         vec![pipeline("p", vec![step("A", Call(export.clone()))])],
@@ -124,4 +129,29 @@ async fn what_comes_behind_a_journaled_one_waits_behind_it_and_so_it_does_after_
     export.answer(Answer::Accept);
     service.until("both are there", |_| export.accepted() == 2).await;
     assert_eq!(arrived(&export)["pump-1"], [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_journaled_one_goes_as_soon_as_that_has_gone() {
+    // Given an event that waits behind another one for so long that it is looked for ever more seldom
+    let export = Export::new("a", Answer::Hang);
+    let leaves: Vec<_> = ORDERED
+        .iter()
+        .chain(&[("Journal", "always"), ("RetryInterval", "1h")])
+        .copied()
+        .collect();
+    let service = Harness::start(
+        &leaves,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    service.deliver(&event(1, 0)).await;
+    service.deliver(&event(1, 1)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // When the one ahead of it is through
+    let began = Instant::now();
+    export.answer(Answer::Accept);
+    service.until("both are there", |_| export.accepted() == 2).await;
+    // Then it is not waited for the next look
+    let waited = began.elapsed();
+    assert!(waited < Duration::from_millis(100), "{waited:?}");
 }
