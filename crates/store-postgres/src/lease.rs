@@ -1,5 +1,10 @@
 //! Which claims of this process are good, and which objects they handed out. The leases themselves are rows; this says
 //! which of them somebody here still answers for.
+//!
+//! *A verdict may be written and nobody hear of it*: the connection is lost before the answer, or whoever asked has stopped
+//! waiting. It is asked for again. Until its answer has been heard, its object is in somebody's hands here: a claim that
+//! finds it in the tables leaves it out, and holds it until then. The verdict itself changes nothing but what its own claim
+//! has leased: what others have made of the object since is theirs.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,6 +16,7 @@ use edgehold_core::{
     retry::{Action, Verdict},
 };
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 /// The claims of a queue, shared by it and its worker.
 #[derive(Clone, Debug, Default)]
@@ -25,14 +31,22 @@ struct Known {
     last: i64,
     /// For each claim how many answer for it: whoever is making it, and each object it handed out.
     good: HashMap<i64, usize>,
-    handed_out: HashMap<StoredObjectId, HandedOut>,
+    /// What somebody here has in hand: what was handed out, and whatever a verdict is being written for.
+    in_hand: HashMap<StoredObjectId, InHand>,
 }
 
+/// The claim of what no claim has handed out: its run has begun with it, or it waits in a batch.
+const NO_CLAIM: i64 = 0;
+
 #[derive(Clone, Copy, Debug)]
-struct HandedOut {
+struct InHand {
     claim: i64,
-    /// The place of the object.
+    /// The place of the object, when it was claimed.
     seq: i64,
+    /// Its verdict may have been written.
+    in_doubt: bool,
+    /// The claim that has found it in nobody's hands since: it was written.
+    again: Option<i64>,
 }
 
 /// What verdicts change of leases.
@@ -44,11 +58,32 @@ pub(crate) struct LettingGo {
     pub(crate) shrunk: Vec<i64>,
     /// The places of those.
     pub(crate) seqs: Vec<i64>,
+    /// What may be changed while it is failed only by the claims it belongs to.
+    pub(crate) bound: Vec<Uuid>,
+    /// Those claims.
+    pub(crate) bound_to: Vec<i64>,
 }
 
 impl LettingGo {
     pub(crate) fn is_nothing(&self) -> bool {
         self.ended.is_empty() && self.shrunk.is_empty()
+    }
+}
+
+impl InHand {
+    fn by(claim: i64, seq: i64) -> Self {
+        Self {
+            claim,
+            seq,
+            in_doubt: false,
+            again: None,
+        }
+    }
+
+    /// The claims that have leased it.
+    fn claims(self) -> impl Iterator<Item = i64> {
+        let first = (self.claim != NO_CLAIM).then_some(self.claim);
+        first.into_iter().chain(self.again)
     }
 }
 
@@ -90,31 +125,70 @@ impl Claims {
         (known.good.keys().copied().collect(), known.last)
     }
 
-    /// The claims that have handed these out.
-    pub(crate) fn of<'a>(
+    /// Verdicts are about to be written: their objects are in hand until that has been heard. Answers which, by which
+    /// claims. A removal leaves nothing that could be claimed meanwhile.
+    pub(crate) fn settling<'a>(
         &self,
-        ids: impl IntoIterator<Item = &'a StoredObjectId>,
+        verdicts: impl IntoIterator<Item = &'a Verdict>,
     ) -> Vec<(StoredObjectId, i64)> {
+        let mut known = self.known();
+        let mut settling = Vec::new();
+        for Verdict { id, action } in verdicts {
+            let claim = match known.in_hand.get(id) {
+                Some(found) => found.claim,
+                None if *action == Action::Remove => continue,
+                None => {
+                    known.in_hand.insert(*id, InHand::by(NO_CLAIM, 0));
+                    NO_CLAIM
+                }
+            };
+            settling.push((*id, claim));
+        }
+        settling
+    }
+
+    /// Verdicts for these may have been written, and will be asked for again.
+    pub(crate) fn doubt<'a>(&self, ids: impl IntoIterator<Item = &'a StoredObjectId>) {
+        let mut known = self.known();
+        for id in ids {
+            if let Some(found) = known.in_hand.get_mut(id) {
+                found.in_doubt = true;
+            }
+        }
+    }
+
+    /// Whether any of these is in somebody's hands.
+    pub(crate) fn has_any(&self, objects: &[StoredObject]) -> bool {
         let known = self.known();
-        let ids = ids.into_iter();
-        ids.filter_map(|id| Some((*id, known.handed_out.get(id)?.claim)))
-            .collect()
+        objects
+            .iter()
+            .any(|object| known.in_hand.contains_key(&object.id))
     }
 
     /// What these verdicts change of leases. What is removed may stay in the list of its claim.
     pub(crate) fn letting_go<'a>(&self, verdicts: impl IntoIterator<Item = &'a Verdict>) -> LettingGo {
         let known = self.known();
+        let mut letting_go = LettingGo::default();
         let mut claims: HashMap<i64, (HashSet<StoredObjectId>, Vec<i64>)> = HashMap::new();
+        let mut bound_to = HashSet::new();
         for Verdict { id, action } in verdicts {
-            if let Some(HandedOut { claim, seq }) = known.handed_out.get(id) {
-                let (settled, staying) = claims.entry(*claim).or_default();
+            let Some(found) = known.in_hand.get(id) else {
+                continue;
+            };
+            let stays = *action != Action::Remove;
+            if stays && (found.claim != NO_CLAIM || found.in_doubt) {
+                letting_go.bound.push(id.as_uuid());
+                bound_to.insert(found.claim);
+            }
+            for claim in found.claims() {
+                let (settled, staying) = claims.entry(claim).or_default();
                 settled.insert(*id);
-                if *action != Action::Remove {
-                    staying.push(*seq);
+                if stays {
+                    staying.push(found.seq);
                 }
             }
         }
-        let mut letting_go = LettingGo::default();
+        letting_go.bound_to.extend(bound_to);
         for (claim, (settled, staying)) in claims {
             if known.good.get(&claim).is_none_or(|left| *left <= settled.len()) {
                 letting_go.ended.push(claim);
@@ -126,26 +200,24 @@ impl Claims {
         letting_go
     }
 
-    /// For these nobody answers any more, as far as they were handed out by these claims.
+    /// For these nobody answers any more, as far as they are in hand by these claims.
     pub(crate) fn end(&self, ended: impl IntoIterator<Item = (StoredObjectId, i64)>) {
         let mut known = self.known();
         for (id, claim) in ended {
-            if known
-                .handed_out
-                .get(&id)
-                .is_some_and(|found| found.claim == claim)
+            if let Some(found) = known.in_hand.get(&id).copied()
+                && found.claim == claim
             {
-                known.handed_out.remove(&id);
-                known.let_go(claim);
+                known.in_hand.remove(&id);
+                for claim in found.claims() {
+                    known.let_go(claim);
+                }
             }
         }
     }
 
-    /// Another instance has taken everything over.
+    /// Another instance has taken everything over. What is in somebody's hands here stays there until its verdict.
     pub(crate) fn forget_all(&self) {
-        let mut known = self.known();
-        known.good.clear();
-        known.handed_out.clear();
+        self.known().good.clear();
     }
 }
 
@@ -159,22 +231,26 @@ pub(crate) struct Making {
 }
 
 impl Making {
-    /// A page to be handed out: from now on each of its objects answers for the claim.
-    pub(crate) fn page(self, objects: Vec<StoredObject>) -> ClaimedPage {
+    /// A page to be handed out: from now on each of its objects answers for the claim. What is in somebody's hands already
+    /// answers for it too, and is left out.
+    pub(crate) fn page(self, mut objects: Vec<StoredObject>) -> ClaimedPage {
         let mut known = self.claims.known();
-        if known.good.contains_key(&self.number) {
-            for object in &objects {
-                let handed_out = HandedOut {
-                    claim: self.number,
-                    seq: object.seq,
-                };
-                if let Some(before) = known.handed_out.insert(object.id, handed_out) {
-                    known.let_go(before.claim);
-                }
+        let leased = objects.len();
+        objects.retain(|object| {
+            let Some(found) = known.in_hand.get_mut(&object.id) else {
+                let in_hand = InHand::by(self.number, object.seq);
+                known.in_hand.insert(object.id, in_hand);
+                return true;
+            };
+            found.seq = object.seq;
+            if let Some(before) = found.again.replace(self.number) {
+                known.let_go(before);
             }
-            if let Some(count) = known.good.get_mut(&self.number) {
-                *count += objects.len();
-            }
+            false
+        });
+        // None when this instance was taken over meanwhile.
+        if let Some(count) = known.good.get_mut(&self.number) {
+            *count += leased;
         }
         drop(known);
         ClaimedPage {
@@ -201,6 +277,10 @@ pub(crate) struct ClaimedPage {
 }
 
 impl ClaimedPage {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
     /// They have arrived.
     pub(crate) fn take(mut self) -> Vec<StoredObject> {
         std::mem::take(&mut self.objects)
@@ -222,6 +302,13 @@ mod tests {
     use super::*;
     use edgehold_store::conformance::{id, object};
 
+    fn verdict(number: u64, action: Action) -> Verdict {
+        Verdict {
+            id: id(number),
+            action,
+        }
+    }
+
     #[test]
     fn a_claim_is_good_until_its_last_object_is_settled() {
         let claims = Claims::default();
@@ -229,16 +316,49 @@ mod tests {
         assert_eq!(claims.good(), (vec![1], 1));
         let objects = making.page(vec![object(1), object(2)]).take();
         assert_eq!(objects.len(), 2);
-        claims.end(claims.of([&id(1), &id(7)]));
+        let removals = |numbers: &[u64]| {
+            numbers
+                .iter()
+                .map(|number| verdict(*number, Action::Remove))
+                .collect::<Vec<_>>()
+        };
+        claims.end(claims.settling(&removals(&[1, 7])));
         assert_eq!(claims.good(), (vec![1], 1));
-        claims.end(claims.of([&id(2)]));
+        claims.end(claims.settling(&removals(&[2])));
         assert_eq!(claims.good(), (vec![], 1));
     }
 
     #[test]
-    fn a_verdict_ends_no_claim_that_was_made_after_it() {
+    fn what_a_verdict_is_written_for_is_left_out_until_it_is_heard() {
+        for claimed in [false, true] {
+            // given a verdict that nobody has heard of, for what was claimed, or for what was begun without a claim
+            let claims = Claims::default();
+            let release = [verdict(1, Action::RELEASE)];
+            if claimed {
+                claims.begin().page(vec![object(1)]).take();
+            }
+            let settling = claims.settling(&release);
+            assert_eq!(claims.letting_go(&release).bound.len(), usize::from(claimed));
+            claims.doubt([&id(1)]);
+            // when a claim finds it in the tables
+            let later = claims.begin();
+            let number = later.number;
+            assert_eq!(later.page(vec![object(1)]).take(), []);
+            // then the claim holds it until the verdict was heard, which is not the claim's own
+            let again = claims.letting_go(&release);
+            assert!(again.ended.contains(&number), "{again:?}");
+            assert_eq!((again.bound.len(), again.bound_to.contains(&number)), (1, false));
+            assert!(claims.good().0.contains(&number));
+            claims.end(settling);
+            assert_eq!(claims.good().0, Vec::<i64>::new());
+            assert_eq!(claims.begin().page(vec![object(1)]).take().len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_verdict_that_was_heard_ends_no_claim_that_was_made_after_it() {
         let claims = Claims::default();
-        let ended = claims.of([&id(1)]);
+        let ended = claims.settling(&[verdict(1, Action::Remove)]);
         let objects = claims.begin().page(vec![object(1)]).take();
         claims.end(ended);
         assert_eq!(claims.good(), (vec![1], 1), "somebody has {objects:?}");
@@ -252,10 +372,6 @@ mod tests {
             ..object(number)
         };
         let page = claims.begin().page((1..=3).map(numbered).collect());
-        let verdict = |number, action| Verdict {
-            id: id(number),
-            action,
-        };
         let removal = verdict(1, Action::Remove);
         let last = [
             verdict(2, Action::Remove),
@@ -277,7 +393,7 @@ mod tests {
             (vec![], vec![1], vec![30])
         );
         assert_eq!(claims.letting_go(&whole).ended, [1]);
-        claims.end(claims.of([&id(1)]));
+        claims.end(claims.settling([&removal]));
         assert_eq!(claims.letting_go(&last).ended, [1]);
     }
 

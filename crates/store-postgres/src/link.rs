@@ -74,6 +74,11 @@ impl Link {
         (!try_again).then(|| Err(store_error(&self.server, error)))
     }
 
+    /// Whether the outcome of what was tried last is not known: its connection was lost, or nobody answered.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.connection.is_none()
+    }
+
     /// Closes it in order, if that does not take long.
     pub(crate) async fn close(&mut self) {
         if let Some(connection) = self.connection.take() {
@@ -84,12 +89,20 @@ impl Link {
 }
 
 /// Runs work on a [`Link`], again where [`Link::attempt`] says so. The work is an async closure that is written here: it
-/// is made anew for each attempt, so that it may be one which can be called only once.
+/// is made anew for each attempt, so that it may be one which can be called only once. The third part is done whenever the
+/// outcome of an attempt is not known.
 macro_rules! run {
-    ($link:expr, $work:expr) => {{
+    ($link:expr, $work:expr) => {
+        run!($link, $work, ())
+    };
+    ($link:expr, $work:expr, $in_doubt:expr) => {{
         let mut tries = 0;
         loop {
-            if let Some(outcome) = $link.attempt(&mut tries, $work).await {
+            let outcome = $link.attempt(&mut tries, $work).await;
+            if $link.is_in_doubt() {
+                $in_doubt;
+            }
+            if let Some(outcome) = outcome {
                 break outcome;
             }
         }

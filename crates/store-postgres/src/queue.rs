@@ -17,6 +17,7 @@ use edgehold_store::{
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection, postgres::PgPoolOptions};
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::unconstrained,
     time::timeout,
 };
 
@@ -215,7 +216,8 @@ impl PostgresQueue {
             .send(Request::Write(work, answer))
             .await
             .map_err(|_| StoreError::Closed)?;
-        answered.await.unwrap_or(Err(StoreError::Closed))
+        // Heard as soon as it is sent, whatever budget the task has left: the writer counts on that.
+        unconstrained(answered).await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Looks at something. A connection that has been lost meanwhile is replaced before it is used; one on which nothing

@@ -20,9 +20,10 @@ use crate::{
     row::{bytes_column, context_json, state_column, text},
 };
 
-/// Waits, and is in nobody else's hands; with the instance as this parameter.
+/// Waits, and is in nobody else's hands; with the instance as this parameter. What is bound to claims, and is failed, is in
+/// the hands of one of them: these parameters are which objects, and which claims.
 macro_rules! ours {
-    ($owner:literal) => {
+    ($owner:literal, $bound:literal, $claims:literal) => {
         concat!(
             "object.state IN (0, 2, 4) AND (object.state = 2 OR object.owner = ",
             $owner,
@@ -30,7 +31,15 @@ macro_rules! ours {
             leased!(),
             " AND owner <> ",
             $owner,
-            ")))"
+            "))) AND (object.state <> 2 OR object.id NOT IN (SELECT unnest(",
+            $bound,
+            "::uuid[])) OR object.seq IN (SELECT unnest(ARRAY(",
+            leased!(),
+            " AND owner = ",
+            $owner,
+            " AND claim = ANY(",
+            $claims,
+            ")))))"
         )
     };
 }
@@ -41,7 +50,7 @@ pub(crate) const REPLACE_PAYLOAD: &str = concat!(
      FROM (SELECT change.bytes, found.place
            FROM unnest($1::uuid[], $2::bytea[]) AS change (id, bytes)
            CROSS JOIN LATERAL (SELECT seq FROM object WHERE object.id = change.id AND ",
-    ours!("$3"),
+    ours!("$3", "$4", "$5"),
     "      OFFSET 0) AS object
            CROSS JOIN LATERAL (SELECT ctid AS place FROM payload WHERE payload.seq = object.seq OFFSET 0) AS found
           ) AS change
@@ -52,7 +61,7 @@ pub(crate) const REPLACE_PAYLOAD: &str = concat!(
 pub(crate) const RELEASE: &str = concat!(
     "UPDATE object SET state = 2, crashes = 0
      WHERE id = ANY($1) AND (state <> 2 OR crashes > 0) AND ",
-    ours!("$2")
+    ours!("$2", "$3", "$4")
 );
 
 /// Claims end, and others no longer have these places.
@@ -101,7 +110,7 @@ pub(crate) const CHANGE: &str = concat!(
            CROSS JOIN LATERAL (SELECT ctid AS place FROM object WHERE object.id = change.id OFFSET 0) AS found
           ) AS change
      WHERE object.ctid = change.place AND (change.state <> 4 OR EXISTS (SELECT 1 FROM me)) AND ",
-    ours!("$18")
+    ours!("$18", "$20", "$21")
 );
 
 /// Payloads leave with their objects, and claims with the last of them.
@@ -224,7 +233,7 @@ impl Settlement {
             return remove(connection, owner, removals, &letting_go.ended).await;
         }
         for step in &self.steps {
-            step.write(connection, owner).await?;
+            step.write(connection, owner, letting_go).await?;
         }
         if letting_go.is_nothing() {
             return Ok(());
@@ -332,7 +341,12 @@ impl Step {
         wanted.into_iter().filter(|wanted| *wanted).count()
     }
 
-    async fn write(&self, connection: &mut PgConnection, owner: i64) -> Result<(), sqlx::Error> {
+    async fn write(
+        &self,
+        connection: &mut PgConnection,
+        owner: i64,
+        letting_go: &LettingGo,
+    ) -> Result<(), sqlx::Error> {
         let (ids, payloads): (Vec<_>, Vec<_>) =
             self.payloads().map(|(id, payload)| (id, &payload[..])).unzip();
         if !ids.is_empty() {
@@ -340,16 +354,20 @@ impl Step {
                 .bind(ids)
                 .bind(payloads)
                 .bind(owner)
+                .bind(&letting_go.bound)
+                .bind(&letting_go.bound_to)
                 .execute(&mut *connection)
                 .await?;
         }
         if !self.changes.is_empty() {
-            self.change(connection, owner).await?;
+            self.change(connection, owner, letting_go).await?;
         }
         if !self.releases.is_empty() {
             sqlx::query(RELEASE)
                 .bind(&self.releases)
                 .bind(owner)
+                .bind(&letting_go.bound)
+                .bind(&letting_go.bound_to)
                 .execute(&mut *connection)
                 .await?;
         }
@@ -359,7 +377,12 @@ impl Step {
         Ok(())
     }
 
-    async fn change(&self, connection: &mut PgConnection, owner: i64) -> Result<(), sqlx::Error> {
+    async fn change(
+        &self,
+        connection: &mut PgConnection,
+        owner: i64,
+        letting_go: &LettingGo,
+    ) -> Result<(), sqlx::Error> {
         let changes = &self.changes;
         let moved = || changes.iter().map(|change| change.progress.as_ref());
         sqlx::query(CHANGE)
@@ -406,6 +429,8 @@ impl Step {
             )
             .bind(owner)
             .bind(column(changes, Change::attempt_error))
+            .bind(&letting_go.bound)
+            .bind(&letting_go.bound_to)
             .execute(connection)
             .await
             .map(drop)

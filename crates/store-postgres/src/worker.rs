@@ -23,7 +23,7 @@ use crate::{
     link::{Link, run},
     maintain::Damage,
     row::ReadRow,
-    writer::{Request, Work, Writer},
+    writer::{Answer, Request, Work, Writer},
 };
 
 /// Claims that may wait to be made; more wait with their callers.
@@ -244,24 +244,34 @@ impl Claimer<'_> {
                 .filter(|row| row.damage.is_none())
                 .map(|row| row.object)
                 .collect();
-            if !objects.is_empty() {
-                return Ok(making.page(objects));
+            // A verdict that was just written may not have been heard of yet.
+            if self.shared.claims.has_any(&objects) {
+                self.ask_writer(Work::Settle(Vec::new())).await;
             }
-            // All of them were damaged. Behind them there may be more.
+            let page = making.page(objects);
+            if !page.is_empty() {
+                return Ok(page);
+            }
+            // All of them were damaged or left out. Behind them there may be more.
             claim.after_seq = last;
         }
     }
 
     /// Has the damaged ones of these rows moved to the error collection. What fails is met again with the next page.
     async fn set_aside(&self, rows: &[ReadRow]) {
-        if let (Some(work), Some(to_writer)) = (damaged(rows), self.to_writer.upgrade()) {
-            let (answer, answered) = oneshot::channel();
-            if to_writer.send(Request::Write(work, answer)).await.is_ok()
-                && let Ok(Err(error)) = answered.await
-            {
-                tracing::warn!(%error, "damaged rows stay where they are for now");
-            }
+        if let Some(work) = damaged(rows)
+            && let Some(Err(error)) = self.ask_writer(work).await
+        {
+            tracing::warn!(%error, "damaged rows stay where they are for now");
         }
+    }
+
+    /// Has the writer do something, behind what it was asked for before. None when it has ended.
+    async fn ask_writer(&self, work: Work) -> Option<Answer> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Write(work, answer);
+        self.to_writer.upgrade()?.send(request).await.ok()?;
+        answered.await.ok()
     }
 }
 

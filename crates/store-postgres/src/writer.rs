@@ -169,7 +169,10 @@ impl Writer {
         let (works, answers): (Vec<_>, Vec<_>) = group.into_iter().unzip();
         // Looked up before: what a verdict makes claimable may be somebody else's as soon as it is written.
         let claims = &self.shared.claims;
-        let ended: Vec<_> = works.iter().map(|work| claims.of(work.settled())).collect();
+        let ended: Vec<_> = works
+            .iter()
+            .map(|work| claims.settling(work.verdicts()))
+            .collect();
         let mut done = match works.len() {
             0 | 1 => None,
             _ => self.together(&works).await,
@@ -181,12 +184,14 @@ impl Writer {
                 Some(done) => Ok(done),
                 None => self.alone(work).await,
             };
-            if outcome.is_ok() {
-                is_news |= work.is_news();
+            let is_written = outcome.is_ok();
+            is_news |= is_written && work.is_news();
+            // A caller that has gone is no reason not to have written, but will ask for its verdicts again.
+            if answer.send(outcome).is_ok() && is_written {
                 self.shared.claims.end(ended);
+            } else {
+                self.shared.claims.doubt(work.settled());
             }
-            // A caller that has gone is no reason not to have written.
-            let _ = answer.send(outcome);
         }
         if is_news {
             self.shared.tell_others();
@@ -199,11 +204,16 @@ impl Writer {
         let verdicts = || works.iter().flat_map(Work::verdicts);
         let mut settlement = Settlement::default();
         settlement.extend(verdicts());
-        let letting_go = self.shared.claims.letting_go(verdicts());
         let owner = self.shared.instance();
-        let outcome = run!(self.link, async |connection| {
-            write_together(connection, owner, works, &settlement, &letting_go).await
-        });
+        let claims = &self.shared.claims;
+        let outcome = run!(
+            self.link,
+            async |connection| {
+                let letting_go = claims.letting_go(verdicts());
+                write_together(connection, owner, works, &settlement, &letting_go).await
+            },
+            claims.doubt(works.iter().flat_map(Work::settled))
+        );
         outcome.ok()
     }
 
@@ -211,10 +221,15 @@ impl Writer {
     async fn alone(&mut self, work: &Work) -> Answer {
         for _ in 0..2 {
             let owner = self.shared.instance();
-            let letting_go = self.shared.claims.letting_go(work.verdicts());
-            let outcome = run!(self.link, async |connection| {
-                write_alone(connection, owner, work, &letting_go).await
-            });
+            let claims = &self.shared.claims;
+            let outcome = run!(
+                self.link,
+                async |connection| {
+                    let letting_go = claims.letting_go(work.verdicts());
+                    write_alone(connection, owner, work, &letting_go).await
+                },
+                claims.doubt(work.settled())
+            );
             match outcome? {
                 Some(done) => return Ok(done),
                 // It was taken over: once more as the instance that it is then.

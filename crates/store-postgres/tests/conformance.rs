@@ -7,6 +7,8 @@ mod backlog;
 mod instances;
 #[path = "conformance/opening.rs"]
 mod opening;
+#[path = "conformance/unheard.rs"]
+mod unheard;
 
 use std::sync::Arc;
 
