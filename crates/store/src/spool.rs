@@ -17,6 +17,9 @@
 //! and is removed before the object moves. So a kill between the two steps of a move loses and doubles nothing: the
 //! next start finds the object in both, and the spool's counts.
 //!
+//! *Verdicts of a batch* may be for objects of both. What goes on is written before what goes with it is removed, and
+//! does not move before all of it is written.
+//!
 //! *Moving.* Oldest first, page by page: append to the store, then remove from the spool. An object in state new stays
 //! until its run has ended; after a crash opening the spool has made it failed, and it moves. What the store can never
 //! take stays in the spool, named in the log, and holds up nobody. Crash marks do not move along.
@@ -42,7 +45,8 @@ use std::{
 };
 
 use edgehold_core::{
-    BoxFuture, Destination, ObjectState, PipelineId, StoredObject, StoredObjectId, Timestamp, retry::Verdict,
+    BoxFuture, Destination, ObjectState, PipelineId, StoredObject, StoredObjectId, Timestamp,
+    retry::{Action, Verdict},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -352,12 +356,32 @@ impl Shared {
 
     async fn settle(&self, verdicts: &[Verdict]) -> Result<(), StoreError> {
         self.check_open()?;
+        let spooled: Vec<_> = {
+            let ledger = self.ledger();
+            let ids = verdicts.iter().map(|verdict| verdict.id);
+            ids.filter(|id| ledger.has(*id)).collect()
+        };
+        if spooled.is_empty() || spooled.len() == verdicts.len() {
+            return self.write_verdicts(verdicts.to_vec()).await;
+        }
+        // All of it is asked for again when a part fails: what is changed here must not be somebody else's by then.
+        self.ledger().hold(&spooled, true);
+        // What is removed may go on in what is changed, as what is in a batch does in the first of it.
+        let (removals, changes): (Vec<_>, Vec<_>) = verdicts
+            .iter()
+            .cloned()
+            .partition(|verdict| verdict.action == Action::Remove);
+        self.write_verdicts(changes).await?;
+        self.write_verdicts(removals).await?;
+        self.ledger().hold(&spooled, false);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    async fn write_verdicts(&self, verdicts: Vec<Verdict>) -> Result<(), StoreError> {
         let (spooled, others): (Vec<_>, Vec<_>) = {
             let ledger = self.ledger();
-            verdicts
-                .iter()
-                .cloned()
-                .partition(|verdict| ledger.has(verdict.id))
+            verdicts.into_iter().partition(|verdict| ledger.has(verdict.id))
         };
         if !spooled.is_empty() {
             self.spool.settle(&spooled).await?;

@@ -20,6 +20,8 @@ struct Kept {
     pending: bool,
     /// The store will never take it: it stays, and holds up nobody.
     stuck: bool,
+    /// It was changed by a call of which another part failed: it stays until that is asked for again.
+    held: bool,
 }
 
 impl Kept {
@@ -27,8 +29,13 @@ impl Kept {
         self.state.waits()
     }
 
+    fn stays(self) -> bool {
+        self.stuck || self.held
+    }
+
     fn is_movable(self) -> bool {
-        !matches!(self.state, ObjectState::New | ObjectState::Batched) && !self.pending && !self.stuck
+        let has_ended = !matches!(self.state, ObjectState::New | ObjectState::Batched);
+        has_ended && !self.pending && !self.stays()
     }
 }
 
@@ -88,8 +95,9 @@ impl Ledger {
         movable.map(|(id, _)| *id).collect()
     }
 
-    pub(super) fn is_stuck(&self, id: StoredObjectId) -> bool {
-        self.kept.get(&id).is_some_and(|kept| kept.stuck)
+    /// Whether it does not move now.
+    pub(super) fn stays(&self, id: StoredObjectId) -> bool {
+        self.kept.get(&id).is_some_and(|kept| kept.stays())
     }
 
     /// Whether the mover has something to do.
@@ -151,6 +159,14 @@ impl Ledger {
     pub(super) fn stuck(&mut self, id: StoredObjectId) {
         if let Some(kept) = self.kept.get(&id).copied() {
             self.set(id, Some(Kept { stuck: true, ..kept }));
+        }
+    }
+
+    pub(super) fn hold(&mut self, ids: &[StoredObjectId], held: bool) {
+        for id in ids {
+            if let Some(kept) = self.kept.get(id).copied() {
+                self.set(*id, Some(Kept { held, ..kept }));
+            }
         }
     }
 
@@ -250,6 +266,7 @@ impl Ledger {
             payload_bytes: bytes(semantics::payload_bytes(&object.context, &object.payload)),
             pending: false,
             stuck: false,
+            held: false,
         }
     }
 

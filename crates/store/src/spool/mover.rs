@@ -104,7 +104,7 @@ impl Mover {
             let mut page = self.shared.spool.list(request).await?;
             {
                 let ledger = self.shared.ledger();
-                page.objects.retain(|object| !ledger.is_stuck(object.id));
+                page.objects.retain(|object| !ledger.stays(object.id));
             }
             match page.next_after_seq {
                 Some(next) if page.objects.is_empty() => after_seq = next,

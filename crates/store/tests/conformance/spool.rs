@@ -515,6 +515,60 @@ async fn a_verdict_waits_only_where_the_store_has_the_object() {
     assert!(held(&bench.store.inner).await.is_empty());
 }
 
+/// What a batch that could not be exported leaves: its first object goes on with all that is in it, the others go.
+fn end_of_batch(first: u64, others: impl IntoIterator<Item = u64>) -> Vec<Verdict> {
+    let kept = verdict(object(first).id, fail(None));
+    let removals = others
+        .into_iter()
+        .map(|number| verdict(object(number).id, Action::Remove));
+    std::iter::once(kept).chain(removals).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_removed_while_what_goes_on_in_its_place_cannot_be_written() {
+    // Given a batch whose first object is in the store, and the others in the spool
+    let bench = Bench::new(Mode::There).await;
+    append(&bench.queue, &new(1)).await.unwrap();
+    bench.store.set(Mode::Away);
+    append(&bench.queue, &new(2)).await.unwrap();
+    // When its end is written while the store is away
+    let end = end_of_batch(1, [2]);
+    assert!(is_unavailable(&bench.queue.settle(&end).await));
+    // Then all of it is there for whoever comes after a kill
+    assert_eq!(ids(&held(&bench.store.inner).await), ids_of([1]));
+    assert_eq!(ids(&held(&bench.spool.inner).await), ids_of([2]));
+    // And what goes on is, once the store is back
+    bench.store.set(Mode::There);
+    until("it is written", async || bench.queue.settle(&end).await.is_ok()).await;
+    bench.moved().await;
+    assert_eq!(ids(&held(&bench.store.inner).await), ids_of([1]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_again_has_not_moved_meanwhile() {
+    // Given a batch whose first object is in the spool, and another one in the store
+    let bench = Bench::new(Mode::There).await;
+    append(&bench.queue, &new(1)).await.unwrap();
+    bench.store.set(Mode::Away);
+    append(&bench.queue, &new(2)).await.unwrap();
+    // When its end was written in the spool alone, and the store is back before it is asked for again
+    let end = end_of_batch(2, [1]);
+    assert!(is_unavailable(&bench.queue.settle(&end).await));
+    bench.store.set(Mode::There);
+    until("the store is there", async || {
+        bench.queue.lanes(INTERVAL, Timestamp::default()).await.is_ok()
+    })
+    .await;
+    for _ in 0..100 {
+        assert_eq!(ids(&bench.queue.claim(everything()).await.unwrap()), []);
+        sleep(Duration::from_millis(10)).await;
+    }
+    bench.queue.settle(&end).await.unwrap();
+    // Then it is handed out once it was
+    bench.moved().await;
+    assert_eq!(ids(&bench.claim().await.unwrap()), ids_of([2]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_kill_between_the_steps_of_a_move_neither_loses_nor_doubles() {
     // Given what a kill leaves: an object in both, one only in the spool, and an older state of a third in the store
