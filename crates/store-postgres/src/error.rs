@@ -7,6 +7,8 @@ const DISK_FULL: &str = "53100";
 /// Asked of a transaction that two instances cannot both have at once; the same again succeeds.
 const DEADLOCK: &str = "40P01";
 const NOT_SERIALIZABLE: &str = "40001";
+/// Whoever asked may not do this.
+const REFUSED: &str = "42501";
 
 /// Maps a failure of the server with this name.
 pub(crate) fn store_error(server: &str, error: sqlx::Error) -> StoreError {
@@ -25,7 +27,7 @@ pub(crate) fn store_error(server: &str, error: sqlx::Error) -> StoreError {
         Some("3D000") => {
             format!("{server} has no such database; create it, or name another one with EDGEX_DBNAME")
         }
-        Some("42501") => format!(
+        Some(REFUSED) => format!(
             "{server} refuses what the store needs; grant this user CREATE on the database, or on the schema \
              of this service"
         ),
@@ -64,6 +66,11 @@ fn code(error: &sqlx::Error) -> Option<String> {
 /// Whether the same transaction succeeds when it is simply tried again.
 pub(crate) fn is_conflict(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some(DEADLOCK | NOT_SERIALIZABLE))
+}
+
+/// Whether this user may not do what was asked for.
+pub(crate) fn is_refused(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some(REFUSED)
 }
 
 /// Whether the connection is of no use any more.

@@ -24,7 +24,7 @@
 //!
 //! *A server that does not answer* is not waited for longer than `Database.Timeout`: the call answers
 //! [`Unavailable`](edgehold_store::StoreError::Unavailable), and the connection is made anew for the next one. What was
-//! asked for may still happen; asking again does no harm.
+//! asked for may still happen until that is made; asking again does no harm.
 
 mod backlog;
 mod claim;

@@ -25,7 +25,7 @@ use crate::{
     error::{no_answer, store_error},
     instance::{self, Ended, Identity},
     lanes,
-    link::Link,
+    link::{Link, run},
     look,
     maintain::Fate,
     options::{Options, connect},
@@ -71,7 +71,6 @@ impl PostgresQueue {
         let limit = options.timeout;
         let connecting = options.connect_options();
         let service_key = options.service_key.clone();
-        let failed = |error| store_error(&server, error);
 
         let mut connection = connect(&server, &connecting, limit).await?;
         schema::migrate(&server, &mut connection, service_key.as_str(), limit).await?;
@@ -79,29 +78,25 @@ impl PostgresQueue {
         drop(connection);
 
         let identity = Identity::take(options.identity_file.as_deref());
-        let mut connection = connect(&server, &connecting, limit).await?;
-        let joining = async {
-            let id = instance::join(&mut connection, &identity.name).await?;
-            let ended = instance::take_over(&mut connection, id, &identity.name, Ended::KnownToBe).await?;
+        let link = || Link::new(server.clone(), connecting.clone(), limit);
+        let mut writer_link = link();
+        let (id, ended) = run!(writer_link, async |connection| {
+            let id = instance::join(connection, &identity.name).await?;
+            let ended = instance::take_over(connection, id, &identity.name, Ended::KnownToBe).await?;
             Ok((id, ended))
-        };
-        let (id, ended) = match timeout(limit, joining).await {
-            Ok(joined) => joined.map_err(failed)?,
-            Err(_) => return Err(no_answer(&server, limit)),
-        };
+        })?;
         ended.report(&service_key);
 
         let (requests, to_write) = mpsc::channel(QUEUED_REQUESTS);
         let (claims, to_claim) = mpsc::channel(QUEUED_CLAIMS);
         let readers = readers(&options);
-        let link = || Link::new(server.clone(), connecting.clone(), limit);
         let shared = Arc::new(Shared::new(service_key.clone(), limit, identity, id));
         let worker = Worker {
             shared: shared.clone(),
             writer: Writer {
                 shared: shared.clone(),
                 requests: to_write,
-                link: link().with(connection),
+                link: writer_link,
             },
             claims: to_claim,
             to_writer: requests.downgrade(),

@@ -3,6 +3,8 @@
 
 #[path = "conformance/backlog.rs"]
 mod backlog;
+#[path = "conformance/frozen.rs"]
+mod frozen;
 #[path = "conformance/instances.rs"]
 mod instances;
 #[path = "conformance/opening.rs"]
