@@ -51,18 +51,11 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
     Some(code & 0xff)
 }
 
-/// What the writer answers itself when a transaction cannot be written as it was asked for.
-pub(crate) fn refusal() -> sqlx::Error {
-    sqlx::Error::RowNotFound
-}
-
-/// Whether a row was refused, by SQLite because its id is there already or by the writer itself: the failures that leave
-/// the connection as it was.
+/// Whether a row was refused because its id is there already: the failure that leaves the connection as it was.
 pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::RowNotFound)
-        || error
-            .as_database_error()
-            .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+    error
+        .as_database_error()
+        .is_some_and(sqlx::error::DatabaseError::is_unique_violation)
 }
 
 /// Whether the disk is full.

@@ -8,18 +8,19 @@ use std::collections::{BTreeSet, HashMap};
 
 use edgehold_core::ServiceKey;
 use serde::Serialize;
-use sqlx::SqliteConnection;
+
+use crate::writer::script::Script;
 
 /// So many places share a row. The migrations know it.
 const NEIGHBOURS: i64 = 256;
 
 pub(crate) const NOTE: &str = "
     INSERT INTO in_flight (owner, neighbours, places)
-    SELECT ?1, value ->> 0, value -> 1 FROM json_each(?2) WHERE TRUE
+    SELECT ?, value ->> 0, value -> 1 FROM json_each(?) WHERE TRUE
     ON CONFLICT DO UPDATE SET places = excluded.places";
 
 pub(crate) const FORGET: &str = "
-    DELETE FROM in_flight WHERE owner = ?1 AND neighbours IN (SELECT value FROM json_each(?2))";
+    DELETE FROM in_flight WHERE owner = ? AND neighbours IN (SELECT value FROM json_each(?))";
 
 /// Rows, by what their places have in common.
 pub(crate) type Rows = HashMap<i64, BTreeSet<i64>>;
@@ -31,35 +32,39 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    /// Writes that these are handed out and those are not any more; answers the rows that are different then. Once that
+    /// Writes of places, in this order, whether they are handed out; answers the rows that are different then. Once that
     /// is committed, [`InFlight::is_now`].
-    pub(crate) async fn write(
+    pub(crate) fn write(
         &self,
-        connection: &mut SqliteConnection,
+        script: &mut Script,
         service_key: &ServiceKey,
-        begun: &[i64],
-        ended: &[i64],
-    ) -> Result<Rows, sqlx::Error> {
+        places: impl IntoIterator<Item = (i64, bool)>,
+    ) -> Rows {
         let mut rows = Rows::new();
-        for seq in begun {
-            self.row_in(&mut rows, *seq).insert(*seq);
-        }
-        for seq in ended {
-            self.row_in(&mut rows, *seq).remove(seq);
+        for (seq, handed_out) in places {
+            let row = self.row_in(&mut rows, seq);
+            if handed_out {
+                row.insert(seq);
+            } else {
+                row.remove(&seq);
+            }
         }
         rows.retain(|neighbours, places| match self.rows.get(neighbours) {
             Some(was) => was != places,
             None => !places.is_empty(),
         });
         let (noted, empty): (Vec<_>, Vec<_>) = rows.iter().partition(|(_, places)| !places.is_empty());
+        let mut add = |statement, rows: String| {
+            script.add(statement).with(service_key.as_str()).with(rows);
+        };
         if !noted.is_empty() {
-            run(connection, NOTE, service_key, &noted).await?;
+            add(NOTE, json(&noted));
         }
         if !empty.is_empty() {
             let empty: Vec<_> = empty.iter().map(|(neighbours, _)| neighbours).collect();
-            run(connection, FORGET, service_key, &empty).await?;
+            add(FORGET, json(&empty));
         }
-        Ok(rows)
+        rows
     }
 
     /// The row of a place among rows that are to be different, where it begins as it is.
@@ -76,17 +81,6 @@ impl InFlight {
     }
 }
 
-async fn run(
-    connection: &mut SqliteConnection,
-    statement: &'static str,
-    service_key: &ServiceKey,
-    rows: &impl Serialize,
-) -> Result<(), sqlx::Error> {
-    let rows = serde_json::to_string(rows).expect("numbers are always JSON");
-    sqlx::query(statement)
-        .bind(service_key.as_str())
-        .bind(rows)
-        .execute(connection)
-        .await
-        .map(drop)
+fn json(rows: &impl Serialize) -> String {
+    serde_json::to_string(rows).expect("numbers are always JSON")
 }

@@ -214,6 +214,13 @@ impl LeasedPage {
         });
     }
 
+    /// The places of the page that none of these objects has.
+    pub(crate) fn without(&self, objects: &[StoredObject]) -> Vec<i64> {
+        let kept: HashSet<_> = objects.iter().map(|object| object.seq).collect();
+        let places = self.taken.iter().map(|place| place.seq);
+        places.filter(|seq| !kept.contains(seq)).collect()
+    }
+
     /// Keeps the claims of these objects, which are handed out, and gives the others back.
     pub(crate) fn hand_out(mut self, objects: &[StoredObject]) {
         let kept: HashSet<_> = objects.iter().map(|object| object.seq).collect();

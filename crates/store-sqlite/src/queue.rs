@@ -15,6 +15,7 @@ use edgehold_store::{
     Claim, ErrorGroup, ErrorPage, Evicted, Eviction, LaneStatus, ListRequest, Moved, ObjectFilter, Page,
     RetryQueue, Room, StoreError, StoreStats, Sweep, semantics,
 };
+use futures_util::future;
 use sqlx::{
     Sqlite, SqlitePool,
     pool::PoolConnection,
@@ -27,7 +28,7 @@ use crate::{
     files::{self, Lock},
     lease::{LeasedPage, Leases},
     order::Order,
-    reader,
+    reader::{self, Place},
     row::{NewRow, ReadRow},
     schema,
     writer::{Answer, Damage, Done, QUEUED_REQUESTS, Request, Work, Writer, Writing, maintain::Fate},
@@ -353,11 +354,16 @@ impl SqliteQueue {
             let Some(last) = page.places().last().copied() else {
                 return Ok(Vec::new());
             };
-            let rows = reader::read(&mut connection, &self.service_key, page.places())
-                .await
-                .map_err(|error| self.failed(error))?;
-            drop(connection);
-            let objects = self.hand_out(page, rows, &claim).await?;
+            // One on a core, the other on the disk. What is noted without being handed out is taken back.
+            let read = async {
+                let rows = reader::read(&mut connection, &self.service_key, page.places()).await;
+                drop(connection);
+                rows.map_err(|error| self.failed(error))
+            };
+            let (rows, marked) = future::join(read, self.mark(page.places())).await;
+            let objects = self
+                .hand_out(page, rows.and_then(|rows| marked.map(|()| rows)), &claim)
+                .await?;
             if !objects.is_empty() {
                 return Ok(objects);
             }
@@ -366,13 +372,25 @@ impl SqliteQueue {
         }
     }
 
-    /// Keeps of a page what is still to be claimed now that it is claimed: an object may have been settled after it
-    /// was chosen and before it was claimed. It is noted in the file before it is handed out, so that a start knows what
-    /// was in flight.
+    /// Notes in the file that the objects at these places are handed out, so that a start knows what was in flight.
+    async fn mark(&self, places: &[Place]) -> Result<(), StoreError> {
+        let places = places.iter().map(|place| place.seq).collect();
+        match self.write(Work::Mark(places)).await {
+            // What is handed out now makes room; that a crash would not be counted is the lesser evil.
+            Err(StoreError::Full { reason }) => {
+                tracing::warn!(%reason, "objects are handed out without a note that they are in flight");
+                Ok(())
+            }
+            marked => marked.map(drop),
+        }
+    }
+
+    /// Keeps of a page, which is claimed and noted, what is still to be claimed: an object may have been settled after it
+    /// was chosen and before it was claimed. The others are given back.
     async fn hand_out(
         &self,
         page: LeasedPage,
-        rows: Vec<ReadRow>,
+        rows: Result<Vec<ReadRow>, StoreError>,
         claim: &Claim,
     ) -> Result<Vec<StoredObject>, StoreError> {
         let may_run = |object: &StoredObject| {
@@ -385,23 +403,22 @@ impl SqliteQueue {
                 && claim.selection.lane.has(object.destination.as_ref())
                 && may_run(object)
         };
+        let (rows, failed) = match rows {
+            Ok(rows) => (rows, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         // While they are claimed nobody else meets the damaged ones.
         self.set_aside(&rows).await;
         let mut objects: Vec<_> = rows.into_iter().map(|row| row.object).filter(selected).collect();
         page.hold(&mut objects, claim.ordered);
-        if !objects.is_empty() {
-            let marked = self.write(Work::Mark(objects.iter().map(|object| object.seq).collect()));
-            match marked.await {
-                Ok(_) => {}
-                // What is handed out now makes room; that a crash would not be counted is the lesser evil.
-                Err(StoreError::Full { reason }) => {
-                    tracing::warn!(%reason, "objects are handed out without a note that they are in flight");
-                }
-                Err(error) => return Err(error),
-            }
+        let others = page.without(&objects);
+        if !others.is_empty()
+            && let Err(error) = self.write(Work::Unmark(others)).await
+        {
+            tracing::warn!(%error, "objects that are not handed out stay noted as in flight until they are");
         }
         page.hand_out(&objects);
-        Ok(objects)
+        failed.map_or(Ok(objects), Err)
     }
 
     async fn look_at_lanes(&self, interval: Duration, now: Timestamp) -> Result<Vec<LaneStatus>, StoreError> {

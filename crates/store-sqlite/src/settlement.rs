@@ -12,25 +12,27 @@ use edgehold_core::{
 };
 use edgehold_store::semantics;
 use serde_json::{Value, json};
-use sqlx::SqliteConnection;
 
-use crate::row::{bytes_column, context_json, id_column};
+use crate::{
+    row::{bytes_column, context_json, id_column},
+    writer::script::Script,
+};
 
 pub(crate) const REPLACE_PAYLOAD: &str = "
-    UPDATE payload SET bytes = ?1
+    UPDATE payload SET bytes = ?
     WHERE seq = (SELECT seq FROM object INDEXED BY object_id
-                 WHERE id = ?2 AND app_service_key = ?3 AND state IN (0, 2, 4))";
+                 WHERE id = ? AND app_service_key = ? AND state IN (0, 2, 4))";
 
 /// What was journaled or batched waits; the others among these do so already.
 pub(crate) const RELEASE: &str = "
     UPDATE object INDEXED BY object_id SET state = 2
-    WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND app_service_key = ?2 AND state IN (0, 4)";
+    WHERE id IN (SELECT unhex(value) FROM json_each(?)) AND app_service_key = ? AND state IN (0, 4)";
 
 /// Any verdict ends a row of crashes.
 pub(crate) const UNMARK: &str = "
     DELETE FROM crash_mark
     WHERE seq IN (SELECT seq FROM object INDEXED BY object_id
-                  WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND app_service_key = ?2)";
+                  WHERE id IN (SELECT unhex(value) FROM json_each(?)) AND app_service_key = ?)";
 
 /// A counted failure joins the first four and the last twelve errors, once (`AttemptErrors::push`).
 ///
@@ -71,18 +73,18 @@ pub(crate) const CHANGE: &str = "
                value ->> 'position' AS position, value ->> 'context_data' AS context_data,
                value ->> 'input_kind' AS input_kind, value ->> 'payload_bytes' AS payload_bytes,
                value ->> 'ended_at' AS ended_at, value ->> 'version' AS version, value ->> 'device' AS device
-        FROM json_each(?1)
+        FROM json_each(?)
     ) AS change
-    WHERE object.id = change.id AND object.app_service_key = ?2 AND object.state IN (0, 2, 4)";
+    WHERE object.id = change.id AND object.app_service_key = ? AND object.state IN (0, 2, 4)";
 
 pub(crate) const REMOVE: &str = "
     DELETE FROM object INDEXED BY object_id
-    WHERE id IN (SELECT unhex(value) FROM json_each(?1)) AND app_service_key = ?2";
+    WHERE id IN (SELECT unhex(value) FROM json_each(?)) AND app_service_key = ?";
 
 /// What is claimed is known by its place.
 pub(crate) const REMOVE_AT: &str = "
     DELETE FROM object NOT INDEXED
-    WHERE seq IN (SELECT value FROM json_each(?1)) AND app_service_key = ?2";
+    WHERE seq IN (SELECT value FROM json_each(?)) AND app_service_key = ?";
 
 /// Verdicts of which no two are for the same object, so that their order does not matter.
 #[derive(Debug, Default)]
@@ -112,11 +114,6 @@ impl Settlement {
         Self { held, steps }
     }
 
-    /// The places of the claimed objects it has a verdict for.
-    pub(crate) fn ended(&self) -> Vec<i64> {
-        self.held.values().copied().collect()
-    }
-
     /// Adds verdicts behind those that are there.
     pub(crate) fn extend<'a>(&mut self, verdicts: impl IntoIterator<Item = &'a Verdict>) {
         for verdict in verdicts {
@@ -132,18 +129,14 @@ impl Settlement {
         }
     }
 
-    /// Writes it; answers how many objects left. Without suspects no object has a row of crashes to end.
-    pub(crate) async fn write(
-        &self,
-        connection: &mut SqliteConnection,
-        service_key: &ServiceKey,
-        has_suspects: bool,
-    ) -> Result<u64, sqlx::Error> {
+    /// Writes it; answers how many objects leave if they are there. Without suspects no object has a row of crashes to
+    /// end.
+    pub(crate) fn write(&self, script: &mut Script, service_key: &ServiceKey, has_suspects: bool) -> usize {
         let mut removed = 0;
         for step in &self.steps {
-            removed += step.write(connection, service_key, has_suspects).await?;
+            removed += step.write(script, service_key, has_suspects);
         }
-        Ok(removed)
+        removed
     }
 }
 
@@ -226,48 +219,33 @@ impl Step {
         self.changes.push(change);
     }
 
-    async fn write(
-        &self,
-        connection: &mut SqliteConnection,
-        service_key: &ServiceKey,
-        has_suspects: bool,
-    ) -> Result<u64, sqlx::Error> {
+    fn write(&self, script: &mut Script, service_key: &ServiceKey, has_suspects: bool) -> usize {
         for (id, payload) in &self.payloads {
-            sqlx::query(REPLACE_PAYLOAD)
-                .bind(&payload[..])
-                .bind(id_column(*id))
-                .bind(service_key.as_str())
-                .execute(&mut *connection)
-                .await?;
+            script
+                .add_alone(REPLACE_PAYLOAD)
+                .with(&payload[..])
+                .with(id_column(*id))
+                .with(service_key.as_str());
         }
-        if !self.changes.is_empty() {
-            sqlx::query(CHANGE)
-                .bind(json!(self.changes).to_string())
-                .bind(service_key.as_str())
-                .execute(&mut *connection)
-                .await?;
-        }
-        let mut run = async |statement, list: Value| {
-            let query = sqlx::query(statement)
-                .bind(list.to_string())
-                .bind(service_key.as_str());
-            let done = query.execute(&mut *connection).await?;
-            Ok::<_, sqlx::Error>(done.rows_affected())
+        let mut add = |statement, list: String| {
+            script.add(statement).with(list).with(service_key.as_str());
         };
+        if !self.changes.is_empty() {
+            add(CHANGE, json!(self.changes).to_string());
+        }
         if !self.releases.is_empty() {
-            run(RELEASE, json!(self.releases)).await?;
+            add(RELEASE, json!(self.releases).to_string());
         }
         if has_suspects && !self.unmarked.is_empty() {
-            run(UNMARK, json!(self.unmarked)).await?;
+            add(UNMARK, json!(self.unmarked).to_string());
         }
-        let mut removed = 0;
         if !self.removals.is_empty() {
-            removed += run(REMOVE, json!(self.removals)).await?;
+            add(REMOVE, json!(self.removals).to_string());
         }
         if !self.removals_at.is_empty() {
-            removed += run(REMOVE_AT, json!(self.removals_at)).await?;
+            add(REMOVE_AT, json!(self.removals_at).to_string());
         }
-        Ok(removed)
+        self.removals.len() + self.removals_at.len()
     }
 }
 

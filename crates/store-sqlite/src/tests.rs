@@ -239,6 +239,28 @@ async fn what_is_in_flight_is_in_the_file_as_long_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_is_read_and_not_handed_out_was_not_in_flight() {
+    // given a page of which one object is damaged
+    let folder = folder();
+    let queue = open(&folder).await;
+    append(&queue, &[object(1), object(2)]).await;
+    let mut connection = raw(&folder).await;
+    sqlx::raw_sql("DELETE FROM payload WHERE seq = 1")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    // when it is claimed
+    let page = queue.claim(claim()).await.unwrap();
+    // then only what was handed out is noted
+    assert_eq!(page.iter().map(|object| object.seq).collect::<Vec<_>>(), [2]);
+    let noted: Vec<i64> = sqlx::query_scalar("SELECT place.value FROM in_flight, json_each(places) AS place")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(noted, [2]);
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_refused_and_untouched() {
     // given a file some later version has written
     let folder = folder();

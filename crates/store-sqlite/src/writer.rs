@@ -7,6 +7,7 @@
 pub(crate) mod insert;
 pub(crate) mod maintain;
 pub(crate) mod recover;
+pub(crate) mod script;
 
 use std::{path::Path, time::Duration};
 
@@ -22,13 +23,13 @@ use tokio::{
 };
 
 use crate::{
-    error::{is_full, is_refusal, refusal, store_error},
+    error::{is_full, is_refusal, store_error},
     files::{Lock, Reserve},
     in_flight::{InFlight, Rows},
     lease::Leases,
     row::{NewRow, id_column},
     settlement::Settlement,
-    writer::maintain::Fate,
+    writer::{maintain::Fate, script::Script},
 };
 
 /// Requests that may wait for the writer; more wait with their callers.
@@ -74,6 +75,8 @@ pub(crate) enum Work {
     SetAside(Vec<Damage>),
     /// Notes that the objects at these places are handed out.
     Mark(Vec<i64>),
+    /// Notes that those at these places are not, after all.
+    Unmark(Vec<i64>),
     /// Removes the failed objects at these places, which are claimed for it.
     Evict(Vec<i64>),
     /// Gives up as too old the failed objects at these places, which are claimed for it.
@@ -91,7 +94,7 @@ impl Work {
     fn joins_others(&self) -> bool {
         matches!(
             self,
-            Self::Append(..) | Self::Settle(_) | Self::SetAside(_) | Self::Mark(_)
+            Self::Append(..) | Self::Settle(_) | Self::SetAside(_) | Self::Mark(_) | Self::Unmark(_)
         )
     }
 
@@ -215,7 +218,8 @@ impl Writer {
             .map(|work| self.file.leases.held(work.settled()))
             .collect();
         let done = if works.len() > 1 {
-            self.file.together(&works).await.ok()
+            let done = self.file.together(&works).await.ok();
+            done.inspect(|_| self.file.reserve.refill())
         } else {
             None
         };
@@ -317,8 +321,7 @@ impl Writing {
         Ok(self.connection.take().expect("it was opened if there was none"))
     }
 
-    /// Runs work in a transaction. The connection outlives a refused row and nothing else: after any other failure
-    /// SQLite may have rolled back by itself, which the driver does not notice.
+    /// Runs work in a transaction.
     async fn transaction<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Self, &mut SqliteConnection) -> Result<T, sqlx::Error>,
@@ -333,6 +336,32 @@ impl Writing {
             }
         };
         let outcome = outcome.await;
+        self.ended(connection, outcome).await
+    }
+
+    /// Runs a script as a transaction.
+    async fn commit(&mut self, script: Script) -> Result<(), sqlx::Error> {
+        if script.is_empty() {
+            return Ok(());
+        }
+        let mut connection = self.connection().await?;
+        let outcome = match script.commit(&mut connection).await {
+            Err(error) if is_refusal(&error) => {
+                let undone = sqlx::query("ROLLBACK").execute(&mut connection).await;
+                undone.map(|_| Err(error))
+            }
+            outcome => outcome.map(Ok),
+        };
+        self.ended(connection, outcome).await
+    }
+
+    /// What follows a transaction. The connection outlives a refused row, which is inside, and nothing else: after any
+    /// other failure SQLite may have rolled back by itself, which the driver does not notice.
+    async fn ended<T>(
+        &mut self,
+        connection: SqliteConnection,
+        outcome: Result<Result<T, sqlx::Error>, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
         let noted = std::mem::take(&mut self.noted);
         match outcome {
             Ok(outcome) => {
@@ -350,71 +379,81 @@ impl Writing {
         }
     }
 
-    /// Writes that objects at these places are handed out, and that those at others are not any more.
-    async fn note(
-        &mut self,
-        connection: &mut SqliteConnection,
-        begun: &[i64],
-        ended: &[i64],
-    ) -> Result<(), sqlx::Error> {
-        let changed = self.in_flight.write(connection, &self.service_key, begun, ended);
-        self.noted = changed.await?;
-        Ok(())
+    /// Writes of places whether the objects there are handed out.
+    fn note(&mut self, script: &mut Script, places: impl IntoIterator<Item = (i64, bool)>) {
+        self.noted = self.in_flight.write(script, &self.service_key, places);
     }
 
     /// Writes a group in one transaction, but for what has to be written alone and afterwards: none is answered for it.
     async fn together(&mut self, works: &[Work]) -> Result<Vec<Option<Done>>, sqlx::Error> {
-        let mut settlement = Settlement::new(self.leases.held(works.iter().flat_map(Work::settled)));
+        let held = self.leases.held(works.iter().flat_map(Work::settled));
+        let mut done = Vec::with_capacity(works.len());
+        let mut places = Vec::new();
+        let mut rows = Vec::new();
+        let mut waiting = Waiting::Unknown;
+        let mut damaged = Vec::new();
+        for work in works {
+            match work {
+                Work::Append(appended, room) => {
+                    if *room != Room::default() {
+                        self.look(&mut waiting, &rows).await?;
+                    }
+                    let before = waiting;
+                    if appended.iter().any(|row| waiting.admit(row, *room).is_err()) {
+                        // What does not fit may be there already: that is found out one by one.
+                        waiting = before;
+                        done.push(None);
+                        continue;
+                    }
+                    let first = self.next_seq + i64::try_from(rows.len()).unwrap_or(i64::MAX);
+                    rows.extend(appended);
+                    done.push(Some(Done::Appended(
+                        (first..).take(appended.len()).map(Ok).collect(),
+                    )));
+                    continue;
+                }
+                Work::SetAside(found) => damaged.extend(found),
+                Work::Mark(begun) => places.extend(begun.iter().map(|seq| (*seq, true))),
+                Work::Unmark(ended) => places.extend(ended.iter().map(|seq| (*seq, false))),
+                Work::Settle(_) => {
+                    let ended = work.settled().filter_map(|id| held.get(id));
+                    places.extend(ended.map(|seq| (*seq, false)));
+                }
+                // The others are not written together.
+                _ => {}
+            }
+            done.push(Some(Done::Written));
+        }
+        let mut settlement = Settlement::new(held);
         for work in works {
             if let Work::Settle(verdicts) = work {
                 settlement.extend(verdicts);
             }
         }
-        self.transaction(async |file, connection| {
-            let mut done = Vec::with_capacity(works.len());
-            let mut begun = Vec::new();
-            let mut rows = Vec::new();
-            let mut waiting = Waiting::Unknown;
-            for work in works {
-                done.push(Some(match work {
-                    Work::Append(appended, room) => {
-                        if *room != Room::default() {
-                            waiting.look(connection, &file.service_key, &rows).await?;
-                        }
-                        let before = waiting;
-                        if appended.iter().any(|row| waiting.admit(row, *room).is_err()) {
-                            // What does not fit may be there already: that is found out one by one.
-                            waiting = before;
-                            done.push(None);
-                            continue;
-                        }
-                        let first = file.next_seq + i64::try_from(rows.len()).unwrap_or(i64::MAX);
-                        rows.extend(appended);
-                        Done::Appended((first..).take(appended.len()).map(Ok).collect())
-                    }
-                    Work::SetAside(damaged) => {
-                        set_aside(connection, damaged).await?;
-                        Done::Written
-                    }
-                    Work::Mark(places) => {
-                        begun.extend_from_slice(places);
-                        Done::Written
-                    }
-                    // The others are not written together.
-                    _ => Done::Written,
-                }));
-            }
-            insert::all(connection, file.next_seq, &rows).await?;
-            file.next_seq += i64::try_from(rows.len()).unwrap_or(i64::MAX);
-            file.note(connection, &begun, &settlement.ended()).await?;
-            let has_suspects = file.leases.has_suspects();
-            file.removed += settlement
-                .write(connection, &file.service_key, has_suspects)
-                .await?;
-            Ok(done)
-        })
-        .await
-        .inspect(|_| self.reserve.refill())
+        let mut script = Script::default();
+        for damage in damaged {
+            set_aside(&mut script, damage);
+        }
+        insert::all(&mut script, self.next_seq, &rows);
+        self.note(&mut script, places);
+        let has_suspects = self.leases.has_suspects();
+        let removed = settlement.write(&mut script, &self.service_key, has_suspects);
+        self.commit(script).await?;
+        self.next_seq += i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        self.removed += u64::try_from(removed).unwrap_or(u64::MAX);
+        Ok(done)
+    }
+
+    /// Reads the counters unless they have been read; `rows` are to be inserted.
+    async fn look(&mut self, waiting: &mut Waiting, rows: &[&NewRow]) -> Result<(), sqlx::Error> {
+        if matches!(waiting, Waiting::Unknown) {
+            let mut connection = self.connection().await?;
+            // Nobody else writes: what is read now is so until this is written.
+            *waiting = Waiting::Known(insert::waiting(&mut connection, &self.service_key).await?);
+            self.connection = Some(connection);
+            rows.iter().for_each(|row| waiting.add(row));
+        }
+        Ok(())
     }
 
     /// Writes one request in a transaction of its own. On a full disk the reserve is given up for what makes room.
@@ -431,50 +470,30 @@ impl Writing {
     }
 
     async fn try_alone(&mut self, work: &Work) -> Result<Done, sqlx::Error> {
-        if let Work::Append(rows, room) = work {
-            let inserted = self.transaction(async |file, connection| {
-                let mut waiting = Waiting::Unknown;
-                if *room != Room::default() {
-                    waiting.look(connection, &file.service_key, &[]).await?;
+        if work.joins_others() {
+            return match (self.together(std::slice::from_ref(work)).await, work) {
+                (Ok(mut done), work) => match (done.pop().flatten(), work) {
+                    (None, Work::Append(rows, room)) => self.append_one_by_one(rows, *room).await,
+                    (done, _) => Ok(done.unwrap_or(Done::Written)),
+                },
+                (Err(error), Work::Append(rows, room)) if is_refusal(&error) => {
+                    self.append_one_by_one(rows, *room).await
                 }
-                for row in rows {
-                    waiting.admit(row, *room).map_err(|_| refusal())?;
-                }
-                let first = file.next_seq;
-                insert::all(connection, first, &rows.iter().collect::<Vec<_>>()).await?;
-                file.next_seq += i64::try_from(rows.len()).unwrap_or(i64::MAX);
-                Ok(Done::Appended((first..).take(rows.len()).map(Ok).collect()))
-            });
-            return match inserted.await {
-                Err(error) if is_refusal(&error) => self.append_one_by_one(rows, *room).await,
-                outcome => outcome,
+                (Err(error), _) => Err(error),
             };
         }
         self.transaction(async |file, connection| {
-            let has_suspects = file.leases.has_suspects();
-            match work {
-                Work::Mark(places) => file.note(connection, places, &[]).await?,
-                Work::Settle(_) => {
-                    let ended: Vec<_> = file.leases.held(work.settled()).into_values().collect();
-                    file.note(connection, &[], &ended).await?;
-                }
-                Work::Evict(places) | Work::TooOld(places, _) => file.note(connection, &[], places).await?,
-                _ => {}
+            if let Work::Evict(places) | Work::TooOld(places, _) = work {
+                let mut script = Script::default();
+                file.note(&mut script, places.iter().map(|seq| (*seq, false)));
+                script.run(connection).await?;
             }
             let service_key = &file.service_key;
             let (done, removed) = match work {
-                Work::Append(..) => (Done::Written, 0),
-                Work::Settle(verdicts) => {
-                    let mut settlement = Settlement::new(file.leases.held(work.settled()));
-                    settlement.extend(verdicts);
-                    let removed = settlement.write(connection, service_key, has_suspects).await?;
-                    (Done::Written, removed)
-                }
-                Work::SetAside(damaged) => {
-                    set_aside(connection, damaged).await?;
+                // Written above.
+                Work::Append(..) | Work::Settle(_) | Work::SetAside(_) | Work::Mark(_) | Work::Unmark(_) => {
                     (Done::Written, 0)
                 }
-                Work::Mark(_) => (Done::Written, 0),
                 Work::Evict(places) => {
                     let evicted = maintain::evict(connection, service_key, places).await?;
                     let removed = u64::try_from(evicted.len()).unwrap_or(u64::MAX);
@@ -510,9 +529,9 @@ impl Writing {
 
     /// Appends rows of which some are there already or do not fit.
     async fn append_one_by_one(&mut self, rows: &[NewRow], room: Room) -> Result<Done, sqlx::Error> {
+        let mut waiting = Waiting::Unknown;
+        self.look(&mut waiting, &[]).await?;
         self.transaction(async |file, connection| {
-            let mut waiting = Waiting::Unknown;
-            waiting.look(connection, &file.service_key, &[]).await?;
             let mut answers = Vec::with_capacity(rows.len());
             for row in rows {
                 answers.push(match insert::find(connection, row).await? {
@@ -522,7 +541,9 @@ impl Writing {
                         Err(full) => Err(full),
                         Ok(()) => {
                             let seq = file.next_seq;
-                            insert::all(connection, seq, &[row]).await?;
+                            let mut script = Script::default();
+                            insert::all(&mut script, seq, &[row]);
+                            script.run(connection).await?;
                             file.next_seq += 1;
                             Ok(seq)
                         }
@@ -592,20 +613,6 @@ enum Waiting {
 }
 
 impl Waiting {
-    /// Reads the counters unless they have been read; `rows` are to be inserted.
-    async fn look(
-        &mut self,
-        connection: &mut SqliteConnection,
-        service_key: &ServiceKey,
-        rows: &[&NewRow],
-    ) -> Result<(), sqlx::Error> {
-        if matches!(self, Self::Unknown) {
-            *self = Self::Known(insert::waiting(connection, service_key).await?);
-            rows.iter().for_each(|row| self.add(row));
-        }
-        Ok(())
-    }
-
     fn add(&mut self, row: &NewRow) {
         if let Self::Known(waiting) = self
             && row.waits()
@@ -638,21 +645,17 @@ const TEMPORARY_IN_FILES: &str = "PRAGMA temp_store = FILE";
 
 /// With the time of the machine: nobody says what time it is when a row is found to be damaged.
 pub(crate) const SET_ASIDE: &str = "
-    UPDATE object SET state = ?1, reason = ?2, last_error = ?3, id = ?4,
+    UPDATE object SET state = ?, reason = ?, last_error = ?, id = ?,
            ended_at = ifnull(ended_at, CAST(unixepoch('subsecond') * 1000 AS INTEGER)),
            payload_bytes = ifnull((SELECT length(bytes) FROM payload WHERE payload.seq = object.seq), 0)
-    WHERE seq = ?5";
+    WHERE seq = ?";
 
-async fn set_aside(connection: &mut SqliteConnection, damaged: &[Damage]) -> Result<(), sqlx::Error> {
-    for Damage { seq, id, problem } in damaged {
-        sqlx::query(SET_ASIDE)
-            .bind(ObjectState::Error.code())
-            .bind(ErrorReason::Corrupt.as_str())
-            .bind(problem)
-            .bind(id_column(*id))
-            .bind(seq)
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
+fn set_aside(script: &mut Script, Damage { seq, id, problem }: &Damage) {
+    script
+        .add_alone(SET_ASIDE)
+        .with(ObjectState::Error.code())
+        .with(ErrorReason::Corrupt.as_str())
+        .with(problem.as_str())
+        .with(id_column(*id))
+        .with(*seq);
 }

@@ -4,30 +4,26 @@ use std::sync::LazyLock;
 
 use edgehold_core::ServiceKey;
 use edgehold_store::StateCount;
-use sqlx::{Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments};
+use sqlx::SqliteConnection;
 
+use super::script::{Given, Script};
 use crate::row::{NewRow, id_column};
 
 /// Rows of one statement. A statement costs about as much as ten rows, and each size is one cached statement.
 const CHUNKS: [usize; 3] = [64, 8, 1];
 
-static INSERT_OBJECTS: LazyLock<[String; 3]> = LazyLock::new(|| {
+/// Of each size: objects, then their payloads.
+static INSERTS: LazyLock<[String; 3]> = LazyLock::new(|| {
     CHUNKS.map(|rows| {
         let columns =
             "(seq, id, app_service_key, state, pipeline_id, pipeline_position, version, correlation_id,
             context_data, input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at,
             not_before, last_error, errors, reason, destination, ended_at, device, payload_bytes)";
-        let row = ["?"; 23].join(", ");
-        let rows = vec![format!("({row})"); rows].join(", ");
-        format!("INSERT INTO object {columns} VALUES {rows}")
-    })
-});
-
-static INSERT_PAYLOADS: LazyLock<[String; 3]> = LazyLock::new(|| {
-    CHUNKS.map(|rows| {
+        let list = |row: &str| vec![format!("({row})"); rows].join(", ");
         format!(
-            "INSERT INTO payload (seq, bytes) VALUES {}",
-            vec!["(?, ?)"; rows].join(", ")
+            "INSERT INTO object {columns} VALUES {}; INSERT INTO payload (seq, bytes) VALUES {}",
+            list(&["?"; 23].join(", ")),
+            list("?, ?"),
         )
     })
 });
@@ -41,62 +37,52 @@ pub(crate) const FIND: &str = "
     FROM object INDEXED BY object_id WHERE id = ?1";
 
 /// Inserts rows with ascending `seq`.
-pub(super) async fn all(
-    connection: &mut SqliteConnection,
-    first_seq: i64,
-    rows: &[&NewRow],
-) -> Result<(), sqlx::Error> {
-    let mut numbered = (first_seq..).zip(rows.iter().copied()).collect::<Vec<_>>();
-    for ((rows, objects), payloads) in CHUNKS.iter().zip(&*INSERT_OBJECTS).zip(&*INSERT_PAYLOADS) {
-        while numbered.len() >= *rows {
-            let rest = numbered.split_off(*rows);
-            let query = numbered
-                .iter()
-                .fold(sqlx::query(objects.as_str()), |query, (seq, row)| {
-                    bind(query, *seq, row)
-                });
-            query.execute(&mut *connection).await?;
-            let query = numbered
-                .iter()
-                .fold(sqlx::query(payloads.as_str()), |query, (seq, row)| {
-                    query.bind(*seq).bind(&row.payload[..])
-                });
-            query.execute(&mut *connection).await?;
-            numbered = rest;
+pub(super) fn all(script: &mut Script, first_seq: i64, rows: &[&NewRow]) {
+    let numbered = (first_seq..).zip(rows.iter().copied()).collect::<Vec<_>>();
+    let mut rest = numbered.as_slice();
+    for (size, statements) in CHUNKS.iter().zip(&*INSERTS) {
+        while let Some((chunk, behind)) = rest.split_at_checked(*size) {
+            rest = behind;
+            // A single row is what a service mostly has to write: with it a transaction is one call.
+            let mut given = match rows {
+                [_] => script.add(statements),
+                _ => script.add_alone(statements),
+            };
+            for (seq, row) in chunk {
+                given = give(given, *seq, row);
+            }
+            for (seq, row) in chunk {
+                given = given.with(*seq).with(&row.payload[..]);
+            }
         }
     }
-    Ok(())
 }
 
-fn bind<'q>(
-    query: Query<'q, Sqlite, SqliteArguments>,
-    seq: i64,
-    row: &NewRow,
-) -> Query<'q, Sqlite, SqliteArguments> {
-    query
-        .bind(seq)
-        .bind(id_column(row.id))
-        .bind(row.service_key.as_str())
-        .bind(row.state)
-        .bind(row.pipeline_id.as_str())
-        .bind(row.position)
-        .bind(row.version.as_str())
-        .bind(row.correlation_id.as_str())
-        .bind(row.context_data.as_str())
-        .bind(row.input_kind)
-        .bind(row.input_content_type.as_deref())
-        .bind(row.input_topic.as_deref())
-        .bind(row.attempts)
-        .bind(row.created_at)
-        .bind(row.last_attempt_at)
-        .bind(row.not_before)
-        .bind(row.last_error.as_deref())
-        .bind(row.errors.as_deref())
-        .bind(row.reason)
-        .bind(row.destination.as_ref().map(|destination| destination.as_str()))
-        .bind(row.ended_at)
-        .bind(row.device.as_deref())
-        .bind(row.payload_bytes())
+fn give<'s>(given: Given<'s>, seq: i64, row: &NewRow) -> Given<'s> {
+    given
+        .with(seq)
+        .with(id_column(row.id))
+        .with(row.service_key.as_str())
+        .with(row.state)
+        .with(row.pipeline_id.as_str())
+        .with(row.position)
+        .with(row.version.as_str())
+        .with(row.correlation_id.as_str())
+        .with(row.context_data.as_str())
+        .with(row.input_kind)
+        .with(row.input_content_type.as_deref())
+        .with(row.input_topic.as_deref())
+        .with(row.attempts)
+        .with(row.created_at)
+        .with(row.last_attempt_at)
+        .with(row.not_before)
+        .with(row.last_error.as_deref())
+        .with(row.errors.as_deref())
+        .with(row.reason)
+        .with(row.destination.as_ref().map(|destination| destination.as_str()))
+        .with(row.ended_at)
+        .with(row.device.as_deref())
+        .with(row.payload_bytes())
 }
 
 /// The `seq` of the row with this id, and whether it is the same object (`semantics::same_content`).
