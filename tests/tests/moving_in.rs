@@ -350,6 +350,19 @@ async fn with_the_database_of_edgex_3_a_service_starts_and_what_lies_in_redis_is
     Ok(())
 }
 
+/// Has so many objects in the original's table, the first one the oldest.
+fn fill(server: &Postgres, objects: u64) -> Result<()> {
+    let fill = format!(
+        "INSERT INTO \"{SERVICE_KEY}\".store (id, created, content)
+         SELECT id::uuid, now() + interval '1 second' * number, jsonb_build_object('id', id, 'appServiceKey', '{SERVICE_KEY}',
+             'payload', replace(encode(convert_to('{{\"id\":\"' || id || '\"}}', 'utf8'), 'base64'), chr(10), ''),
+             'pipelineId', 'default-pipeline', 'pipelinePosition', 1, 'version', '{OURS}', 'correlationID', id)
+         FROM (SELECT number, '00000000-0000-4000-8000-' || lpad(to_hex(number), 12, '0') AS id
+               FROM generate_series(1, {objects}) AS number) AS made"
+    );
+    server.psql(DATABASE, &fill).map(drop)
+}
+
 /// How often the command is killed.
 const KILLS: usize = 8;
 const SEED: u64 = 20_261_128;
@@ -362,15 +375,7 @@ async fn killed_at_any_moment_an_import_loses_and_doubles_nothing() -> Result<()
     let objects = 8_000_u64;
     let (server, broker, sink) = tokio::try_join!(Postgres::start(), broker(), HttpSink::start())?;
     server.psql(DATABASE, TABLES)?;
-    let fill = format!(
-        "INSERT INTO \"{SERVICE_KEY}\".store (id, created, content)
-         SELECT id::uuid, now() + interval '1 second' * number, jsonb_build_object('id', id, 'appServiceKey', '{SERVICE_KEY}',
-             'payload', replace(encode(convert_to('{{\"id\":\"' || id || '\"}}', 'utf8'), 'base64'), chr(10), ''),
-             'pipelineId', 'default-pipeline', 'pipelinePosition', 1, 'version', '{OURS}', 'correlationID', id)
-         FROM (SELECT number, '00000000-0000-4000-8000-' || lpad(to_hex(number), 12, '0') AS id
-               FROM generate_series(1, {objects}) AS number) AS made"
-    );
-    server.psql(DATABASE, &fill)?;
+    fill(&server, objects)?;
     let mut service = service(
         &broker,
         &sink.url("/"),
@@ -419,6 +424,90 @@ async fn killed_at_any_moment_an_import_loses_and_doubles_nothing() -> Result<()
     service.start().await?;
     wait_accepted(&sink, 1..=objects).await;
     assert_eq!(accepted(&sink), each(1..=objects, 1), "seed {seed}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_delivered_between_a_killed_import_and_the_next_one_is_not_taken_over_again() -> Result<()> {
+    // Given 600 objects in the original's table; ours are in the same database, or in a file.
+    for kind in ["postgres", "redisdb"] {
+        let (server, broker, sink) = tokio::try_join!(Postgres::start(), broker(), HttpSink::start())?;
+        server.psql(DATABASE, TABLES)?;
+        fill(&server, 600)?;
+        let mut service = service(&broker, &sink.url("/"), kind, server.port(), Postgres::PASSWORD)?;
+        let password = Postgres::PASSWORD.replace(' ', "%20").replace('"', "%22");
+        let from = format!(
+            "postgres://postgres:{password}@127.0.0.1:{}/{DATABASE}",
+            server.port()
+        );
+        let import = ["store", "import", "--from", &from];
+
+        for page in 1..=2 {
+            // When the import is killed between the two steps of this page: one row cannot be removed.
+            let first = event_id(page * 256 - 255);
+            let hold = format!(
+                "SELECT FROM \"{SERVICE_KEY}\".store WHERE id = '{first}' FOR UPDATE; SELECT pg_sleep(600)"
+            );
+            let ask = |what: &str| {
+                let of = format!("FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND {what}");
+                server.psql(DATABASE, &format!("SELECT count(*) {of}"))
+            };
+            let end = |what: &str| {
+                let of = format!("FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND {what}");
+                server.psql(DATABASE, &format!("SELECT pg_terminate_backend(pid) {of}"))
+            };
+            let mut holder = Process::start("holder", &mut server.psql_command(DATABASE, &hold)?)?;
+            let holding = "wait_event = 'PgSleep'";
+            wait::until("the row to be held", LONG, async || {
+                ensure!(ask(holding)? == "1", "it is not");
+                anyhow::Ok(())
+            })
+            .await;
+            let mut importing = Process::start("import", &mut service.command_of(&import)?)?;
+            let removing = "wait_event_type = 'Lock' AND query LIKE 'DELETE FROM%.store %'";
+            wait::until("the import to be about to remove the page", LONG, async || {
+                ensure!(ask(removing)? == "1", "it is not");
+                anyhow::Ok(())
+            })
+            .await;
+            importing.kill9()?;
+            end(removing)?;
+            holder.kill9()?;
+            end(holding)?;
+            // And the service delivers what it has by then.
+            service.start().await?;
+            wait_accepted(&sink, 1..=page * 256).await;
+            service
+                .wait_stats("none to wait", |stats| stats.store("waiting") == 0)
+                .await;
+            service.stop().await?;
+            // Then nothing of that is a dead letter, nor waits.
+            assert_eq!(
+                (service.store_count()?, service.error_collection()?.len()),
+                (0, 0)
+            );
+        }
+
+        // And the next import knows what was delivered, and takes over the rest.
+        let imported = printed(&service.run(&import)?);
+        has(
+            &imported,
+            &[
+                "taken over: 88\n",
+                "taken over by an earlier import: 256\n",
+                "removed from EdgeX's store: 344\n",
+            ],
+        );
+        assert_eq!(left(&server)?, "");
+        service.start().await?;
+        wait_accepted(&sink, 1..=600).await;
+        let stats = service
+            .wait_stats("none to wait", |stats| stats.store("waiting") == 0)
+            .await;
+        assert_eq!(stats.store("success"), 0, "nothing is left of it");
+        assert_eq!(sent(&sink), each(1..=600, 1), "{kind}");
+        service.stop().await?;
+    }
     Ok(())
 }
 

@@ -1,20 +1,26 @@
 //! Moving in: what the original's Store and Forward left becomes ours. The library side of `store import`.
 //!
 //! Owns the order of the steps, which is what makes a killed import harmless: a page is read, appended to our store, on
-//! its disk, and only then removed where the original had it. Objects keep their ids, so a page that was appended and not
-//! removed is known again by the next run. What no pipeline fits is set aside in our error collection and stays in the
+//! its disk, and only then removed where the original had it. In between our store has a receipt for the page, appended in
+//! the same transaction (a custom store may tear the two apart): so the next run knows what it is only to remove, even
+//! if all of it has been delivered by then. What no pipeline fits is set aside in our error collection and stays in the
 //! original's store as well; the next import takes it from there when a pipeline fits. What cannot be read stays where it
 //! is and is named.
 //!
 //! Does not own what an object of the original is (`store::edgex`), nor where it lies (`store::backlog`).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use edgehold_config::{Configuration, secrets::InsecureSecretProvider};
 use edgehold_core::{
     ErrorReason, ObjectState, PipelineId, PipelineSet, SecretProvider, ServiceKey, StoredObject,
     StoredObjectId,
+    retry::{Action, Verdict},
 };
 use edgehold_runtime::{Wake, now};
 use edgehold_store::{ErrorPage, ListRequest, ObjectFilter, RetryQueue, Room, StoreError, edgex};
@@ -34,6 +40,8 @@ use crate::{
     },
 };
 
+/// Receipts that are read at once.
+const RECEIPTS: usize = 16;
 /// What cannot be read is named up to so many times.
 const NAMED: usize = 100;
 /// How long a service that may be there is waited for.
@@ -137,7 +145,8 @@ impl AppService {
     /// # Errors
     /// [`ImportError`]: what was taken over before stays so.
     ///
-    /// Cancel safety: dropped (or killed), it leaves at most a page in both stores, which the next call knows again.
+    /// Cancel safety: dropped (or killed), it leaves at most a page in both stores, which the next call only removes from
+    /// the original's.
     pub async fn import(
         self,
         invocation: &Invocation,
@@ -175,6 +184,7 @@ impl AppService {
             service_key: &service_key,
             pipelines: &pipelines,
             keep: request.keep,
+            ours: HashSet::new(),
             report,
             tell,
         };
@@ -220,6 +230,8 @@ struct Import<'a, T> {
     service_key: &'a ServiceKey,
     pipelines: &'a PipelineSet,
     keep: bool,
+    /// What has been ours already, and stays in the original's store this time as well.
+    ours: HashSet<StoredObjectId>,
     report: ImportReport,
     tell: T,
 }
@@ -268,29 +280,70 @@ impl<T: FnMut(&ImportReport)> Import<'_, T> {
     }
 
     async fn run(&mut self, backlog: &mut Backlog, queue: &dyn RetryQueue) -> Result<(), ImportError> {
+        self.finish_earlier(backlog, queue).await?;
         loop {
             let page = backlog.next_page().await.map_err(ImportError::Source)?;
             if page.is_empty() {
                 return Ok(());
             }
             let page = self.read(page);
-            self.keep_page(&page, queue).await.map_err(ImportError::Target)?;
             let ours = page
                 .iter()
                 .filter(|(_, object)| object.state != ObjectState::Error);
-            let ours: Vec<Bytes> = ours.map(|(key, _)| key.clone()).collect();
-            if !self.keep && !ours.is_empty() {
-                backlog.remove(&ours).await.map_err(ImportError::Removal)?;
-                self.report.removed += u64::try_from(ours.len()).unwrap_or(0);
+            let (keys, ids): (Vec<Bytes>, Vec<_>) =
+                ours.map(|(key, object)| (key.clone(), object.id)).unzip();
+            let is_to_go = !self.keep && !ids.is_empty();
+            let receipt = is_to_go.then(|| edgex::receipt(self.service_key, &ids, now()));
+            self.keep_page(&page, receipt.as_ref(), queue)
+                .await
+                .map_err(ImportError::Target)?;
+            if let Some(receipt) = receipt {
+                backlog.remove(&keys).await.map_err(ImportError::Removal)?;
+                self.report.removed += u64::try_from(keys.len()).unwrap_or(0);
+                forget(queue, receipt.id).await?;
             }
             (self.tell)(&self.report);
         }
     }
 
-    /// Appends what our store does not have.
+    /// Removes what an earlier import has appended, and was killed before it removed it.
+    async fn finish_earlier(
+        &mut self,
+        backlog: &mut Backlog,
+        queue: &dyn RetryQueue,
+    ) -> Result<(), ImportError> {
+        let mut after_seq = 0;
+        loop {
+            let request = edgex::list_receipts(after_seq, RECEIPTS);
+            let page = queue.list(request).await.map_err(ImportError::Target)?;
+            for receipt in &page.objects {
+                let ids = edgex::receipted(receipt);
+                if self.keep {
+                    self.ours.extend(ids);
+                    continue;
+                }
+                let keys: Vec<Bytes> = ids.iter().map(|id| id.to_string().into()).collect();
+                let before = backlog.count().await.map_err(ImportError::Source)?;
+                backlog.remove(&keys).await.map_err(ImportError::Removal)?;
+                let left = backlog.count().await.map_err(ImportError::Source)?;
+                forget(queue, receipt.id).await?;
+                let removed = before.saturating_sub(left);
+                self.report.read += removed;
+                self.report.already += removed;
+                self.report.removed += removed;
+            }
+            match page.next_after_seq {
+                Some(next) => after_seq = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Appends what our store does not have, and with it the receipt.
     async fn keep_page(
         &mut self,
         page: &[(Bytes, StoredObject)],
+        receipt: Option<&StoredObject>,
         queue: &dyn RetryQueue,
     ) -> Result<(), StoreError> {
         if page.is_empty() {
@@ -305,6 +358,7 @@ impl<T: FnMut(&ImportReport)> Import<'_, T> {
                 self.report.sets_aside(object);
             }
             match there.get(&object.id) {
+                _ if self.ours.contains(&object.id) => self.report.already += 1,
                 None => fresh.push(object.clone()),
                 // A pipeline fits now. Until it is appended below, the original's store has it.
                 Some(true) if is_ours => {
@@ -325,6 +379,7 @@ impl<T: FnMut(&ImportReport)> Import<'_, T> {
                 })
                 .await?;
         }
+        fresh.extend(receipt.cloned());
         if fresh.is_empty() {
             return Ok(());
         }
@@ -334,12 +389,21 @@ impl<T: FnMut(&ImportReport)> Import<'_, T> {
                 Ok(_) | Err(StoreError::Exists(_)) => {}
                 Err(error) => return Err(error),
             }
-            if object.state != ObjectState::Error {
+            if object.state == ObjectState::Failed {
                 self.report.adopted += 1;
             }
         }
         Ok(())
     }
+}
+
+/// Removes a receipt: what it is for is gone where the original had it.
+async fn forget(queue: &dyn RetryQueue, receipt: StoredObjectId) -> Result<(), ImportError> {
+    let removal = Verdict {
+        id: receipt,
+        action: Action::Remove,
+    };
+    queue.settle(&[removal]).await.map_err(ImportError::Target)
 }
 
 /// Which of these our store has, and whether an import has set it aside and nobody has touched it since.

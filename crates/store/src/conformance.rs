@@ -207,6 +207,7 @@ queue_cases! { $
     maintain::the_too_old_go_to_the_error_collection,
     maintain::history_and_dead_letters_are_removed_when_their_time_has_come,
     maintain::the_first_dead_letters_leave_when_there_are_too_many,
+    maintain::a_receipt_is_found_until_it_is_removed,
     error_collection::a_redriven_object_begins_anew,
     error_collection::every_attempt_is_on_record,
     error_collection::a_filter_selects_what_fits_all_of_it,

@@ -28,6 +28,9 @@ use edgehold_core::{
     PipelineVersion, ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
 };
 use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::{ListRequest, ObjectFilter};
 
 /// How the version of each object of the original begins.
 const VERSION: &str = "Pipeline-functions:";
@@ -163,6 +166,64 @@ pub fn functions(version: &str) -> Vec<GoFunction> {
 /// Whether an object is one that [`adopt`] has set aside, still as it was: a pipeline that has its functions may take it.
 pub fn is_set_aside(object: &StoredObject) -> bool {
     object.state == ObjectState::Error && object.version.as_str().starts_with(VERSION)
+}
+
+/// The pipeline that receipts name, which there is not.
+const RECEIPTS: &str = "edgehold:receipts";
+
+/// What says that these objects of the original's have been appended, in the same transaction, and are still to be removed
+/// there. It stands in the history and ends with time itself: nobody attempts it, gives it up or sweeps it.
+pub fn receipt(service_key: &ServiceKey, ids: &[StoredObjectId], now: Timestamp) -> StoredObject {
+    let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+    StoredObject {
+        id: StoredObjectId::from_uuid(Uuid::new_v4()),
+        seq: 0,
+        service_key: service_key.clone(),
+        pipeline_id: receipts(),
+        position: 0,
+        version: PipelineVersion::from_stored(""),
+        correlation_id: CorrelationId::new(""),
+        context: BTreeMap::new(),
+        input: StoredInput::Bytes {
+            kind: DataKind::Bytes,
+        },
+        payload: ids.join("\n").into(),
+        attempts: 0,
+        state: ObjectState::Success,
+        created_at: now,
+        last_attempt_at: None,
+        not_before: None,
+        last_error: None,
+        errors: Default::default(),
+        reason: None,
+        destination: None,
+        ended_at: Some(Timestamp::from_unix_millis(i64::MAX)),
+        crashes: 0,
+    }
+}
+
+fn receipts() -> PipelineId {
+    PipelineId::try_new(RECEIPTS).expect("it is not blank")
+}
+
+/// Asks a store for its receipts, at most so many behind a place.
+pub fn list_receipts(after_seq: i64, limit: usize) -> ListRequest {
+    ListRequest {
+        states: vec![ObjectState::Success],
+        filter: ObjectFilter {
+            pipeline_ids: vec![receipts()],
+            ..ObjectFilter::default()
+        },
+        after_seq,
+        limit,
+    }
+}
+
+/// The objects that a receipt is for.
+pub fn receipted(receipt: &StoredObject) -> Vec<StoredObjectId> {
+    let ids = receipt.payload.split(|byte| *byte == b'\n');
+    ids.filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok())
+        .collect()
 }
 
 /// Makes an object of the original one of ours.

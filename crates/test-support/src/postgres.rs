@@ -206,7 +206,25 @@ impl Postgres {
     /// # Errors
     /// When the server cannot be reached or refuses, with what it says.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
-        let output = Command::new(server_program("psql")?)
+        let output = self
+            .psql_command(database, sql)?
+            .output()
+            .context("starting psql")?;
+        ensure!(
+            output.status.success(),
+            "{sql}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// The command that [`Self::psql`] runs.
+    ///
+    /// # Errors
+    /// When `psql` is not installed.
+    pub fn psql_command(&self, database: &str, sql: &str) -> Result<Command> {
+        let mut command = Command::new(server_program("psql")?);
+        command
             .env("PGPASSWORD", Self::PASSWORD)
             .env("PGCONNECT_TIMEOUT", "10")
             .args([
@@ -218,15 +236,8 @@ impl Postgres {
                 "ON_ERROR_STOP=1",
             ])
             .args(["-h", "127.0.0.1", "-p", &self.port().to_string()])
-            .args(["-U", Self::USER, "-d", database, "-c", sql])
-            .output()
-            .context("starting psql")?;
-        ensure!(
-            output.status.success(),
-            "{sql}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+            .args(["-U", Self::USER, "-d", database, "-c", sql]);
+        Ok(command)
     }
 
     /// Stops it at once and in order (SIGINT: connections are broken off). Does nothing when it is down.

@@ -6,7 +6,7 @@ use edgehold_core::ErrorReason;
 use futures_util::future::join_all;
 
 use super::*;
-use crate::{Evicted, Eviction, Sweep};
+use crate::{Evicted, Eviction, Sweep, edgex};
 
 async fn evict(queue: &dyn RetryQueue, objects: u64, bytes: u64) -> Result<Vec<Evicted>, String> {
     queue
@@ -329,5 +329,38 @@ pub(super) async fn the_first_dead_letters_leave_when_there_are_too_many(queue: 
     );
     ensure_eq!(sweep(queue, over(0), 10).await?, 2, "or none");
     ensure_eq!(ids(&list(queue, list_all()).await?), [id(4)], "but nothing else");
+    Ok(())
+}
+
+pub(super) async fn a_receipt_is_found_until_it_is_removed(queue: &dyn RetryQueue) -> Outcome {
+    // given a page of an import with its receipt, and somebody else's history
+    let page = [1, 2].map(id);
+    let receipt = edgex::receipt(&service_key(), &page, at(50));
+    append(
+        queue,
+        &[
+            object(1),
+            object(2),
+            in_state(3, ObjectState::Success),
+            receipt.clone(),
+        ],
+    )
+    .await?;
+    // when all that is over is swept, whatever its age, and what waits is delivered
+    let history = Sweep::History {
+        before: Timestamp::from_unix_millis(i64::MAX),
+    };
+    ensure_eq!(sweep(queue, history, 10).await?, 1, "the history");
+    let letters = Sweep::DeadLettersOver { max: 0 };
+    ensure_eq!(sweep(queue, letters, 10).await?, 0, "it is no dead letter");
+    let claimed = claim(queue, claim_due()).await?;
+    ensure_eq!(ids(&claimed), page, "it does not wait");
+    settle(queue, &page.map(|id| verdict(id, Action::Remove))).await?;
+    // then it is there, and says what it did
+    let found = list(queue, edgex::list_receipts(0, 10)).await?;
+    ensure_eq!(ids(&found), [receipt.id], "the receipt alone");
+    ensure_eq!(edgex::receipted(&found[0]), page, "what it is for");
+    settle(queue, &[verdict(receipt.id, Action::Remove)]).await?;
+    ensure_eq!(ids(&list(queue, list_all()).await?), [], "nothing is left");
     Ok(())
 }
