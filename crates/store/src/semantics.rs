@@ -331,4 +331,49 @@ mod tests {
             }
         }
     }
+
+    /// What requests touch: `+1` appends object 1, `-1` has a verdict for it.
+    fn parts(requests: &[&[i64]]) -> Vec<usize> {
+        let touches = |request: &&[i64]| {
+            let of = |sign: i64| {
+                let numbers = request.iter().filter(move |number| number.signum() == sign);
+                numbers
+                    .map(|number| conformance::id(number.unsigned_abs()))
+                    .collect()
+            };
+            (of(1), of(-1))
+        };
+        let parts = in_parts(requests.to_vec(), touches);
+        assert_eq!(parts.concat(), requests, "all of them, in their order");
+        parts.iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn requests_that_do_not_meet_are_one_part() {
+        assert_eq!(parts(&[]), [0]);
+        assert_eq!(parts(&[&[1, -2]]), [1]);
+        assert_eq!(parts(&[&[1], &[2], &[-3], &[1], &[-3, -4], &[5]]), [6]);
+    }
+
+    #[test]
+    fn a_verdict_is_behind_the_append_of_its_object_and_before_the_next_one() {
+        assert_eq!(parts(&[&[1], &[-1]]), [1, 1], "appended and settled");
+        assert_eq!(parts(&[&[-1], &[1]]), [1, 1], "settled and appended");
+        assert_eq!(parts(&[&[1], &[-1], &[1]]), [1, 1, 1]);
+        assert_eq!(
+            parts(&[&[1, 2], &[-3], &[4, -2], &[5]]),
+            [2, 2],
+            "with whatever came between"
+        );
+    }
+
+    #[test]
+    fn a_new_part_knows_nothing_of_those_before_it() {
+        assert_eq!(parts(&[&[1], &[-1], &[-2], &[3], &[2]]), [1, 3, 1]);
+        assert_eq!(
+            parts(&[&[1], &[-1], &[2], &[-1]]),
+            [1, 3],
+            "what was appended long ago"
+        );
+    }
 }
