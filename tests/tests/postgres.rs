@@ -424,6 +424,48 @@ async fn what_is_in_the_spool_survives_kills_of_the_service_whatever_the_server_
     Ok(())
 }
 
+#[tokio::test]
+async fn a_full_spool_holds_deliveries_back_and_loses_nothing() -> Result<()> {
+    const EVENTS: u64 = 900;
+    // Given a server that is down, and a spool for a few hundred events.
+    let (mut server, mut broker, sink) = tokio::try_join!(server(), broker(), HttpSink::start())?;
+    let mut service = service(&server, &broker, &sink.url("/"), "only")?.env("SPOOLMAXBYTES", "1MiB");
+    sink.behave(refusing());
+    start(&mut service, &mut broker).await?;
+    server.stop().await?;
+
+    // When more come than it takes.
+    publish(broker.port(), 1..=EVENTS).await?;
+    wait::until("the full spool to be named", LONG, async || {
+        let response = service.get("/readyz").await?;
+        ensure!(response.status == 503, "{}", response.text());
+        let named = r#""problems":{"store":"the store is full: "#;
+        ensure!(response.text().contains(named), "{}", response.text());
+        Ok(())
+    })
+    .await;
+
+    // Then they wait at their source, none is dropped, and all are kept when the server is back.
+    let stats = service.stats().await?;
+    ensure!(
+        stats.books("dropped") == 0 && !stats.all_ended(EVENTS),
+        "{stats:?}"
+    );
+    server.restart().await?;
+    wait::until("everything to be kept by the server", LONG, async || {
+        let objects = objects(&server)?;
+        ensure!(objects == EVENTS, "{objects} of {EVENTS}");
+        Ok(())
+    })
+    .await;
+    sink.behave(Behaviour::status(200));
+    service.wait_nothing_left().await;
+    wait_accepted(&sink, 1..=EVENTS).await;
+    let keys = idempotency_keys(&sink);
+    assert!(keys.values().all(|keys| keys.len() == 1), "{keys:?}");
+    Ok(())
+}
+
 /// What happens to the server.
 #[derive(Clone, Copy, Debug)]
 enum Fault {

@@ -46,7 +46,7 @@ pub struct InvalidStoreName {
 }
 
 /// The custom stores of a service. Names are compared without regard to case; registering a name again replaces its
-/// factory. `jetstream` may be registered and then replaces the built-in store of that name.
+/// factory. Only the names in [`StoreFactories::RESERVED`] are taken.
 #[derive(Clone, Default)]
 pub struct StoreFactories {
     factories: BTreeMap<String, CustomStoreFactory>,

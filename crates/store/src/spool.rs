@@ -59,6 +59,7 @@ use crate::{
 };
 use ledger::Ledger;
 pub use mover::Mover;
+use mover::removals;
 
 /// What is added to the `seq` of an object that is in the spool.
 const SPOOL_SEQ: i64 = 1 << 62;
@@ -400,18 +401,16 @@ impl Shared {
     async fn claim(&self, mut claim: Claim) -> Result<Vec<StoredObject>, StoreError> {
         loop {
             let store = self.store()?;
+            let before = self.ledger().removals;
             let mut page = self.ask(store.claim(claim.clone())).await?;
             let last = page.last().map(|object| object.seq);
+            let count = page.len();
             {
                 let mut ledger = self.ledger();
-                page.retain(|object| {
-                    let hidden = ledger.is_hidden(object.id);
-                    if ledger.has(object.id) {
-                        // It stays claimed until the mover removes it.
-                        ledger.doubt(object.id);
-                    }
-                    !hidden
-                });
+                page.retain(|object| ledger.may_be_had(object.id, before));
+            }
+            if page.len() < count {
+                self.work.notify_one();
             }
             match last {
                 Some(last) if page.is_empty() => claim.after_seq = last,
@@ -455,8 +454,23 @@ impl Shared {
         match self.store() {
             Ok(store) => {
                 let mut evicted = self.ask(store.evict(eviction)).await?;
-                let ledger = self.ledger();
-                evicted.retain(|evicted| !ledger.is_hidden(evicted.id));
+                let in_spool: Vec<_> = {
+                    let ledger = self.ledger();
+                    evicted.retain(|evicted| ledger.has(evicted.id) || !ledger.is_hidden(evicted.id));
+                    evicted
+                        .iter()
+                        .map(|evicted| evicted.id)
+                        .filter(|id| ledger.has(*id))
+                        .collect()
+                };
+                if in_spool.is_empty() {
+                    return Ok(evicted);
+                }
+                // What was moving goes from both, or from neither.
+                match self.spool.settle(&removals(&in_spool)).await {
+                    Ok(()) => in_spool.iter().for_each(|id| self.ledger().ended(*id)),
+                    Err(_) => evicted.retain(|evicted| !in_spool.contains(&evicted.id)),
+                }
                 Ok(evicted)
             }
             Err(StoreError::Unavailable { .. }) => {

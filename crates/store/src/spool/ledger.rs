@@ -48,6 +48,13 @@ pub(super) struct Ledger {
     in_doubt: HashSet<StoredObjectId>,
     /// Those of them that have ended since: to be removed from the store.
     owed: HashSet<StoredObjectId>,
+    /// Objects that the store has handed out while the spool's copy counted: nobody took them, and they are to be given
+    /// back. Until they are, nobody else can have them either.
+    early: HashSet<StoredObjectId>,
+    /// Those of them that are being given back.
+    giving_back: HashSet<StoredObjectId>,
+    /// Objects have been removed from the store so often: what it handed out before may be nobody's by now.
+    pub(super) removals: u64,
     /// The store does not answer; the mover looks when it does.
     pub(super) away: bool,
     /// The store answers, but had no room for what was moved last.
@@ -80,6 +87,37 @@ impl Ledger {
         self.has(id) || self.owed.contains(&id)
     }
 
+    /// Whether somebody may have an object that the store was asked for when so many removals had been made. One that
+    /// nobody may have is to be given back.
+    pub(super) fn may_be_had(&mut self, id: StoredObjectId, removals: u64) -> bool {
+        let is_early = self.is_hidden(id)
+            || self.removals != removals
+            || self.early.contains(&id)
+            || self.giving_back.contains(&id);
+        if is_early {
+            self.early.insert(id);
+        }
+        !is_early
+    }
+
+    /// The objects to be given back now, at most so many; [`Self::gave_back`] says what came of it.
+    pub(super) fn give_back(&mut self, limit: usize) -> Vec<StoredObjectId> {
+        let ids: Vec<_> = self.early.iter().take(limit).copied().collect();
+        ids.iter().for_each(|id| {
+            self.early.remove(id);
+        });
+        self.giving_back.extend(&ids);
+        ids
+    }
+
+    /// They have been given back, or are to be once more.
+    pub(super) fn gave_back(&mut self, has_been: bool) {
+        let ids = std::mem::take(&mut self.giving_back);
+        if !has_been {
+            self.early.extend(ids);
+        }
+    }
+
     /// Whether an object that is new here goes to the spool: the store is away, or others must go before.
     pub(super) fn goes_to_spool(&self) -> bool {
         self.away || self.movable > 0
@@ -102,7 +140,7 @@ impl Ledger {
 
     /// Whether the mover has something to do.
     pub(super) fn has_work(&self) -> bool {
-        self.away || self.look || self.movable > 0 || !self.owed.is_empty()
+        self.away || self.look || self.movable > 0 || !self.owed.is_empty() || !self.early.is_empty()
     }
 
     /// What waits in the spool.

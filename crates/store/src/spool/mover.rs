@@ -70,11 +70,13 @@ impl Mover {
         if shared.ledger().look {
             shared.look().await?;
         }
-        let (owed, movable) = {
-            let ledger = shared.ledger();
-            (ledger.owed(PAGE), ledger.has_movable())
+        let (early, owed, movable) = {
+            let mut ledger = shared.ledger();
+            (ledger.give_back(PAGE), ledger.owed(PAGE), ledger.has_movable())
         };
-        if !owed.is_empty() {
+        if !early.is_empty() {
+            self.give_back(store, &early).await?;
+        } else if !owed.is_empty() {
             self.remove_from(store, &owed).await?;
             shared.ledger().paid(&owed);
         } else if movable {
@@ -217,18 +219,33 @@ impl Mover {
         Ok(page.objects.into_iter().map(|object| object.id).collect())
     }
 
+    /// Nobody took these, which the store has handed out.
+    async fn give_back(&self, store: &dyn RetryQueue, ids: &[StoredObjectId]) -> Result<(), StoreError> {
+        let outcome = self
+            .shared
+            .ask(store.settle(&verdicts(ids, &Action::RELEASE)))
+            .await;
+        self.shared.ledger().gave_back(outcome.is_ok());
+        outcome
+    }
+
     async fn remove_from(&self, store: &dyn RetryQueue, ids: &[StoredObjectId]) -> Result<(), StoreError> {
         if ids.is_empty() {
             return Ok(());
         }
+        self.shared.ledger().removals += 1;
         self.shared.ask(store.settle(&removals(ids))).await
     }
 }
 
-fn removals(ids: &[StoredObjectId]) -> Vec<Verdict> {
-    let remove = |id: &StoredObjectId| Verdict {
+pub(super) fn removals(ids: &[StoredObjectId]) -> Vec<Verdict> {
+    verdicts(ids, &Action::Remove)
+}
+
+fn verdicts(ids: &[StoredObjectId], action: &Action) -> Vec<Verdict> {
+    let verdict = |id: &StoredObjectId| Verdict {
         id: *id,
-        action: Action::Remove,
+        action: action.clone(),
     };
-    ids.iter().map(remove).collect()
+    ids.iter().map(verdict).collect()
 }

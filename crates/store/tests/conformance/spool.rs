@@ -57,6 +57,8 @@ enum Mode {
     MuteAppend,
     /// Never answers what is appended, and keeps it after the next verdicts.
     LateAppend,
+    /// Does what verdicts say when it is switched to something else.
+    HeldVerdicts,
     /// Has no room.
     Full,
     /// Takes nothing of more than 100 bytes.
@@ -96,7 +98,12 @@ impl Switched {
                 let _ = call.await;
                 std::future::pending().await
             }
-            Mode::There | Mode::MuteAppend | Mode::LateAppend | Mode::Full | Mode::Picky => call.await,
+            Mode::There
+            | Mode::MuteAppend
+            | Mode::LateAppend
+            | Mode::HeldVerdicts
+            | Mode::Full
+            | Mode::Picky => call.await,
         }
     }
 }
@@ -156,6 +163,9 @@ impl RetryQueue for Switched {
     fn settle<'a>(&'a self, verdicts: &'a [Verdict]) -> BoxFuture<'a, Result<(), StoreError>> {
         let settle = self.inner.settle(verdicts);
         Box::pin(self.guard(Box::pin(async {
+            while self.mode() == Mode::HeldVerdicts {
+                sleep(Duration::from_millis(1)).await;
+            }
             let outcome = settle.await;
             let late = std::mem::take(&mut *self.late.lock().unwrap());
             self.inner.append(&late, Room::default()).await;
@@ -695,6 +705,53 @@ async fn a_store_without_room_is_there_and_what_is_new_queues_up_before_it() {
     bench.store.set(Mode::There);
     bench.moved().await;
     assert_eq!(ids(&held(&bench.store.inner).await), ids_of([0, 1]));
+}
+
+/// Three objects in the middle of their move: the store has them, and the spool has them still.
+async fn moving() -> Bench {
+    let bench = Bench::new(Mode::Away).await;
+    for number in 0..3 {
+        bench.append(number).await.unwrap();
+    }
+    bench.store.set(Mode::Full);
+    until("the store is there", async || bench.claim().await.is_ok()).await;
+    bench.spool.set(Mode::HeldVerdicts);
+    bench.store.set(Mode::There);
+    until("the store has them", async || {
+        held(&bench.store.inner).await.len() == 3
+    })
+    .await;
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_while_it_moves_is_to_be_had_afterwards() {
+    let bench = moving().await;
+    // When they are asked for, then nobody gets them twice
+    assert!(bench.queue.claim(everything()).await.unwrap().is_empty());
+    // And somebody does when they have moved
+    bench.spool.set(Mode::There);
+    bench.moved().await;
+    until("they can be had", async || {
+        bench.claim().await.is_ok_and(|page| page.len() == 3)
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_makes_room_while_it_moves_is_told_and_gone_for_good() {
+    let bench = moving().await;
+    // When room is made, by what the spool has too
+    let eviction = Eviction { objects: 2, bytes: 0 };
+    let (evicted, ()) = tokio::join!(bench.queue.evict(eviction), async {
+        sleep(Duration::from_millis(10)).await;
+        bench.spool.set(Mode::There);
+    });
+    // Then it is told of all that goes, and the rest comes
+    let evicted: Vec<_> = evicted.unwrap().iter().map(|evicted| evicted.id).collect();
+    assert_eq!(evicted, ids_of([0, 1]));
+    bench.moved().await;
+    assert_eq!(ids(&held(&bench.store.inner).await), ids_of([2]));
 }
 
 #[tokio::test(start_paused = true)]
