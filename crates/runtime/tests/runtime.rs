@@ -31,9 +31,12 @@ mod runtime {
     mod journal;
     mod lanes;
     mod limits;
+    mod live;
     mod once;
     mod order;
+    pub(crate) mod watched;
 }
+use runtime::watched;
 
 const EVENT: &str = r#"{"apiVersion":"v3","id":"0f0e0d0c-0000-4000-8000-000000000001","deviceName":"pump-1","profileName":"Pump","sourceName":"Level","origin":1700000000000000001,"readings":[{"id":"0f0e0d0c-0000-4000-8000-000000000002","origin":1700000000000000001,"deviceName":"pump-1","resourceName":"Level","profileName":"Pump","valueType":"Int64","value":"7"}]}"#;
 

@@ -1,13 +1,8 @@
 //! The journal: what takes long is written, acknowledged and goes on.
 
-use edgehold_core::{Timestamp, retry::Verdict};
-use edgehold_store::{
-    Claim, ErrorGroup, ErrorPage, Evicted, Eviction, LaneStatus, Moved, ObjectFilter, Page, Room, StoreError,
-    StoreStats, Sweep,
-};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
-use crate::*;
+use crate::{watched::Watched, *};
 
 const INSTANT: (&str, &str) = ("JournalDelay", "0s");
 
@@ -253,91 +248,12 @@ async fn while_others_end_one_after_the_other_a_run_gets_more_time_but_not_for_e
     service.check_books().await;
 }
 
-/// A store whose appends are answered when the test lets them, and are done before.
-struct LateAnswers {
-    queue: Arc<dyn RetryQueue>,
-    answers: Semaphore,
-}
-
-impl RetryQueue for LateAnswers {
-    fn append<'a>(
-        &'a self,
-        objects: &'a [StoredObject],
-        room: Room,
-    ) -> BoxFuture<'a, Vec<Result<i64, StoreError>>> {
-        Box::pin(async move {
-            let answers = self.queue.append(objects, room).await;
-            self.answers.acquire().await.unwrap().forget();
-            answers
-        })
-    }
-
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Vec<StoredObject>, StoreError>> {
-        self.queue.claim(claim)
-    }
-
-    fn settle<'a>(&'a self, verdicts: &'a [Verdict]) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.queue.settle(verdicts)
-    }
-
-    fn lanes(
-        &self,
-        interval: Duration,
-        now: Timestamp,
-    ) -> BoxFuture<'_, Result<Vec<LaneStatus>, StoreError>> {
-        self.queue.lanes(interval, now)
-    }
-
-    fn is_waiting<'a>(
-        &'a self,
-        pipeline_id: &'a PipelineId,
-        device: &'a str,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.queue.is_waiting(pipeline_id, device)
-    }
-
-    fn evict(&self, eviction: Eviction) -> BoxFuture<'_, Result<Vec<Evicted>, StoreError>> {
-        self.queue.evict(eviction)
-    }
-
-    fn sweep(&self, sweep: Sweep, limit: usize) -> BoxFuture<'_, Result<u64, StoreError>> {
-        self.queue.sweep(sweep, limit)
-    }
-
-    fn redrive(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
-        self.queue.redrive(page)
-    }
-
-    fn purge(&self, page: ErrorPage) -> BoxFuture<'_, Result<Moved, StoreError>> {
-        self.queue.purge(page)
-    }
-
-    fn survey(&self, filter: ObjectFilter) -> BoxFuture<'_, Result<Vec<ErrorGroup>, StoreError>> {
-        self.queue.survey(filter)
-    }
-
-    fn list(&self, request: ListRequest) -> BoxFuture<'_, Result<Page, StoreError>> {
-        self.queue.list(request)
-    }
-
-    fn stats(&self) -> BoxFuture<'_, Result<StoreStats, StoreError>> {
-        self.queue.stats()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.queue.close()
-    }
-}
-
 #[tokio::test]
 async fn a_run_that_ends_while_its_row_is_written_is_acknowledged_though_the_store_goes_then() {
     // Given a run whose row is being written when it ends
     let export = Export::new("a", Answer::Hang);
     let service = service(&[INSTANT], &export);
-    let late = Arc::new(LateAnswers {
-        queue: service.queue.clone(),
-        answers: Semaphore::new(0),
-    });
+    let late = Arc::new(Watched::answering_late(service.queue.clone()));
     service.state.send_replace(StoreState::Open(late.clone()));
     let mut acknowledged = service.send(EVENT).await;
     wait::until("the row is written", wait::LONG, async || {
