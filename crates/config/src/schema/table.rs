@@ -208,7 +208,7 @@ pub(super) const EDGEX: &[Setting] = &[
     edgex("Trigger/ExternalMqtt/Will/Retained", BOOL, Some("false"), "retained flag of the last will"),
     edgex("Trigger/ExternalMqtt/Will/Topic", TEXT, Some(""), "topic of the last will"),
 
-    edgex("Database/Type", TEXT, Some(""), "`sqlite`, `postgres`, `jetstream`, `memory` or the name of a custom store; empty = `sqlite`, and so is EdgeX 3's `redisdb`: nothing is kept in Redis"),
+    edgex("Database/Type", TEXT, Some(""), "`sqlite`, `postgres`, `memory` or the name of a custom store; empty = `sqlite`, and so is EdgeX 3's `redisdb`: nothing is kept in Redis"),
     edgex("Database/Host", TEXT, Some(""), "host of the store"),
     edgex("Database/Port", PORT, Some("0"), "port of the store"),
     edgex("Database/Timeout", SOME_TIME, Some("5s"), "longest time for a connection or a statement"),

@@ -349,7 +349,7 @@ impl SettingsView {
         environment: &Environment,
         findings: &mut Vec<Finding>,
     ) {
-        const BUILT_IN: [&str; 6] = ["", "sqlite", "memory", "postgres", "redisdb", "jetstream"];
+        const BUILT_IN: [&str; 5] = ["", "sqlite", "memory", "postgres", "redisdb"];
         let configuration = &effective.configuration;
         let mut find = |key: &str, message: String| {
             let leaf = configuration.leaves().get(key);
