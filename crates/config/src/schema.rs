@@ -3,6 +3,8 @@
 //! The table drives defaults, decoding, overrides from the environment, the check of a configuration and the table in
 //! the README. What a setting means for a running service is not in here.
 
+#[cfg(test)]
+mod shown;
 mod similar;
 mod table;
 
