@@ -166,6 +166,11 @@ impl Index {
         }
     }
 
+    /// Claims objects, wherever they are.
+    pub(crate) fn hold(&mut self, ids: impl IntoIterator<Item = StoredObjectId>) {
+        self.claimed.extend(ids);
+    }
+
     /// Ends the claim of an object.
     pub(crate) fn release(&mut self, id: StoredObjectId) {
         self.claimed.remove(&id);

@@ -333,12 +333,15 @@ impl StoreClientQueue {
         let removed: Vec<_> = removed.into_iter().collect();
 
         let ids = changed.iter().map(|object| object.id);
+        // Without an answer they are asked for again, and nobody may have what is changed until then.
+        self.state().index.hold(ids.clone());
         let mut writing = self.writing(ids.chain(removed.iter().copied()));
-        if !removed.is_empty() {
-            self.client.remove_from_store(&removed).await?;
-        }
+        // What is removed may go on in what is changed, as what is in a batch does in the first of it.
         if !changed.is_empty() {
             self.client.update(&changed).await?;
+        }
+        if !removed.is_empty() {
+            self.client.remove_from_store(&removed).await?;
         }
         let mut state = self.state();
         for object in &changed {

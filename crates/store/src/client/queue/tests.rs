@@ -1,6 +1,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use edgehold_core::ErrorReason;
+use edgehold_core::{ErrorReason, ObjectState};
 
 use super::*;
 use crate::{
@@ -90,6 +90,13 @@ fn give_up(id: StoredObjectId) -> Verdict {
     }
 }
 
+fn verdict(number: u64, action: Action) -> Verdict {
+    Verdict {
+        id: object(number).id,
+        action,
+    }
+}
+
 fn claim_all() -> Claim {
     let now = Timestamp::from_unix_millis(i64::MAX);
     Claim {
@@ -154,6 +161,50 @@ async fn a_verdict_whose_answer_was_lost_keeps_the_claim_and_may_be_repeated() {
     assert!(queue.claim(claim_all()).await.unwrap().is_empty());
     queue.settle(&[give_up(claimed[0].id)]).await.unwrap();
     assert_eq!(queue.stats().await.unwrap().error.objects, 1);
+}
+
+#[tokio::test]
+async fn a_verdict_whose_answer_was_lost_gives_nothing_to_anybody_else_until_it_is_repeated() {
+    // given an object whose run has not ended, and a verdict that took effect and was reported as failed
+    let (client, queue) = queue().await;
+    let begun = StoredObject {
+        state: ObjectState::New,
+        ..object(1)
+    };
+    queue.append(&[begun], Room::default()).await.remove(0).unwrap();
+    let release = [verdict(1, Action::RELEASE)];
+    client.lost.store(true, Ordering::SeqCst);
+    assert!(queue.settle(&release).await.is_err());
+    client.lost.store(false, Ordering::SeqCst);
+    // when it is repeated while others claim
+    let before = queue.claim(claim_all()).await.unwrap();
+    queue.settle(&release).await.unwrap();
+    let after = queue.claim(claim_all()).await.unwrap();
+    // then one of them has it
+    assert_eq!((before.len(), after.len()), (0, 1));
+    assert!(queue.claim(claim_all()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_removed_before_what_goes_on_in_its_place_is_written() {
+    // given the objects of a batch, which goes on in the first one
+    let (client, queue) = queue().await;
+    for answer in queue.append(&[object(1), object(2)], Room::default()).await {
+        answer.unwrap();
+    }
+    let end = [give_up(object(1).id), verdict(2, Action::Remove)];
+    // when its end is broken off between two writes
+    client.hang.store(true, Ordering::SeqCst);
+    let mut settle = queue.settle(&end);
+    assert!(futures_util::poll!(&mut settle).is_pending());
+    drop(settle);
+    client.hang.store(false, Ordering::SeqCst);
+    // then the first one has changed, or the second one is there
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.failed.objects, stats.error.objects), (1, 1));
+    queue.settle(&end).await.unwrap();
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.failed.objects, stats.error.objects), (0, 1));
 }
 
 #[tokio::test]
