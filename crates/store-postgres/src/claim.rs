@@ -15,15 +15,16 @@
 
 use edgehold_core::ServiceKey;
 use edgehold_store::{Claim, Lane, Suspects};
+use futures_util::TryStreamExt as _;
 use sqlx::{
-    Connection as _, PgConnection, Postgres, Row as _,
-    postgres::{PgArguments, PgRow},
+    Connection as _, PgConnection, Postgres,
+    postgres::PgArguments,
     query::{Query, QueryScalar},
 };
 
 use crate::{
     lanes::destinations,
-    row::{self, ReadRow, columns, text},
+    row::{self, Columns, ReadRow, columns, text},
 };
 
 /// Due objects up to which they are all looked at.
@@ -126,9 +127,9 @@ macro_rules! take {
                 INSERT INTO lease (owner, claim, seqs)
                 SELECT owner, $2::bigint, ARRAY(SELECT seq FROM chosen WHERE seq < (SELECT ends_before FROM page))
                 FROM counted)
-             SELECT ", columns!(), ", counted.owner IS NOT NULL AS is_ours,
+             SELECT counted.owner IS NOT NULL, ", columns!(), ",
                     CASE WHEN counted.owner IS NOT NULL
-                         THEN (SELECT bytes FROM payload WHERE payload.seq = object.seq) END AS bytes
+                         THEN (SELECT bytes FROM payload WHERE payload.seq = object.seq) END
              FROM chosen AS object LEFT JOIN counted ON true
              WHERE (SELECT is_good FROM page) AND seq < (SELECT ends_before FROM page)"
         )
@@ -454,21 +455,22 @@ impl<'a> Wanted<'a> {
         Ok(Some(found.into_iter().map(|(seq, _)| seq).collect()))
     }
 
-    /// The rows that [`take!`] answers.
+    /// The page that is to be had, in order; none when it is not ours.
     async fn try_take(
         &self,
         connection: &mut PgConnection,
         taking: &Taking<'_>,
-    ) -> Result<Vec<PgRow>, sqlx::Error> {
+    ) -> Result<Option<Vec<ReadRow>>, sqlx::Error> {
+        let service_key = taking.service_key;
         if self.suspects == Suspects::Only {
             let suspects = self.with_order(SUSPECTS, taking).bind(self.ordered);
-            return suspects.fetch_all(connection).await;
+            return page(suspects, connection, service_key).await;
         }
         if self.ordered {
-            return self.with_order(IN_ORDER, taking).fetch_all(connection).await;
+            return page(self.with_order(IN_ORDER, taking), connection, service_key).await;
         }
-        let near = self.in_lane(&NEAR, taking).fetch_all(&mut *connection).await?;
-        if !near.is_empty() || !self.is_far(connection).await? {
+        let near = page(self.in_lane(&NEAR, taking), connection, service_key).await?;
+        if near.as_ref().is_none_or(|near| !near.is_empty()) || !self.is_far(connection).await? {
             return Ok(near);
         }
         let far = match self.few(connection).await? {
@@ -476,7 +478,7 @@ impl<'a> Wanted<'a> {
             Some(places) => self.query(THESE, taking).bind(places),
             None => self.in_lane(&WALK, taking),
         };
-        far.fetch_all(connection).await
+        page(far, connection, service_key).await
     }
 
     /// Takes a page in hand.
@@ -485,15 +487,13 @@ impl<'a> Wanted<'a> {
         connection: &mut PgConnection,
         taking: &Taking<'_>,
     ) -> Result<Taken, sqlx::Error> {
-        let rows = self.try_take(connection, taking).await?;
-        if let Some(page) = page(&rows, taking.service_key)? {
+        if let Some(page) = self.try_take(connection, taking).await? {
             return Ok(Taken::Page(page));
         }
         // Another claim was made meanwhile. With the count in hand there is none.
         let mut transaction = connection.begin().await?;
         sqlx::query(TURN).execute(&mut *transaction).await?;
-        let rows = self.try_take(&mut transaction, taking).await?;
-        match page(&rows, taking.service_key)? {
+        match self.try_take(&mut transaction, taking).await? {
             Some(page) => {
                 transaction.commit().await?;
                 Ok(Taken::Page(page))
@@ -503,17 +503,25 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// The page that these rows are, in order; none when it is not ours.
-fn page(rows: &[PgRow], service_key: &ServiceKey) -> Result<Option<Vec<ReadRow>>, sqlx::Error> {
-    if let Some(row) = rows.first()
-        && !row.try_get::<bool, _>("is_ours")?
-    {
-        return Ok(None);
+/// The page that a statement of [`take!`] answers, in order; none when it is not ours. Each row is read as it arrives,
+/// while the server still has others to send and the claim to write.
+async fn page(
+    query: Query<'static, Postgres, PgArguments>,
+    connection: &mut PgConnection,
+    service_key: &ServiceKey,
+) -> Result<Option<Vec<ReadRow>>, sqlx::Error> {
+    let mut rows = query.fetch(connection);
+    let mut page = Some(Vec::new());
+    while let Some(row) = rows.try_next().await? {
+        let mut columns = Columns::of(&row);
+        let is_ours = columns.next()?;
+        match &mut page {
+            Some(page) if is_ours => page.push(row::read(columns, service_key)?),
+            _ => page = None,
+        }
     }
-    let mut page: Vec<ReadRow> = rows
-        .iter()
-        .map(|row| row::read(row, service_key))
-        .collect::<Result<_, _>>()?;
-    page.sort_unstable_by_key(|row| row.object.seq);
-    Ok(Some(page))
+    if let Some(page) = &mut page {
+        page.sort_unstable_by_key(|row| row.object.seq);
+    }
+    Ok(page)
 }

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 
 use crate::{
     filter::{self, filtered, meant},
-    row::{self, ReadRow, column_of_states, text},
+    row::{self, Columns, ReadRow, column_of_states, text},
 };
 
 pub(crate) const IS_WAITING: &str = "
@@ -78,7 +78,9 @@ pub(crate) async fn read(
         .bind(places)
         .fetch_all(connection)
         .await?;
-    rows.iter().map(|found| row::read(found, service_key)).collect()
+    rows.iter()
+        .map(|found| row::read(Columns::of(found), service_key))
+        .collect()
 }
 
 /// The places of a listed page, and where the next one begins.

@@ -11,7 +11,7 @@ use edgehold_core::{
     PipelineVersion, ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
 };
 use edgehold_store::{StoreError, record, semantics};
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{Decode, Postgres, Row as _, Type, postgres::PgRow};
 use uuid::Uuid;
 
 /// PostgreSQL takes values of up to 1 GB, and several copies of one while it does.
@@ -175,12 +175,12 @@ pub(crate) struct ReadRow {
     pub(crate) damage: Option<String>,
 }
 
-/// The columns [`read`] needs, but for the payload, `bytes`.
+/// The columns [`read`] takes, in its order, but for the last one, the payload.
 macro_rules! columns {
     () => {
-        "seq, id, state, pipeline_id, pipeline_position, version, correlation_id, context_data,
-         input_kind, input_content_type, input_topic, attempts, created_at, last_attempt_at, not_before,
-         last_error, errors::text AS errors, reason, destination, ended_at, payload_bytes, crashes"
+        "seq, id, state, reason, pipeline_id, context_data, input_kind, input_content_type, input_topic,
+         pipeline_position, version, correlation_id, attempts, created_at, last_attempt_at, not_before, last_error,
+         errors::text, destination, ended_at, crashes, payload_bytes"
     };
 }
 
@@ -190,9 +190,34 @@ pub(crate) use columns;
 pub(crate) const SELECT: &str = concat!(
     "SELECT ",
     columns!(),
-    ", (SELECT bytes FROM payload WHERE payload.seq = object.seq) AS bytes
+    ", (SELECT bytes FROM payload WHERE payload.seq = object.seq)
      FROM object WHERE seq = ANY($1) ORDER BY seq"
 );
+
+/// What is left of a row, column by column: a name would be looked up for each value.
+pub(crate) struct Columns<'r> {
+    row: &'r PgRow,
+    place: usize,
+}
+
+impl<'r> Columns<'r> {
+    pub(crate) fn of(row: &'r PgRow) -> Self {
+        Self { row, place: 0 }
+    }
+
+    pub(crate) fn next<T>(&mut self) -> Result<T, sqlx::Error>
+    where
+        T: Decode<'r, Postgres> + Type<Postgres>,
+    {
+        self.place += 1;
+        self.row.try_get(self.place - 1)
+    }
+
+    fn next_time(&mut self) -> Result<Option<Timestamp>, sqlx::Error> {
+        let millis: Option<i64> = self.next()?;
+        Ok(millis.map(Timestamp::from_unix_millis))
+    }
+}
 
 /// Takes problems down and goes on with a stand-in.
 #[derive(Default)]
@@ -207,84 +232,78 @@ impl Problems {
     }
 
     /// A text that may be null in other rows and must not be in this one.
-    fn present(&mut self, row: &PgRow, column: &str) -> Result<String, sqlx::Error> {
-        let text: Option<String> = row.try_get(column)?;
-        Ok(self.value(column, text.ok_or("it is missing"), String::new()))
+    fn present(&mut self, column: &str, text: Option<String>) -> String {
+        self.value(column, text.ok_or("it is missing"), String::new())
     }
 
-    fn number(&mut self, row: &PgRow, column: &str) -> Result<u32, sqlx::Error> {
-        let number: i64 = row.try_get(column)?;
-        Ok(self.value(column, u32::try_from(number), 0))
+    fn number(&mut self, column: &str, number: i64) -> u32 {
+        self.value(column, u32::try_from(number), 0)
     }
 }
 
-fn time(row: &PgRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
-    let millis: Option<i64> = row.try_get(column)?;
-    Ok(millis.map(Timestamp::from_unix_millis))
-}
-
-/// Reads a row with these columns.
-pub(crate) fn read(row: &PgRow, service_key: &ServiceKey) -> Result<ReadRow, sqlx::Error> {
+/// Reads a row; whatever is asked of `columns` is asked in their order.
+pub(crate) fn read(mut columns: Columns<'_>, service_key: &ServiceKey) -> Result<ReadRow, sqlx::Error> {
     let mut problems = Problems::default();
 
-    let state: i16 = row.try_get("state")?;
+    let seq = columns.next()?;
+    let id = StoredObjectId::from_uuid(columns.next()?);
+    let state: i16 = columns.next()?;
     let state = problems.value("state", ObjectState::from_code(state.into()), ObjectState::Error);
-    let reason: Option<&str> = row.try_get("reason")?;
+    let reason: Option<&str> = columns.next()?;
     let reason = problems.value("reason", reason.map(ErrorReason::from_name).transpose(), None);
-    let pipeline_id = PipelineId::try_new(row.try_get("pipeline_id")?);
+    let pipeline_id = PipelineId::try_new(columns.next()?);
     let pipeline_id = problems.value("pipeline_id", pipeline_id, PipelineId::default_pipeline());
-    let context = serde_json::from_str(row.try_get("context_data")?);
+    let context = serde_json::from_str(columns.next()?);
     let context = problems.value("context_data", context, Default::default());
-    let input = match row.try_get("input_kind")? {
-        name if let Some(form) = delivery_form(name) => StoredInput::Delivery {
-            content_type: problems.present(row, "input_content_type")?,
-            topic: problems.present(row, "input_topic")?,
+    let (kind, content_type, topic) = (columns.next()?, columns.next()?, columns.next()?);
+    let input = match delivery_form(kind) {
+        Some(form) => StoredInput::Delivery {
+            content_type: problems.present("input_content_type", content_type),
+            topic: problems.present("input_topic", topic),
             form,
         },
-        name => {
-            let kind = DataKind::from_name(name).ok_or_else(|| format!("{name:?} is not known"));
+        None => {
+            let known = DataKind::from_name(kind).ok_or_else(|| format!("{kind:?} is not known"));
             StoredInput::Bytes {
-                kind: problems.value("input_kind", kind, DataKind::Bytes),
+                kind: problems.value("input_kind", known, DataKind::Bytes),
             }
         }
     };
-    // A missing payload is null, which is not an empty one.
-    let payload: Option<Vec<u8>> = row.try_get("bytes")?;
-    let payload = problems.value("bytes", payload.ok_or("the payload is missing"), Vec::new());
-    let wanted: i64 = row.try_get("payload_bytes")?;
-    let found = semantics::payload_bytes(&context, &payload);
-    if problems.0.is_empty() && usize::try_from(wanted) != Ok(found) {
-        problems.0.push(format!("bytes: there are {found} of {wanted}"));
-    }
-    let crashes: i16 = row.try_get("crashes")?;
     let mut object = StoredObject {
-        id: StoredObjectId::from_uuid(row.try_get("id")?),
-        seq: row.try_get("seq")?,
+        id,
+        seq,
         service_key: service_key.clone(),
         pipeline_id,
-        position: problems.number(row, "pipeline_position")?,
-        version: PipelineVersion::from_stored(row.try_get::<String, _>("version")?),
-        correlation_id: CorrelationId::new(row.try_get("correlation_id")?),
+        position: problems.number("pipeline_position", columns.next()?),
+        version: PipelineVersion::from_stored(columns.next::<String>()?),
+        correlation_id: CorrelationId::new(columns.next()?),
         context,
         input,
-        payload: payload.into(),
-        attempts: problems.number(row, "attempts")?,
+        payload: Bytes::new(),
+        attempts: problems.number("attempts", columns.next()?),
         state,
-        created_at: Timestamp::from_unix_millis(row.try_get("created_at")?),
-        last_attempt_at: time(row, "last_attempt_at")?,
-        not_before: time(row, "not_before")?,
-        last_error: row.try_get("last_error")?,
-        errors: row
-            .try_get::<Option<&str>, _>("errors")?
+        created_at: Timestamp::from_unix_millis(columns.next()?),
+        last_attempt_at: columns.next_time()?,
+        not_before: columns.next_time()?,
+        last_error: columns.next()?,
+        errors: columns
+            .next::<Option<&str>>()?
             .map(AttemptErrors::from_json)
             .unwrap_or_default(),
         reason,
-        destination: row
-            .try_get::<Option<&str>, _>("destination")?
-            .map(Destination::new),
-        ended_at: time(row, "ended_at")?,
-        crashes: u32::try_from(crashes).unwrap_or(0),
+        destination: columns.next::<Option<&str>>()?.map(Destination::new),
+        ended_at: columns.next_time()?,
+        crashes: u32::try_from(columns.next::<i16>()?).unwrap_or(0),
     };
+    let wanted: i64 = columns.next()?;
+    // A missing payload is null, which is not an empty one.
+    let payload: Option<Vec<u8>> = columns.next()?;
+    let payload = problems.value("bytes", payload.ok_or("the payload is missing"), Vec::new());
+    object.payload = payload.into();
+    let found = semantics::payload_bytes(&object.context, &object.payload);
+    if problems.0.is_empty() && usize::try_from(wanted) != Ok(found) {
+        problems.0.push(format!("bytes: there are {found} of {wanted}"));
+    }
     if problems.0.is_empty() {
         return Ok(ReadRow { object, damage: None });
     }
