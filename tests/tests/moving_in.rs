@@ -350,6 +350,86 @@ async fn with_the_database_of_edgex_3_a_service_starts_and_what_lies_in_redis_is
     Ok(())
 }
 
+#[tokio::test]
+async fn killed_at_any_moment_with_the_service_in_between_an_import_doubles_nothing() -> Result<()> {
+    let seed = random::seed(SEED)?;
+    let mut random = Random(seed);
+    let (objects, kills) = (2_500_u64, 4);
+    for kind in ["postgres", "redisdb"] {
+        let (server, broker, sink) = tokio::try_join!(Postgres::start(), broker(), HttpSink::start())?;
+        server.psql(DATABASE, TABLES)?;
+        fill(&server, objects)?;
+        // A removal takes so long that a kill meets it, and ends with whoever asked for it.
+        let slow = format!(
+            "CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END';
+             CREATE TRIGGER slow BEFORE DELETE ON \"{SERVICE_KEY}\".store FOR EACH STATEMENT EXECUTE FUNCTION take_time()"
+        );
+        server.psql(DATABASE, &slow)?;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'DELETE FROM%.store %' AND pid <> pg_backend_pid()";
+        let mut service = service(&broker, &sink.url("/"), kind, server.port(), Postgres::PASSWORD)?;
+        let from = address(&server);
+        let import = ["store", "import", "--from", &from];
+        let original = || server.psql(DATABASE, &format!("SELECT count(*) FROM \"{SERVICE_KEY}\".store"));
+        // When the command is killed again and again, and the service delivers what there is each time.
+        let (mut in_its_work, mut torn) = (0, 0);
+        for _ in 0..kills {
+            let before = original()?;
+            let mut importing = Process::start("import", &mut service.command_of(&import)?)?;
+            wait::until("the import to have done something", LONG, async || {
+                let is_on = original()? != before || importing.exit_status()?.is_some();
+                ensure!(is_on, "it has done nothing yet");
+                anyhow::Ok(())
+            })
+            .await;
+            // A moment of its work, not a state to wait for.
+            tokio::time::sleep(Duration::from_millis(random.below(400))).await;
+            in_its_work += usize::from(importing.exit_status()?.is_none());
+            importing.kill9()?;
+            server.psql(DATABASE, end)?;
+            let left: u64 = original()?.parse()?;
+            service.start().await?;
+            service
+                .process()
+                .wait_for_line("resuming with what an earlier run left", LONG)
+                .await;
+            let stats = service
+                .wait_stats("none to wait", |stats| stats.store("waiting") == 0)
+                .await;
+            let delivered = u64::try_from(accepted(&sink).len())?;
+            torn += usize::from(delivered + left > objects);
+            ensure!(
+                stats.store("success") <= 1,
+                "{kind}, seed {seed}: one receipt at most"
+            );
+            service.stop().await?;
+        }
+        tell(seed, kills, in_its_work, torn);
+        let quick = format!("DROP TRIGGER slow ON \"{SERVICE_KEY}\".store");
+        server.psql(DATABASE, &quick)?;
+        // Then a last one takes over the rest, and each has been delivered once.
+        let imported = printed(&service.run(&import)?);
+        has(&imported, &["set aside: 0\n"]);
+        service.start().await?;
+        wait_accepted(&sink, 1..=objects).await;
+        assert_eq!(
+            sent(&sink),
+            each(1..=objects, 1),
+            "{kind}, seed {seed}: {imported}"
+        );
+        service.stop().await?;
+    }
+    Ok(())
+}
+
+/// The address of the original's database.
+fn address(server: &Postgres) -> String {
+    let password = Postgres::PASSWORD.replace(' ', "%20").replace('"', "%22");
+    format!(
+        "postgres://postgres:{password}@127.0.0.1:{}/{DATABASE}",
+        server.port()
+    )
+}
+
 /// Has so many objects in the original's table, the first one the oldest.
 fn fill(server: &Postgres, objects: u64) -> Result<()> {
     let fill = format!(
@@ -412,7 +492,7 @@ async fn killed_at_any_moment_an_import_loses_and_doubles_nothing() -> Result<()
         );
         torn += usize::from(theirs + ours > objects);
     }
-    tell(seed, in_its_work, torn);
+    tell(seed, KILLS, in_its_work, torn);
 
     // And a last one takes over the rest, and each is delivered once.
     let imported = printed(&service.run(&["store", "import"])?);
@@ -435,11 +515,7 @@ async fn what_is_delivered_between_a_killed_import_and_the_next_one_is_not_taken
         server.psql(DATABASE, TABLES)?;
         fill(&server, 600)?;
         let mut service = service(&broker, &sink.url("/"), kind, server.port(), Postgres::PASSWORD)?;
-        let password = Postgres::PASSWORD.replace(' ', "%20").replace('"', "%22");
-        let from = format!(
-            "postgres://postgres:{password}@127.0.0.1:{}/{DATABASE}",
-            server.port()
-        );
+        let from = address(&server);
         let import = ["store", "import", "--from", &from];
 
         for page in 1..=2 {
@@ -558,11 +634,7 @@ async fn a_store_is_copied_to_postgres_and_back_checked_and_backed_up() -> Resul
     // When it is copied to PostgreSQL, once more, and from there into another file.
     let here = service.data_dir().join(format!("{SERVICE_KEY}.db"));
     let here = here.to_str().expect("a temporary folder has a name in UTF-8");
-    let password = Postgres::PASSWORD.replace(' ', "%20").replace('"', "%22");
-    let there = format!(
-        "postgres://postgres:{password}@127.0.0.1:{}/{DATABASE}",
-        database.port()
-    );
+    let there = address(&database);
     let copied = printed(&service.run(&["store", "copy", "--from", here, "--to", &there])?);
     has(
         &copied,
@@ -640,6 +712,6 @@ async fn a_store_is_copied_to_postgres_and_back_checked_and_backed_up() -> Resul
     clippy::print_stdout,
     reason = "how often a kill met it at work says what the test is worth"
 )]
-fn tell(seed: u64, in_its_work: usize, torn: usize) {
-    println!("seed {seed}: of {KILLS} kills {in_its_work} met it at work, {torn} left a page in both stores");
+fn tell(seed: u64, kills: usize, in_its_work: usize, torn: usize) {
+    println!("seed {seed}: of {kills} kills {in_its_work} met it at work, {torn} left a page in both stores");
 }
