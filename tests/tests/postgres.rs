@@ -3,6 +3,8 @@
 //!
 //! How the store keeps what it keeps is the conformance suite's.
 
+mod storm;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 use edgehold_test_support::wait::{self, LONG};
 use edgehold_test_support::{Behaviour, HttpSink, Mosquitto, Postgres};
 
+use self::storm::Storm;
+use crate::random;
 use crate::support::{
     Service, accepted, broker, each, exported_id, publish, refusing, sent, start_subscribed_to, wait_accepted,
 };
@@ -421,6 +425,59 @@ async fn what_is_in_the_spool_survives_kills_of_the_service_whatever_the_server_
     // What came again, the broker had not been told of.
     let keys = idempotency_keys(&sink);
     assert!(keys.values().all(|keys| keys.len() == 1), "{keys:?}");
+    Ok(())
+}
+
+/// `EDGEHOLD_TEST_SEED` plays another one.
+fn a_storm(seed: u64) -> Result<Storm> {
+    Ok(Storm {
+        seed: random::seed(seed)?,
+        steps: 30,
+        journal: "auto",
+        ordered: false,
+        kills: false,
+    })
+}
+
+#[tokio::test]
+async fn in_a_storm_every_event_leaves_once() -> Result<()> {
+    a_storm(1)?.run().await
+}
+
+#[tokio::test]
+async fn in_a_storm_every_event_leaves_once_and_in_order() -> Result<()> {
+    let ordered = true;
+    Storm {
+        ordered,
+        ..a_storm(2)?
+    }
+    .run()
+    .await
+}
+
+#[tokio::test]
+async fn in_a_storm_that_ends_the_service_too_every_event_leaves_under_one_key() -> Result<()> {
+    let kills = true;
+    Storm { kills, ..a_storm(3)? }.run().await
+}
+
+/// A hundred storms of each kind, `EDGEHOLD_SOAK_STORMS` of them.
+#[tokio::test]
+#[ignore = "takes an hour: make soak"]
+async fn soak_a_hundred_storms() -> Result<()> {
+    let storms = random::number("EDGEHOLD_SOAK_STORMS")?.unwrap_or(100);
+    let first = random::seed(1_000)?;
+    for seed in first..first + storms {
+        let storm = Storm {
+            seed,
+            steps: 30,
+            journal: if seed % 2 == 0 { "auto" } else { "always" },
+            ordered: seed / 2 % 2 == 0,
+            kills: seed / 4 % 2 == 0,
+        };
+        tell(&format!("{storm:?}"));
+        storm.run().await?;
+    }
     Ok(())
 }
 

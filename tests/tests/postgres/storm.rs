@@ -1,0 +1,181 @@
+//! Everything at once, and nobody waits for anything: events come all the time, while the server goes away in each of its
+//! ways and comes back, the destination fails, answers late or breaks off, and the service is killed and told to end.
+//!
+//! A step draws from the seed what happens next. In the end everything is there again, and every event has to arrive: once
+//! where the service lived through it, under one key where it was killed, and in the order of its device where that was
+//! asked for.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use edgehold_test_support::{Answer, Behaviour, HttpSink, MqttPublisher, Postgres, Qos};
+
+use super::{accepted, broker, each, exported_id, idempotency_keys, server, service, start};
+use crate::random::Random;
+use crate::support::{envelope, event, wait_accepted};
+
+const DEVICES: u64 = 5;
+const EVENTS_A_STEP: u64 = 15;
+/// A step takes up to so many milliseconds.
+const LONGEST_STEP: u64 = 700;
+
+/// How the server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Server {
+    There,
+    Down,
+    Frozen,
+    OutOfConnections,
+}
+
+/// What a storm is like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Storm {
+    pub(super) seed: u64,
+    pub(super) steps: u64,
+    pub(super) journal: &'static str,
+    pub(super) ordered: bool,
+    /// The service is killed and told to end, too.
+    pub(super) kills: bool,
+}
+
+/// An event of one of the devices.
+fn message(number: u64) -> (String, Vec<u8>) {
+    let device = format!("Device-{}", number % DEVICES);
+    let mut event = event(number);
+    event["deviceName"] = device.clone().into();
+    event["readings"][0]["deviceName"] = device.clone().into();
+    let topic = format!("edgex/events/device/device-test/Test-Profile/{device}/Value");
+    (topic, envelope(&event))
+}
+
+async fn set(server: &mut Postgres, from: Server, to: Server) -> Result<()> {
+    match from {
+        Server::There => {}
+        Server::Down => server.restart().await?,
+        Server::Frozen => server.thaw()?,
+        Server::OutOfConnections => {
+            server.psql("postgres", "ALTER ROLE edgehold CONNECTION LIMIT -1")?;
+        }
+    }
+    match to {
+        Server::There => {}
+        Server::Down => server.kill()?,
+        Server::Frozen => server.freeze()?,
+        Server::OutOfConnections => {
+            server.psql("postgres", "ALTER ROLE edgehold CONNECTION LIMIT 0")?;
+            let ends = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'edgehold%'";
+            server.psql("postgres", ends)?;
+        }
+    }
+    Ok(())
+}
+
+/// A destination as the dice fall. It never accepts without saying so.
+fn behave(sink: &HttpSink, random: &mut Random) {
+    let failing = random.pick(&[0, 0, 20, 60, 100, 100]);
+    let delay = Duration::from_millis(random.pick(&[0, 0, 0, 20, 150]));
+    let mut dice = Random(random.next());
+    sink.script(move |_| match dice.below(100) < failing {
+        true if dice.below(4) == 0 => Behaviour::Reset,
+        true => Behaviour::status(503),
+        false => Answer::new(200).after(delay).into(),
+    });
+}
+
+impl Storm {
+    pub(super) async fn run(self) -> Result<()> {
+        let mut random = Random(self.seed);
+        let (mut postgres, mut broker, sink) = tokio::try_join!(server(), broker(), HttpSink::start())?;
+        let ordering = if self.ordered { "device" } else { "none" };
+        let mut service = service(&postgres, &broker, &sink.url("/"), "only")?
+            .env("WRITABLE_STOREANDFORWARD_JOURNAL", self.journal)
+            .env("WRITABLE_STOREANDFORWARD_ORDERING", ordering)
+            .env(
+                "WRITABLE_PIPELINE_FUNCTIONS_HTTPEXPORT_PARAMETERS_REQUESTTIMEOUT",
+                "20s",
+            );
+        start(&mut service, &mut broker).await?;
+        let mut publisher = MqttPublisher::connect(broker.port()).await?;
+        let mut state = Server::There;
+        let mut published = 0;
+        let mut history = Vec::new();
+        for _ in 0..self.steps {
+            let first = published + 1;
+            published += EVENTS_A_STEP;
+            let messages: Vec<_> = (first..=published).map(message).collect();
+            let messages = messages
+                .iter()
+                .map(|(topic, bytes)| (topic.as_str(), bytes.clone()));
+            publisher.publish_all(messages, Qos::AtLeastOnce).await?;
+            if random.below(3) == 0 {
+                behave(&sink, &mut random);
+            }
+            if random.below(3) == 0 {
+                let next = match state {
+                    Server::There => random.pick(&[Server::Down, Server::Frozen, Server::OutOfConnections]),
+                    _ => Server::There,
+                };
+                set(&mut postgres, state, next).await?;
+                state = next;
+                history.push(format!("{published} {state:?}"));
+            }
+            if self.kills && random.below(8) == 0 {
+                match random.below(2) {
+                    0 => service.kill9()?,
+                    _ => drop(service.terminate().await?),
+                }
+                history.push(format!("{published} ended"));
+                start(&mut service, &mut broker).await?;
+            }
+            tokio::time::sleep(Duration::from_millis(random.below(LONGEST_STEP))).await;
+        }
+        set(&mut postgres, state, Server::There).await?;
+        sink.behave(Behaviour::status(200));
+        let check = async {
+            wait_accepted(&sink, 1..=published).await;
+            service.wait_nothing_left().await;
+            Ok::<_, anyhow::Error>(())
+        };
+        check.await?;
+        self.check(&sink, published)
+            .with_context(|| format!("{self:?}, {history:?}"))
+    }
+
+    fn check(&self, sink: &HttpSink, published: u64) -> Result<()> {
+        let keys = idempotency_keys(sink);
+        let many: Vec<_> = keys.iter().filter(|(_, keys)| keys.len() > 1).collect();
+        ensure!(many.is_empty(), "events under several keys: {many:?}");
+        if self.kills {
+            return Ok(());
+        }
+        let again: Vec<_> = accepted(sink)
+            .into_iter()
+            .filter(|(_, times)| *times > 1)
+            .collect();
+        ensure!(again.is_empty(), "accepted again: {again:?}");
+        ensure!(accepted(sink) == each(1..=published, 1));
+        if self.ordered {
+            let mut last: BTreeMap<String, u64> = BTreeMap::new();
+            for request in sink
+                .requests()
+                .iter()
+                .filter(|request| request.status == Some(200))
+            {
+                let event = request.json();
+                let device = event["deviceName"].as_str().context("a name")?.to_owned();
+                let number: u64 = event["readings"][0]["value"]
+                    .as_str()
+                    .context("a value")?
+                    .parse()?;
+                let before = last.insert(device, number).unwrap_or(0);
+                ensure!(
+                    before < number,
+                    "{number} came behind {before}: {:?}",
+                    exported_id(request)
+                );
+            }
+        }
+        Ok(())
+    }
+}
