@@ -263,8 +263,10 @@ impl Shared {
         let (mut to_spool, to_store, left) = {
             let mut ledger = self.ledger();
             let all = store.is_none() || ledger.goes_to_spool();
-            let (to_spool, to_store): (Vec<_>, Vec<_>) =
-                (0..objects.len()).partition(|place| all || ledger.has(objects[*place].id));
+            let (to_spool, to_store): (Vec<_>, Vec<_>) = (0..objects.len()).partition(|place| {
+                let object = &objects[*place];
+                all || ledger.has(object.id) || ledger.must_follow(object)
+            });
             // Until there is an answer; a dropped call has none.
             to_store.iter().for_each(|place| ledger.doubt(objects[*place].id));
             (to_spool, to_store, beside(room, ledger.waiting()))
@@ -399,6 +401,7 @@ impl Shared {
     }
 
     async fn claim(&self, mut claim: Claim) -> Result<Vec<StoredObject>, StoreError> {
+        self.ledger().ordered = claim.ordered;
         loop {
             let store = self.store()?;
             let before = self.ledger().removals;

@@ -2,7 +2,10 @@
 //!
 //! Owns the counts and the answer to "who has it?". Does not own the objects, and waits for nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher as _, RandomState},
+};
 
 use edgehold_core::{
     ObjectState, StoredObject, StoredObjectId,
@@ -22,6 +25,10 @@ struct Kept {
     stuck: bool,
     /// It was changed by a call of which another part failed: it stays until that is asked for again.
     held: bool,
+    /// What its order is kept by, as a hash: two that share one by chance wait for each other, no more.
+    line: Option<u64>,
+    /// It stays behind an object of its line that is under way.
+    behind: bool,
 }
 
 impl Kept {
@@ -30,18 +37,30 @@ impl Kept {
     }
 
     fn stays(self) -> bool {
-        self.stuck || self.held
+        self.stuck || self.held || self.behind
     }
 
     fn is_movable(self) -> bool {
-        let has_ended = !matches!(self.state, ObjectState::New | ObjectState::Batched);
+        let has_ended = !self.is_new() && self.state != ObjectState::Batched;
         has_ended && !self.pending && !self.stays()
+    }
+
+    fn is_new(self) -> bool {
+        self.state == ObjectState::New
     }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     kept: HashMap<StoredObjectId, Kept>,
+    /// Objects are kept in order: nothing may come to the store before what is under way.
+    pub(super) ordered: bool,
+    /// Makes the lines of pipelines and devices.
+    hasher: RandomState,
+    /// How many objects of each line are under way.
+    under_way: HashMap<u64, u64>,
+    /// What stays behind them.
+    behind: HashMap<u64, Vec<StoredObjectId>>,
     waiting: StateCount,
     movable: u64,
     /// Objects the store may have although nobody has said so: a call that appends them has not answered for certain.
@@ -148,9 +167,26 @@ impl Ledger {
         self.waiting
     }
 
+    /// Whether an object has to stay behind others of its line, which are under way and have their rows in the spool.
+    pub(super) fn must_follow(&self, object: &StoredObject) -> bool {
+        self.ordered && object.state != ObjectState::New && self.is_behind(self.line(object))
+    }
+
+    fn is_behind(&self, line: Option<u64>) -> bool {
+        line.is_some_and(|line| self.under_way.contains_key(&line))
+    }
+
+    fn line(&self, object: &StoredObject) -> Option<u64> {
+        let device = semantics::device(object)?;
+        Some(self.hasher.hash_one((&object.pipeline_id, device)))
+    }
+
     /// Takes an object in, before it is appended to the spool; the room counts what waits in both.
     pub(super) fn admit(&mut self, object: &StoredObject, room: Room) -> Result<(), StoreError> {
-        let kept = Self::kept(object);
+        let kept = Kept {
+            behind: self.must_follow(object),
+            ..self.kept(object)
+        };
         if kept.waits() {
             let store = &self.store;
             let waiting = StateCount {
@@ -158,6 +194,9 @@ impl Ledger {
                 payload_bytes: self.waiting.payload_bytes.saturating_add(store.waiting_bytes()),
             };
             room.admit(waiting, kept.payload_bytes)?;
+        }
+        if let Some(line) = kept.line.filter(|_| kept.behind) {
+            self.behind.entry(line).or_default().push(object.id);
         }
         self.set(
             object.id,
@@ -185,7 +224,7 @@ impl Ledger {
     /// Notes an object that was found in the spool. Nobody knows whether the store has it as well.
     pub(super) fn found(&mut self, object: &StoredObject) {
         if !self.has(object.id) {
-            self.set(object.id, Some(Self::kept(object)));
+            self.set(object.id, Some(self.kept(object)));
             self.doubt(object.id);
         }
     }
@@ -298,13 +337,15 @@ impl Ledger {
         }
     }
 
-    fn kept(object: &StoredObject) -> Kept {
+    fn kept(&self, object: &StoredObject) -> Kept {
         Kept {
             state: object.state,
             payload_bytes: bytes(semantics::payload_bytes(&object.context, &object.payload)),
             pending: false,
             stuck: false,
             held: false,
+            line: self.line(object),
+            behind: false,
         }
     }
 
@@ -314,6 +355,9 @@ impl Ledger {
             None => self.kept.remove(&id),
         };
         if let Some(kept) = kept {
+            if let Some(line) = kept.line.filter(|_| kept.is_new()) {
+                *self.under_way.entry(line).or_default() += 1;
+            }
             self.movable += u64::from(kept.is_movable());
             if kept.waits() {
                 self.waiting.objects += 1;
@@ -325,6 +369,31 @@ impl Ledger {
             if before.waits() {
                 self.waiting.objects -= 1;
                 self.waiting.payload_bytes -= before.payload_bytes;
+            }
+            if let Some(line) = before.line.filter(|_| before.is_new()) {
+                self.goes_on(line);
+            }
+        }
+    }
+
+    /// One object less of a line is under way: after the last one, what was behind it may move.
+    fn goes_on(&mut self, line: u64) {
+        if let Some(count) = self.under_way.get_mut(&line) {
+            *count -= 1;
+            if *count > 0 {
+                return;
+            }
+        }
+        self.under_way.remove(&line);
+        for id in self.behind.remove(&line).unwrap_or_default() {
+            if let Some(kept) = self.kept.get(&id).copied() {
+                self.set(
+                    id,
+                    Some(Kept {
+                        behind: false,
+                        ..kept
+                    }),
+                );
             }
         }
     }

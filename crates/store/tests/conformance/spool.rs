@@ -509,6 +509,38 @@ async fn a_journaled_object_moves_when_its_run_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn in_order_nothing_overtakes_what_is_under_way_with_its_row_in_the_spool() {
+    let of = |device: &str, object: StoredObject| StoredObject {
+        context: [("devicename".to_owned(), device.to_owned())].into(),
+        ..object
+    };
+    let bench = Bench::new(Mode::Away).await;
+    let ordered = Claim {
+        ordered: true,
+        ..everything()
+    };
+    assert!(is_unavailable(&bench.queue.claim(ordered.clone()).await));
+    // Given a run whose row is in the spool, and a store that is back
+    append(&bench.queue, &of("pump", new(0))).await.unwrap();
+    bench.store.set(Mode::There);
+    until("the store is there", async || {
+        bench.queue.claim(ordered.clone()).await.is_ok()
+    })
+    .await;
+    // When others come that have to wait
+    append(&bench.queue, &of("pump", failed(1))).await.unwrap();
+    append(&bench.queue, &of("fan", failed(2))).await.unwrap();
+    sleep(TIMEOUT).await;
+    // Then the one of its device stays behind it
+    assert_eq!(ids(&held(&bench.store.inner).await), ids_of([2]));
+    // Until its run has failed
+    let verdicts = [verdict(object(0).id, fail(None))];
+    bench.queue.settle(&verdicts).await.unwrap();
+    bench.moved().await;
+    assert_eq!(ids(&held(&bench.store.inner).await), ids_of([2, 0, 1]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_verdict_waits_only_where_the_store_has_the_object() {
     let bench = Bench::new(Mode::There).await;
     append(&bench.queue, &new(0)).await.unwrap();
