@@ -27,11 +27,19 @@ pub(crate) struct Seal<'a> {
 }
 
 /// What stands beside the payload.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize)]
 struct Hidden {
     context: BTreeMap<String, String>,
     topic: String,
     content_type: String,
+}
+
+/// A [`Hidden`] to be hidden.
+#[derive(Serialize)]
+struct Shown<'a> {
+    context: &'a BTreeMap<String, String>,
+    topic: &'a str,
+    content_type: &'a str,
 }
 
 /// Bytes of a device's tag: enough that no two devices of a plant share one.
@@ -55,23 +63,23 @@ impl Seal<'_> {
             } => (std::mem::take(topic), std::mem::take(content_type)),
             StoredInput::Bytes { .. } => Default::default(),
         };
-        let hidden = Hidden {
-            context: std::mem::take(&mut sealed.context),
-            topic,
-            content_type,
+        let shown = Shown {
+            context: &object.context,
+            topic: &topic,
+            content_type: &content_type,
         };
-        (sealed.context, sealed.payload) = self.hide(object.id, &hidden, &object.payload);
+        (sealed.context, sealed.payload) = self.hide(object.id, &shown, &object.payload);
         sealed
     }
 
     /// What an attempt that has moved on leaves behind.
     pub(crate) fn seal_progress(&self, id: StoredObjectId, progress: &Progress) -> Progress {
-        let hidden = Hidden {
-            context: progress.context.clone(),
-            topic: String::new(),
-            content_type: String::new(),
+        let shown = Shown {
+            context: &progress.context,
+            topic: "",
+            content_type: "",
         };
-        let (context, payload) = self.hide(id, &hidden, &progress.payload);
+        let (context, payload) = self.hide(id, &shown, &progress.payload);
         Progress {
             context,
             payload,
@@ -82,17 +90,17 @@ impl Seal<'_> {
     fn hide(
         &self,
         id: StoredObjectId,
-        hidden: &Hidden,
+        shown: &Shown<'_>,
         payload: &Bytes,
     ) -> (BTreeMap<String, String>, Bytes) {
         let (keys, compression) = (self.keys_to_seal(), self.compression);
-        let beside = serde_json::to_vec(hidden).expect("texts are always JSON");
+        let beside = serde_json::to_vec(shown).expect("texts are always JSON");
         let beside = frame::seal(&beside, &place(id, BESIDE), keys, compression);
         let mut context = BTreeMap::from([(
             semantics::SEAL.to_owned(),
             semantics::seal_text(payload.len(), &beside),
         )]);
-        if let Some(device) = semantics::device_in(&hidden.context) {
+        if let Some(device) = semantics::device_in(shown.context) {
             context.insert(Context::DEVICE_NAME.to_owned(), self.device(device));
         }
         let payload = frame::seal(payload, &place(id, PAYLOAD), keys, compression);
@@ -103,7 +111,12 @@ impl Seal<'_> {
     pub(crate) fn device(&self, name: &str) -> String {
         match self.keys_to_seal() {
             None => name.to_owned(),
-            Some(keys) => hex::encode(&hmac::sign(&keys.device, name.as_bytes()).as_ref()[..TAG_BYTES]),
+            Some(keys) => {
+                let mut tag = [0; 2 * TAG_BYTES];
+                let signed = hmac::sign(&keys.device, name.as_bytes());
+                hex::encode_to_slice(&signed.as_ref()[..TAG_BYTES], &mut tag).expect("a byte is two digits");
+                String::from_utf8_lossy(&tag).into_owned()
+            }
         }
     }
 

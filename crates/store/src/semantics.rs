@@ -150,10 +150,11 @@ pub const SEAL: &str = "edgehold-seal";
 
 /// The text of [`SEAL`]: `<bytes of the open payload> <base64>`.
 pub fn seal_text(payload_bytes: usize, beside: &[u8]) -> String {
-    format!(
-        "{payload_bytes} {}",
-        base64_simd::STANDARD.encode_to_string(beside)
-    )
+    let mut text = payload_bytes.to_string();
+    text.reserve(1 + base64_simd::STANDARD.encoded_length(beside.len()));
+    text.push(' ');
+    base64_simd::STANDARD.encode_append(beside, &mut text);
+    text
 }
 
 /// What [`seal_text`] was made of; none of any other text.
