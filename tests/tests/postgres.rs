@@ -436,6 +436,7 @@ fn a_storm(seed: u64) -> Result<Storm> {
         journal: "auto",
         ordered: false,
         kills: false,
+        instances: 1,
     })
 }
 
@@ -461,6 +462,17 @@ async fn in_a_storm_that_ends_the_service_too_every_event_leaves_under_one_key()
     Storm { kills, ..a_storm(3)? }.run().await
 }
 
+#[tokio::test]
+async fn in_a_storm_every_event_of_two_instances_leaves_once() -> Result<()> {
+    let instances = 2;
+    Storm {
+        instances,
+        ..a_storm(4)?
+    }
+    .run()
+    .await
+}
+
 /// A hundred storms of each kind, `EDGEHOLD_SOAK_STORMS` of them.
 #[tokio::test]
 #[ignore = "takes an hour: make soak"]
@@ -472,8 +484,10 @@ async fn soak_a_hundred_storms() -> Result<()> {
             seed,
             steps: 30,
             journal: if seed % 2 == 0 { "auto" } else { "always" },
-            ordered: seed / 2 % 2 == 0,
-            kills: seed / 4 % 2 == 0,
+            kills: seed / 2 % 2 == 0,
+            // One instance in order, or two as it comes.
+            ordered: seed / 4 % 2 == 0,
+            instances: 1 + usize::from(seed / 4 % 2 == 1),
         };
         tell(&format!("{storm:?}"));
         storm.run().await?;

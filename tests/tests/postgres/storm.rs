@@ -5,13 +5,16 @@
 //! where the service lived through it, under one key where it was killed, and in the order of its device where that was
 //! asked for.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use edgehold_test_support::{Answer, Behaviour, HttpSink, MqttPublisher, Postgres, Qos};
 use serde_json::Value;
 
-use super::{accepted, broker, each, exported_id, idempotency_keys, server, service, start};
+use super::{accepted, broker, each, idempotency_keys, server, service, start};
 use crate::random::Random;
 use crate::support::{Service, Stats, envelope, event, wait_accepted};
 
@@ -38,6 +41,8 @@ pub(super) struct Storm {
     pub(super) ordered: bool,
     /// The service is killed and told to end, too.
     pub(super) kills: bool,
+    /// So many instances of it share the events and the store.
+    pub(super) instances: usize,
 }
 
 /// An event of one of the devices.
@@ -89,7 +94,14 @@ impl Storm {
         let mut random = Random(self.seed);
         let (mut postgres, mut broker, sink) = tokio::try_join!(server(), broker(), HttpSink::start())?;
         let ordering = if self.ordered { "device" } else { "none" };
-        let mut service = service(&postgres, &broker, &sink.url("/"), "only")?
+        let mut services = Vec::new();
+        for instance in 0..self.instances {
+            let mut service = service(
+                &postgres,
+                &broker,
+                &sink.url("/"),
+                &format!("instance-{instance}"),
+            )?
             .env("WRITABLE_STOREANDFORWARD_JOURNAL", self.journal)
             .env("WRITABLE_STOREANDFORWARD_ORDERING", ordering)
             .env("EDGEHOLD_ADMIN", "write")
@@ -97,7 +109,9 @@ impl Storm {
                 "WRITABLE_PIPELINE_FUNCTIONS_HTTPEXPORT_PARAMETERS_REQUESTTIMEOUT",
                 "20s",
             );
-        start(&mut service, &mut broker).await?;
+            start(&mut service, &mut broker).await?;
+            services.push(service);
+        }
         let mut publisher = MqttPublisher::connect(broker.port()).await?;
         let mut state = Server::There;
         let mut published = 0;
@@ -123,26 +137,36 @@ impl Storm {
                 history.push(format!("{published} {state:?}"));
             }
             if self.kills && random.below(8) == 0 {
+                let which = random.pick(&[0, self.instances - 1]);
+                let service = &mut services[which];
                 match random.below(2) {
                     0 => service.kill9()?,
                     _ => drop(service.terminate().await?),
                 }
-                history.push(format!("{published} ended"));
-                start(&mut service, &mut broker).await?;
+                history.push(format!("{published} {which} ended"));
+                start(service, &mut broker).await?;
             }
             tokio::time::sleep(Duration::from_millis(random.below(LONGEST_STEP))).await;
         }
         set(&mut postgres, state, Server::There).await?;
         sink.behave(Behaviour::status(200));
         let nothing_waits = |stats: &Stats| stats.store("waiting") == 0 && stats.books("inFlight") == 0;
-        let stats = service.wait_stats("nothing to wait", nothing_waits).await;
-        ensure!(stats.books("dropped") == 0, "{stats:?}");
-        if stats.store("error") > 0 {
-            self.bring_back(&service)?;
+        // What is set aside is overtaken.
+        let mut keeps_order = self.ordered;
+        for service in &services {
+            let stats = service.wait_stats("nothing to wait", nothing_waits).await;
+            ensure!(stats.books("dropped") == 0, "{stats:?}");
+            if stats.store("error") > 0 {
+                self.bring_back(service)?;
+                keeps_order = false;
+            }
         }
         wait_accepted(&sink, 1..=published).await;
-        service.wait_nothing_left().await;
+        for service in &services {
+            service.wait_nothing_left().await;
+        }
         self.check(&sink, published)
+            .and_then(|()| if keeps_order { in_order(&sink) } else { Ok(()) })
             .with_context(|| format!("{self:?}, {history:?}"))
     }
 
@@ -169,27 +193,32 @@ impl Storm {
             .collect();
         ensure!(again.is_empty(), "accepted again: {again:?}");
         ensure!(accepted(sink) == each(1..=published, 1));
-        if self.ordered {
-            let mut last: BTreeMap<String, u64> = BTreeMap::new();
-            for request in sink
-                .requests()
-                .iter()
-                .filter(|request| request.status == Some(200))
-            {
-                let event = request.json();
-                let device = event["deviceName"].as_str().context("a name")?.to_owned();
-                let number: u64 = event["readings"][0]["value"]
-                    .as_str()
-                    .context("a value")?
-                    .parse()?;
-                let before = last.insert(device, number).unwrap_or(0);
-                ensure!(
-                    before < number,
-                    "{number} came behind {before}: {:?}",
-                    exported_id(request)
-                );
-            }
-        }
         Ok(())
     }
+}
+
+/// The events of each device have arrived in the order in which they were sent. One that came again has arrived before.
+fn in_order(sink: &HttpSink) -> Result<()> {
+    let mut arrived: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    for request in sink
+        .requests()
+        .iter()
+        .filter(|request| request.status == Some(200))
+    {
+        let event = request.json();
+        let device = event["deviceName"].as_str().context("a name")?.to_owned();
+        let number: u64 = event["readings"][0]["value"]
+            .as_str()
+            .context("a value")?
+            .parse()?;
+        let before = arrived.entry(device).or_default();
+        if before.insert(number) {
+            ensure!(
+                before.last() == Some(&number),
+                "{number} came behind {:?}",
+                before.last()
+            );
+        }
+    }
+    Ok(())
 }
