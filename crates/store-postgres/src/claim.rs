@@ -7,7 +7,8 @@
 //!
 //! *Two claims at once* may choose the same objects, because neither sees what the other has not committed. So each
 //! counts itself (`claim_count`), and is made only if no other was counted since it looked; else it is made again, while
-//! it holds the count. A verdict that is written meanwhile is seen whole or not at all, and with it its lease.
+//! it holds the count, and so are the next ones. Who holds the count keeps others from claiming: it is let go before the
+//! disk has been waited for. A verdict that is written meanwhile is seen whole or not at all, and with it its lease.
 //!
 //! *Plans* do not depend on what the planner believes about tables that grow from nothing to a million rows and back
 //! within minutes. Objects are found by their ids, which are in one index; by their places in the order of their places,
@@ -314,6 +315,15 @@ pub(crate) const SUSPECTS: &str = take!(
 /// Whoever holds the count of claims sees what all others have in hand, and nobody else takes anything.
 pub(crate) const TURN: &str = "UPDATE claim_count SET claims = claims + 1 WHERE one";
 
+/// What is committed in such a transaction is seen by others at once, and on the disk with whatever is flushed later.
+const BEGIN_UNFLUSHED: &str = "BEGIN; SET LOCAL synchronous_commit = off";
+
+/// Has nothing to say, but is on the disk when it is answered, and so is all that was committed before.
+const FLUSH: &str = "SELECT pg_logical_emit_message(true, 'edgehold', '')";
+
+/// How many claims hold the count from the beginning after one that was not alone.
+const TURNS: u32 = 16;
+
 /// Who claims, and how much.
 pub(crate) struct Taking<'a> {
     pub(crate) service_key: &'a ServiceKey,
@@ -481,25 +491,33 @@ impl<'a> Wanted<'a> {
         page(far, connection, service_key).await
     }
 
-    /// Takes a page in hand.
+    /// Takes a page in hand. `turns` is how many claims of this process are going to hold the count from the beginning.
     pub(crate) async fn take(
         &self,
         connection: &mut PgConnection,
         taking: &Taking<'_>,
+        turns: &mut u32,
     ) -> Result<Taken, sqlx::Error> {
-        if let Some(page) = self.try_take(connection, taking).await? {
+        if *turns > 0 {
+            *turns -= 1;
+        } else if let Some(page) = self.try_take(connection, taking).await? {
             return Ok(Taken::Page(page));
+        } else {
+            // Another claim was made meanwhile.
+            *turns = TURNS;
         }
-        // Another claim was made meanwhile. With the count in hand there is none.
-        let mut transaction = connection.begin().await?;
+        let mut transaction = connection.begin_with(BEGIN_UNFLUSHED).await?;
         sqlx::query(TURN).execute(&mut *transaction).await?;
-        match self.try_take(&mut transaction, taking).await? {
-            Some(page) => {
-                transaction.commit().await?;
-                Ok(Taken::Page(page))
-            }
-            None => Ok(Taken::Nobody),
+        let Some(page) = self.try_take(&mut transaction, taking).await? else {
+            return Ok(Taken::Nobody);
+        };
+        transaction.commit().await?;
+        if page.is_empty() {
+            *turns = 0;
+        } else {
+            sqlx::query(FLUSH).execute(connection).await?;
         }
+        Ok(Taken::Page(page))
     }
 }
 

@@ -154,6 +154,7 @@ impl Worker {
                 claims,
                 to_writer,
                 link: &mut claim_link,
+                turns: 0,
             };
             let beside = async {
                 tokio::join!(
@@ -196,6 +197,7 @@ struct Claimer<'a> {
     claims: mpsc::Receiver<Claiming>,
     to_writer: mpsc::WeakSender<Request>,
     link: &'a mut Link,
+    turns: u32,
 }
 
 impl Claimer<'_> {
@@ -224,7 +226,7 @@ impl Claimer<'_> {
             };
             let wanted = Wanted::of(&claim);
             let taken = run!(self.link, async |connection| wanted
-                .take(connection, &taking)
+                .take(connection, &taking, &mut self.turns)
                 .await)?;
             let rows = match taken {
                 Taken::Page(rows) => rows,

@@ -55,13 +55,7 @@ impl Database {
     }
 
     fn connect_options(&self) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass()
-            .host("127.0.0.1")
-            .port(self.server.port())
-            .database(&self.name)
-            .username(Postgres::USER)
-            .password(Postgres::PASSWORD)
-            .options([("search_path", format!("\"{}\"", conformance::service_key()))])
+        connect_options(&self.server, &self.name)
     }
 
     /// A connection that works in the schema of the service.
@@ -74,6 +68,17 @@ impl Database {
         let sql = format!("SET search_path = \"{}\"; {sql}", conformance::service_key());
         self.server.psql(&self.name, &sql).unwrap()
     }
+}
+
+/// For working in the schema of the service.
+fn connect_options(server: &Postgres, database: &str) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass()
+        .host("127.0.0.1")
+        .port(server.port())
+        .database(database)
+        .username(Postgres::USER)
+        .password(Postgres::PASSWORD)
+        .options([("search_path", format!("\"{}\"", conformance::service_key()))])
 }
 
 fn options(server: &Postgres, database: &str, service_key: ServiceKey) -> Options {

@@ -105,32 +105,64 @@ async fn each_object_is_handed_out_by_one_of_them() {
     join_all(queues.iter().map(|queue| queue.close())).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_another_one_has_claimed_meanwhile_is_not_handed_out() {
-    let database = Database::new().await;
-    let queue = open(database.options()).await;
-    append(&queue, 1..=2).await;
-    // Given another instance that has claimed the first object and not yet committed.
-    let mut other = database.connect().await;
+/// A claim while another instance, which has taken the first object in hand, has not committed that yet.
+async fn claim_beside_another(
+    queue: &PostgresQueue,
+    mut other: sqlx::PgConnection,
+    sql: impl Fn(&str) -> String,
+) -> Vec<StoredObject> {
     let mut claiming = other.begin().await.unwrap();
     let claimed = "UPDATE claim_count SET claims = claims + 1;
                    INSERT INTO lease SELECT 1000, 1, ARRAY[min(seq)] FROM object";
     sqlx::raw_sql(claimed).execute(&mut *claiming).await.unwrap();
-    // When this one claims, and finds the first object in nobody's hands.
     let claim = queue.claim(claim(Suspects::Exclude, 10));
     let commit = async {
         wait::until("the claim to wait for the other one", LONG, async || {
             let waiting = "SELECT count(*) FROM pg_stat_activity
                            WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            anyhow::ensure!(database.sql(waiting) == "1", "it does not wait");
+            anyhow::ensure!(sql(waiting) == "1", "it does not wait");
             Ok(())
         })
         .await;
         claiming.commit().await.unwrap();
     };
     let (page, ()) = tokio::join!(claim, commit);
+    page.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_one_has_claimed_meanwhile_is_not_handed_out() {
+    let database = Database::new().await;
+    let queue = open(database.options()).await;
+    append(&queue, 1..=3).await;
+    // When this one claims, and finds the first object in nobody's hands.
+    let page = claim_beside_another(&queue, database.connect().await, |sql| database.sql(sql)).await;
     // Then it is handed out what is left.
-    assert_eq!(ids(&page.unwrap()), [id(2)]);
+    assert_eq!(ids(&page), [id(2), id(3)]);
+    // And from now on it waits for its turn first.
+    queue.settle(&[verdict(id(3), Action::RELEASE)]).await.unwrap();
+    let page = queue.claim(claim(Suspects::Exclude, 10)).await.unwrap();
+    assert_eq!(ids(&page), [id(3)]);
+    queue.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_claimed_beside_another_one_is_on_the_disk_when_it_is_handed_out() {
+    // Nothing is flushed that nobody waits for.
+    let server = Postgres::builder().setting("wal_writer_delay", "10s");
+    let mut server = server.start().await.unwrap();
+    let service_key = conformance::service_key();
+    let queue = open(options(&server, "edgex_db", service_key.clone())).await;
+    append(&queue, 1..=2).await;
+    let connecting = connect_options(&server, "edgex_db");
+    let other = PgConnection::connect_with(&connecting).await.unwrap();
+    let page = claim_beside_another(&queue, other, |sql| server.psql("edgex_db", sql).unwrap()).await;
+    // When the server loses all that is not on the disk.
+    server.process().signal("QUIT").unwrap();
+    server.restart().await.unwrap();
+    let leased = format!("SELECT unnest(seqs) FROM \"{service_key}\".lease WHERE owner <> 1000");
+    let leased = server.psql("edgex_db", &leased).unwrap();
+    assert_eq!(leased, page[0].seq.to_string());
     queue.close().await;
 }
 
