@@ -64,8 +64,9 @@ pub(crate) struct LaneState {
     page_bytes: usize,
     /// A claim is under way.
     claiming: bool,
-    /// Attempts under way, wherever they have got to.
-    pub(crate) running: usize,
+    /// Attempts under way, wherever they have got to, and their bytes.
+    running: usize,
+    running_bytes: usize,
     woken: bool,
     /// When something is due, as far as is known; none when nothing waits.
     due_at: Option<Timestamp>,
@@ -96,6 +97,7 @@ impl LaneState {
             page_bytes: 0,
             claiming: false,
             running: 0,
+            running_bytes: 0,
             woken: false,
             due_at: None,
             noted: None,
@@ -220,9 +222,26 @@ impl LaneState {
         Some((object, purpose))
     }
 
-    /// The bytes that are claimed and not begun.
-    pub(crate) fn page_bytes(&self) -> usize {
-        self.page_bytes
+    /// An attempt of this many bytes has begun.
+    pub(crate) fn begun(&mut self, bytes: usize) {
+        self.running += 1;
+        self.running_bytes += bytes;
+    }
+
+    /// An attempt of this many bytes has ended.
+    pub(crate) fn ended(&mut self, bytes: usize) {
+        self.running -= 1;
+        self.running_bytes -= bytes;
+    }
+
+    /// How many attempts are under way.
+    pub(crate) fn running(&self) -> usize {
+        self.running
+    }
+
+    /// The bytes that are claimed, whether begun or not.
+    pub(crate) fn bytes_in_hand(&self) -> usize {
+        self.page_bytes + self.running_bytes
     }
 
     /// Why a pass goes through it, if one does.

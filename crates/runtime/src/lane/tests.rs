@@ -86,13 +86,13 @@ fn a_pass_goes_through_what_is_due_once_and_then_asks_what_comes_next() {
     assert_eq!((wanted.after_seq, wanted.limit), (0, 8));
     assert_eq!(lane.want(&GOOD, INTERVAL, 256), None, "one claim at a time");
     lane.got(vec![object(3), object(5)]).unwrap();
-    assert_eq!(lane.page_bytes(), 20);
+    assert_eq!(lane.bytes_in_hand(), 20);
     assert_eq!(lane.want(&GOOD, INTERVAL, 256).unwrap().after_seq, 5);
     assert_eq!(lane.next().unwrap().0.seq, 3);
     lane.got(vec![]).unwrap();
     assert!(!lane.end_if_done(moment), "one is at hand");
     assert_eq!(lane.next().unwrap().0.seq, 5);
-    assert_eq!(lane.page_bytes(), 0);
+    assert_eq!(lane.bytes_in_hand(), 0);
     assert!(!lane.end_if_done(moment), "another pass may find more");
 
     // The next one finds nothing more, so that the store has to say what comes next.
@@ -160,7 +160,7 @@ fn a_success_brings_what_is_not_due_and_the_next_one_goes_on_behind_what_failed(
     let until = lane.failed_early(3, INTERVAL, moment);
     assert_eq!(until, moment + Duration::from_secs(30));
     assert_eq!(lane.break_off().len(), 2);
-    assert_eq!(lane.page_bytes(), 0);
+    assert_eq!(lane.bytes_in_hand(), 0);
     lane.wake();
     assert_eq!(asks(&mut lane, &GOOD, at(0), moment).unwrap().after_seq, 3);
     lane.got(vec![]).unwrap();
