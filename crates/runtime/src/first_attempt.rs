@@ -54,7 +54,11 @@ impl FirstAttempt<'_> {
         };
         let is_ordered = open.turn.is_some();
         let has_to_wait = match &mut open.turn {
-            Some(turn) => turn.has_to_wait(&dispatch.keeper).await,
+            Some(turn) => tokio::select! {
+                biased;
+                has_to_wait = turn.has_to_wait(&dispatch.keeper) => has_to_wait,
+                () = hurry.recv() => true,
+            },
             None => false,
         };
         let began = Instant::now();

@@ -124,6 +124,25 @@ impl Keeper {
         self.queue.borrow().clone()
     }
 
+    /// The store, once it is open; none where nothing is kept. Cancel-safe.
+    pub(crate) async fn opened(&self) -> Option<Arc<dyn RetryQueue>> {
+        let (mut queue, mut settings) = (self.queue.clone(), self.settings.clone());
+        loop {
+            let enabled = settings.borrow_and_update().store_and_forward.enabled;
+            match queue.borrow_and_update().clone() {
+                StoreState::Opening if enabled => {}
+                StoreState::Open(queue) if enabled => return Some(queue),
+                _ => return None,
+            }
+            tokio::select! {
+                Ok(()) = queue.changed() => {}
+                Ok(()) = settings.changed() => {}
+                // The service has ended.
+                else => return None,
+            }
+        }
+    }
+
     /// How much may wait.
     pub(crate) fn room(saf: &StoreAndForward) -> Room {
         Room {

@@ -13,7 +13,7 @@ use std::{
 use edgehold_core::PipelineId;
 use tokio::sync::oneshot;
 
-use crate::{Keeper, keeper::StoreState};
+use crate::Keeper;
 
 /// What is kept in order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -97,14 +97,14 @@ impl Turn {
         lock(&self.turns.clean).remove(&self.key);
     }
 
-    /// Waits for the turn. True when others that must go before wait in the store: then this has to wait there too, behind
-    /// them. Cancel-safe.
+    /// Waits for the turn, and for a store that is not open yet, because it may hold others. True when there are others
+    /// that must go before: then this has to wait there too, behind them. Cancel-safe.
     pub(crate) async fn has_to_wait(&mut self, keeper: &Keeper) -> bool {
         self.comes().await;
         if self.is_clean() {
             return false;
         }
-        let StoreState::Open(queue) = keeper.store() else {
+        let Some(queue) = keeper.opened().await else {
             return false;
         };
         match queue.is_waiting(&self.key.pipeline_id, &self.key.device).await {

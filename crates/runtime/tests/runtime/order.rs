@@ -155,3 +155,35 @@ async fn what_waits_behind_a_journaled_one_goes_as_soon_as_that_has_gone() {
     let waited = began.elapsed();
     assert!(waited < Duration::from_millis(100), "{waited:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_not_open_yet_may_hold_what_must_go_before() {
+    // Given an event that waits in the store of an earlier run
+    let export = Export::new("a", Answer::Refuse);
+    let leaves: Vec<_> = ORDERED
+        .iter()
+        .chain(&[("RetryInterval", "1h")])
+        .copied()
+        .collect();
+    let service = Harness::start(
+        &leaves,
+        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
+    );
+    service.deliver(&event(1, 0)).await;
+    // When the next one of its device comes before the store is open
+    service.state.send_replace(StoreState::Opening);
+    export.answer(Answer::Accept);
+    let mut answer = service.send(&event(1, 1)).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(export.calls(), 1, "it overtook");
+    // Then it waits behind it, and both go when something tells of the destination
+    service
+        .state
+        .send_replace(StoreState::Open(service.queue.clone()));
+    assert_eq!(answer.recv().await, Some(Disposition::Done));
+    assert_eq!(export.calls(), 1, "it overtook");
+    service.deliver(&event(2, 0)).await;
+    service.until("all are there", |_| export.accepted() == 3).await;
+    assert_eq!(arrived(&export)["pump-1"], [0, 1]);
+    service.check_books().await;
+}
