@@ -446,6 +446,8 @@ impl Shared {
 
     async fn is_waiting(&self, pipeline_id: &PipelineId, device: &str) -> Result<bool, StoreError> {
         self.check_open()?;
+        // Nobody else asks for that.
+        self.ledger().ordered = true;
         if self.ledger().waiting().objects > 0 && self.spool.is_waiting(pipeline_id, device).await? {
             return Ok(true);
         }

@@ -176,6 +176,11 @@ impl Ledger {
         line.is_some_and(|line| self.under_way.contains_key(&line))
     }
 
+    /// The line of an object of the spool, while objects are kept in order.
+    pub(super) fn line_of(&self, id: StoredObjectId) -> Option<u64> {
+        self.kept.get(&id)?.line.filter(|_| self.ordered)
+    }
+
     fn line(&self, object: &StoredObject) -> Option<u64> {
         let device = semantics::device(object)?;
         Some(self.hasher.hash_one((&object.pipeline_id, device)))

@@ -1,6 +1,6 @@
 //! Empties the spool into the store, and looks when a store that is away is back.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use edgehold_core::{
     ExponentialBackoff, ObjectState, StoredObject, StoredObjectId,
@@ -157,8 +157,15 @@ impl Mover {
         let mut moved: Vec<StoredObjectId> = Vec::with_capacity(page.len());
         let mut failed = None;
         let mut overtaken = None;
+        // Lines of which one stays, so that those behind it go with it the next time.
+        let mut waiting = HashSet::new();
         for (object, answer) in page.iter().zip(answers) {
+            let line = shared.ledger().line_of(object.id);
+            if answer.is_err() {
+                waiting.extend(line);
+            }
             match answer {
+                Ok(_) if line.is_some_and(|line| waiting.contains(&line)) => {}
                 Ok(_) => moved.push(object.id),
                 // It has it as it was: nobody knew, or that came between. Next time it goes first.
                 Err(error @ StoreError::Exists(id)) => {

@@ -508,18 +508,46 @@ async fn a_journaled_object_moves_when_its_run_has_ended() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn in_order_nothing_overtakes_what_is_under_way_with_its_row_in_the_spool() {
-    let of = |device: &str, object: StoredObject| StoredObject {
+/// An object of this device.
+fn of(device: &str, object: StoredObject) -> StoredObject {
+    StoredObject {
         context: [("devicename".to_owned(), device.to_owned())].into(),
         ..object
-    };
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_order_nothing_overtakes_what_the_store_has_otherwise_and_takes_later() {
     let bench = Bench::new(Mode::Away).await;
+    let _ = bench.queue.is_waiting(&object(0).pipeline_id, "pump").await;
+    // Given an object that the store has as it was, which nobody knows, and another one behind it
+    let earlier = StoredObject {
+        payload: Bytes::from_static(b"as it was"),
+        ..of("pump", failed(0))
+    };
+    append(&bench.store.inner, &earlier).await.unwrap();
+    for number in 0..2 {
+        append(&bench.queue, &of("pump", failed(number))).await.unwrap();
+    }
+    // When they move
+    bench.store.set(Mode::There);
+    bench.moved().await;
+    // Then they are there in their order
+    let kept = held(&bench.store.inner).await;
+    assert_eq!(ids(&kept), ids_of([0, 1]));
+    assert_eq!(kept[0].payload, failed(0).payload);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_order_nothing_overtakes_what_is_under_way_with_its_row_in_the_spool() {
+    let bench = Bench::new(Mode::Away).await;
+    assert!(is_unavailable(
+        &bench.queue.is_waiting(&object(0).pipeline_id, "pump").await
+    ));
     let ordered = Claim {
         ordered: true,
         ..everything()
     };
-    assert!(is_unavailable(&bench.queue.claim(ordered.clone()).await));
     // Given a run whose row is in the spool, and a store that is back
     append(&bench.queue, &of("pump", new(0))).await.unwrap();
     bench.store.set(Mode::There);
