@@ -2,7 +2,9 @@
 
 use edgehold_api::HttpsError;
 use edgehold_clients::VersionMismatch;
+use edgehold_config::without_passwords;
 use edgehold_core::{InvalidId, TriggerError};
+use edgehold_runtime::PipelineRejection;
 use edgehold_store::StoreError;
 
 use crate::{bootstrap::ConfigurationError, invocation::InvocationError, setup::SetupError};
@@ -58,6 +60,15 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Of pipelines in the settings that cannot be built.
+    pub(super) fn of_pipelines(rejections: &[PipelineRejection]) -> Self {
+        let list: Vec<_> = rejections
+            .iter()
+            .map(|r| format!("{}: {}", r.key, without_passwords(&r.reason)))
+            .collect();
+        Self::Pipelines(list.join("; "))
+    }
+
     /// The exit code EdgeX services end with: 1 for configuration and registry, 255 for what comes after, 2 for a wrong
     /// call, 0 for help.
     pub fn exit_code(&self) -> u8 {
