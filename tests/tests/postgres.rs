@@ -437,6 +437,7 @@ fn a_storm(seed: u64) -> Result<Storm> {
         ordered: false,
         kills: false,
         instances: 1,
+        when_full: None,
     })
 }
 
@@ -473,6 +474,33 @@ async fn in_a_storm_every_event_of_two_instances_leaves_once() -> Result<()> {
     .await
 }
 
+#[tokio::test]
+async fn in_a_storm_what_does_not_fit_is_held_back() -> Result<()> {
+    let when_full = Some("block");
+    Storm {
+        when_full,
+        ..a_storm(5)?
+    }
+    .run()
+    .await
+}
+
+#[tokio::test]
+async fn in_a_storm_what_makes_room_is_told_by_name() -> Result<()> {
+    for (seed, when_full) in [(6, "drop-oldest"), (7, "drop-newest"), (8, "dead-letter")] {
+        let when_full = Some(when_full);
+        let steps = 15;
+        Storm {
+            when_full,
+            steps,
+            ..a_storm(seed)?
+        }
+        .run()
+        .await?;
+    }
+    Ok(())
+}
+
 /// A hundred storms of each kind, `EDGEHOLD_SOAK_STORMS` of them.
 #[tokio::test]
 #[ignore = "takes an hour: make soak"]
@@ -488,6 +516,7 @@ async fn soak_a_hundred_storms() -> Result<()> {
             // One instance in order, or two as it comes.
             ordered: seed / 4 % 2 == 0,
             instances: 1 + usize::from(seed / 4 % 2 == 1),
+            when_full: (seed % 8 == 7).then_some("drop-oldest"),
         };
         tell(&format!("{storm:?}"));
         storm.run().await?;

@@ -19,6 +19,8 @@ use crate::random::Random;
 use crate::support::{Service, Stats, envelope, event, wait_accepted};
 
 const DEVICES: u64 = 5;
+/// So many may wait where there is a limit.
+const MAX_ITEMS: &str = "60";
 const EVENTS_A_STEP: u64 = 15;
 /// A step takes up to so many milliseconds.
 const LONGEST_STEP: u64 = 700;
@@ -43,6 +45,12 @@ pub(super) struct Storm {
     pub(super) kills: bool,
     /// So many instances of it share the events and the store.
     pub(super) instances: usize,
+    /// What happens when more wait than [`MAX_ITEMS`].
+    pub(super) when_full: Option<&'static str>,
+}
+
+fn nothing_waits(stats: &Stats) -> bool {
+    stats.store("waiting") == 0 && stats.books("inFlight") == 0
 }
 
 /// An event of one of the devices.
@@ -106,6 +114,14 @@ impl Storm {
             .env("WRITABLE_STOREANDFORWARD_ORDERING", ordering)
             .env("EDGEHOLD_ADMIN", "write")
             .env(
+                "WRITABLE_STOREANDFORWARD_MAXITEMS",
+                self.when_full.map_or("0", |_| MAX_ITEMS),
+            )
+            .env(
+                "WRITABLE_STOREANDFORWARD_WHENFULL",
+                self.when_full.unwrap_or("block"),
+            )
+            .env(
                 "WRITABLE_PIPELINE_FUNCTIONS_HTTPEXPORT_PARAMETERS_REQUESTTIMEOUT",
                 "20s",
             );
@@ -116,7 +132,7 @@ impl Storm {
         let mut state = Server::There;
         let mut published = 0;
         let mut history = Vec::new();
-        for _ in 0..self.steps {
+        for step in 0..self.steps {
             let first = published + 1;
             published += EVENTS_A_STEP;
             let messages: Vec<_> = (first..=published).map(message).collect();
@@ -124,7 +140,9 @@ impl Storm {
                 .iter()
                 .map(|(topic, bytes)| (topic.as_str(), bytes.clone()));
             publisher.publish_all(messages, Qos::AtLeastOnce).await?;
-            if random.below(3) == 0 {
+            if self.when_full.is_some() && step < self.steps / 2 {
+                sink.behave(Behaviour::status(503));
+            } else if random.below(3) == 0 {
                 behave(&sink, &mut random);
             }
             if random.below(3) == 0 {
@@ -150,7 +168,9 @@ impl Storm {
         }
         set(&mut postgres, state, Server::There).await?;
         sink.behave(Behaviour::status(200));
-        let nothing_waits = |stats: &Stats| stats.store("waiting") == 0 && stats.books("inFlight") == 0;
+        if self.when_full.is_some_and(|then| then != "block") {
+            return self.check_what_is_missing(&services, &sink, published).await;
+        }
         // What is set aside is overtaken.
         let mut keeps_order = self.ordered;
         for service in &services {
@@ -168,6 +188,40 @@ impl Storm {
         self.check(&sink, published)
             .and_then(|()| if keeps_order { in_order(&sink) } else { Ok(()) })
             .with_context(|| format!("{self:?}, {history:?}"))
+    }
+
+    /// What has not arrived was dropped by name, or is in the error collection.
+    async fn check_what_is_missing(
+        &self,
+        services: &[Service],
+        sink: &HttpSink,
+        published: u64,
+    ) -> Result<()> {
+        let (mut received, mut dropped, mut set_aside) = (0, 0, 0);
+        while received < published {
+            (received, dropped) = (0, 0);
+            for service in services {
+                let stats = service.wait_stats("nothing to wait", nothing_waits).await;
+                received += stats.books("received");
+                dropped += stats.books("droppedCapacity");
+                ensure!(
+                    stats.books("dropped") == stats.books("droppedCapacity"),
+                    "{stats:?}"
+                );
+                set_aside = stats.store("error");
+            }
+        }
+        let accepted = accepted(sink);
+        ensure!(
+            accepted.values().all(|times| *times == 1),
+            "accepted again: {accepted:?}"
+        );
+        let arrived = accepted.len() as u64;
+        ensure!(
+            arrived + dropped + set_aside == published && dropped + set_aside > 0,
+            "of {published} {arrived} have arrived, {dropped} were dropped, {set_aside} set aside"
+        );
+        Ok(())
     }
 
     /// What was in flight at three ends in a row that the server did not see is set aside: nobody knows why it ended.
