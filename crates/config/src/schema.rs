@@ -8,7 +8,10 @@ mod shown;
 mod similar;
 mod table;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::LazyLock,
+};
 
 pub use self::similar::{similar_name, similar_setting};
 pub use crate::scalar::Kind;
@@ -93,11 +96,20 @@ pub fn settings() -> impl Iterator<Item = &'static Setting> {
     table::EDGEX.iter().chain(table::OWN)
 }
 
+/// The rows that name their path.
+static NAMED: LazyLock<HashMap<&'static str, &'static Setting>> = LazyLock::new(|| {
+    let named = settings().filter(|setting| !setting.is_pattern());
+    named.map(|setting| (setting.path, setting)).collect()
+});
+
+/// The rows that fit paths by pattern.
+static PATTERNS: LazyLock<Vec<&'static Setting>> =
+    LazyLock::new(|| settings().filter(|setting| setting.is_pattern()).collect());
+
 /// The setting of a concrete path. A row that names the path wins over one that fits by pattern.
 pub fn find(path: &str) -> Option<&'static Setting> {
-    settings()
-        .filter(|setting| setting.describes(path))
-        .min_by_key(|setting| setting.is_pattern())
+    let by_pattern = || PATTERNS.iter().find(|setting| setting.describes(path));
+    NAMED.get(path).or_else(by_pattern).copied()
 }
 
 /// Why a setting cannot have this text; none when it can.
@@ -139,12 +151,12 @@ pub(crate) fn place(path: &str) -> Place {
 /// Every setting that has a value or a default when these paths are there: the settings with fixed paths, those of
 /// `paths` that are settings, and the other settings of the map entries that appear among them.
 pub(crate) fn complete<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, &'static Setting> {
-    let mut all: BTreeMap<String, &'static Setting> = settings()
-        .filter(|setting| !setting.is_pattern())
-        .map(|setting| (setting.path.to_owned(), setting))
+    let mut all: BTreeMap<String, &'static Setting> = NAMED
+        .iter()
+        .map(|(path, setting)| ((*path).to_owned(), *setting))
         .collect();
     for path in paths {
-        for setting in settings().filter(|setting| setting.is_pattern()) {
+        for setting in PATTERNS.iter().copied() {
             if let Some(sibling) = setting.sibling_of(path) {
                 all.entry(sibling).or_insert(setting);
             } else if setting.describes(path) {
