@@ -5,13 +5,16 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use edgehold_config::{Section, Snapshot};
 use edgehold_keeper::PollIntervals;
-use edgehold_test_support::{Answer, Behaviour, Keeper};
+use edgehold_test_support::{Answer, Behaviour, Keeper, wait::until};
 use tokio::time::sleep;
 
 use crate::{ALL_SERVICES, LONG, NEVER, PRIVATE, Watch, polling, private, provider, section};
 
-/// Long enough for somebody who would look too early.
+/// What must not happen can only be waited for by time. Long enough for two looks that agree, which make a change.
 const A_WHILE: Duration = Duration::from_millis(300);
+
+/// The common configuration, that of the service, and the common one again.
+const REQUESTS_OF_A_LOOK: usize = 3;
 
 #[tokio::test]
 async fn what_is_missed_while_the_bus_is_away_is_made_up_for_when_it_is_back() -> Result<()> {
@@ -24,13 +27,17 @@ async fn what_is_missed_while_the_bus_is_away_is_made_up_for_when_it_is_back() -
     watch.wait_for_private("Writable/LogLevel", "INFO").await;
     notices.set_listening(true);
     notices.set_listening(false);
-    sleep(A_WHILE).await;
+    until("the look that the change of the bus leads to", LONG, async || {
+        keeper.requests().len() == 2 * REQUESTS_OF_A_LOOK
+    })
+    .await;
     keeper
         .put(&format!("{PRIVATE}/Writable/LogLevel"), "WARN")
         .await?;
     sleep(A_WHILE).await;
+    assert_eq!(keeper.requests().len(), 2 * REQUESTS_OF_A_LOOK, "nobody told");
     let seen = watch.snapshots.borrow().clone().unwrap_or_default();
-    assert_eq!(private(&seen, "Writable/LogLevel"), Some("INFO"), "nobody told");
+    assert_eq!(private(&seen, "Writable/LogLevel"), Some("INFO"));
 
     notices.set_listening(true);
 
@@ -85,6 +92,7 @@ async fn single_writes_that_follow_each_other_closely_are_one_change() -> Result
     for leaf in 0..10 {
         keeper.put(&format!("{PRIVATE}/Writable/{leaf}"), "1").await?;
         notices.tell();
+        // The writer's pace: faster than what counts as quiet.
         sleep(Duration::from_millis(5)).await;
     }
 
@@ -123,6 +131,7 @@ async fn what_never_settles_is_told_in_consistent_pieces() -> Result<()> {
         for round in 1.. {
             rounds(round).await?;
             notices.tell();
+            // The writer's pace: faster than what counts as quiet.
             sleep(Duration::from_millis(3)).await;
         }
         anyhow::Ok(())
@@ -187,11 +196,16 @@ async fn whatever_is_wrong_with_it_the_last_known_stays_and_then_the_present_com
     ];
     for (round, fault) in faults.into_iter().enumerate() {
         let before = watch.snapshots.borrow_and_update().clone();
+        let looked = keeper.requests().len();
         keeper.fault(Some(fault));
         keeper
             .put(&format!("{PRIVATE}/Writable/Round"), &(round + 1).to_string())
             .await?;
         notices.tell();
+        until("a look that fails", LONG, async || {
+            keeper.requests().len() > looked
+        })
+        .await;
         sleep(A_WHILE).await;
         assert_eq!(*watch.snapshots.borrow(), before);
         keeper.fault(None);
@@ -203,6 +217,7 @@ async fn whatever_is_wrong_with_it_the_last_known_stays_and_then_the_present_com
     keeper.stop().await;
     keeper.put(&format!("{PRIVATE}/Writable/Round"), "last").await?;
     notices.tell();
+    // A look that is refused leaves no trace: time for one.
     sleep(A_WHILE).await;
     keeper.restart().await?;
     watch.wait_for_private("Writable/Round", "last").await;
@@ -239,7 +254,7 @@ async fn the_first_snapshot_waits_for_nothing() -> Result<()> {
     let mut watch = Watch::start(&provider);
     let first = tokio::time::timeout(LONG, watch.snapshots.changed()).await;
     first??;
-    assert_eq!(keeper.requests().len(), 3, "one read");
+    assert_eq!(keeper.requests().len(), REQUESTS_OF_A_LOOK, "one read");
     assert_eq!(Arc::strong_count(&provider), 2);
     Ok(())
 }

@@ -76,6 +76,7 @@ pub(super) async fn bounce(kind: Kind) {
     assert_eq!(bus.next_message().await.1, "before");
     bus.server.stop().await;
     bus.trigger.becomes(ConnectionState::Disconnected).await;
+    // Attempts that are refused leave no trace: time for some of them, whose pauses grow.
     sleep(Duration::from_millis(500)).await;
     bus.server.restart().await;
     let back = Instant::now();
@@ -186,6 +187,7 @@ pub(super) async fn budget(kind: Kind) {
         bus.publish("edgex/events/a", &number.to_string(), &payload).await;
     }
     let mut held = vec![bus.next().await];
+    // That nothing more comes can only be waited for by time.
     while let Ok(Some(delivery)) = timeout(Duration::from_millis(500), bus.trigger.deliveries.recv()).await {
         held.push(delivery);
     }
