@@ -108,17 +108,23 @@ pub(crate) use {behind, leased, unleased, waits};
 ///
 /// The instance is `$1`, the claim `$2`, the bytes that fit `$8`. It is ours unless another claim was made meanwhile, or
 /// the instance was taken over.
+///
+/// Payloads that lie close together are read in one go, unless they are large: finding one by one costs as much as
+/// reading all the rest of a small object. A full join is never made by looking for each.
 macro_rules! take {
     (@if $condition:expr; $($chosen:expr),+ $(,)?) => {
         concat!(
             "WITH me AS MATERIALIZED (SELECT id FROM instance WHERE id = $1 FOR KEY SHARE),
              chosen AS MATERIALIZED (", $($chosen,)+ "),
              page AS MATERIALIZED (
-                SELECT ", $condition, " AS is_good, coalesce(CASE WHEN (SELECT sum(payload_bytes) FROM chosen) > $8::bigint THEN (
+                SELECT ", $condition, " AS is_good, first, last, last - first < 2 * objects AND bytes <= 1048576 AS is_dense,
+                       coalesce(CASE WHEN bytes > $8::bigint THEN (
                     SELECT min(seq)
                     FROM (SELECT seq, row_number() OVER earlier AS place, sum(payload_bytes) OVER earlier AS bytes
                           FROM chosen WINDOW earlier AS (ORDER BY seq)) AS sized
-                    WHERE place > 1 AND bytes > $8::bigint) END, 9223372036854775807) AS ends_before),
+                    WHERE place > 1 AND bytes > $8::bigint) END, 9223372036854775807) AS ends_before
+                FROM (SELECT count(*) AS objects, sum(payload_bytes) AS bytes, min(seq) AS first, max(seq) AS last
+                      FROM chosen) AS whole),
              counted AS MATERIALIZED (
                 UPDATE claim_count SET claims = claims + 1 FROM me
                 WHERE one AND claims = (SELECT claims FROM claim_count WHERE one) AND EXISTS (SELECT 1 FROM chosen)
@@ -127,12 +133,17 @@ macro_rules! take {
              leased AS (
                 INSERT INTO lease (owner, claim, seqs)
                 SELECT owner, $2::bigint, ARRAY(SELECT seq FROM chosen WHERE seq < (SELECT ends_before FROM page))
-                FROM counted)
-             SELECT counted.owner IS NOT NULL, ", columns!(), ",
-                    CASE WHEN counted.owner IS NOT NULL
-                         THEN (SELECT bytes FROM payload WHERE payload.seq = object.seq) END
-             FROM chosen AS object LEFT JOIN counted ON true
-             WHERE (SELECT is_good FROM page) AND seq < (SELECT ends_before FROM page)"
+                FROM counted),
+             beside AS NOT MATERIALIZED (
+                SELECT seq AS payload_seq, bytes FROM payload
+                WHERE (SELECT is_dense FROM page) AND EXISTS (SELECT 1 FROM counted)
+                  AND seq >= (SELECT first FROM page) AND seq <= (SELECT last FROM page))
+             SELECT EXISTS (SELECT 1 FROM counted), ", columns!(), ",
+                    CASE WHEN EXISTS (SELECT 1 FROM counted)
+                         THEN coalesce(bytes, (SELECT bytes FROM payload WHERE payload.seq = object.seq)) END
+             FROM chosen AS object FULL JOIN beside ON payload_seq = seq
+             WHERE (SELECT is_good FROM page)
+               AND coalesce(seq, 9223372036854775807) < (SELECT ends_before FROM page)"
         )
     };
     ($($chosen:expr),+ $(,)?) => {
@@ -157,7 +168,7 @@ macro_rules! near {
     ($lane:ident) => {
         take!(
             @if concat!(
-                "((SELECT count(*) FROM chosen) >= $7 OR NOT EXISTS (",
+                "(objects >= $7 OR NOT EXISTS (",
                 near_end!($lane, "$3", "$9"),
                 "))"
             );
