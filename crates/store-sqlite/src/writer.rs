@@ -11,7 +11,10 @@ pub(crate) mod script;
 
 use std::{path::Path, time::Duration};
 
-use edgehold_core::{ErrorReason, ObjectState, ServiceKey, StoredObjectId, Timestamp, retry::Verdict};
+use edgehold_core::{
+    ErrorReason, ObjectState, ServiceKey, StoredObjectId, Timestamp,
+    retry::{Action, Verdict},
+};
 use edgehold_store::{ErrorPage, Evicted, Moved, Room, StateCount, StoreError, Sweep, semantics};
 use sqlx::{
     Connection, SqliteConnection,
@@ -25,7 +28,7 @@ use tokio::{
 use crate::{
     error::{is_full, is_refusal, store_error},
     files::{Lock, Reserve},
-    in_flight::{InFlight, Rows},
+    in_flight::{InFlight, Rows, Turn},
     lease::Leases,
     row::{NewRow, id_column},
     settlement::Settlement,
@@ -379,8 +382,8 @@ impl Writing {
         }
     }
 
-    /// Writes of places whether the objects there are handed out.
-    fn note(&mut self, script: &mut Script, places: impl IntoIterator<Item = (i64, bool)>) {
+    /// Writes what becomes of places.
+    fn note(&mut self, script: &mut Script, places: impl IntoIterator<Item = (i64, Turn)>) {
         self.noted = self.in_flight.write(script, &self.service_key, places);
     }
 
@@ -413,11 +416,15 @@ impl Writing {
                     continue;
                 }
                 Work::SetAside(found) => damaged.extend(found),
-                Work::Mark(begun) => places.extend(begun.iter().map(|seq| (*seq, true))),
-                Work::Unmark(ended) => places.extend(ended.iter().map(|seq| (*seq, false))),
-                Work::Settle(_) => {
-                    let ended = work.settled().filter_map(|id| held.get(id));
-                    places.extend(ended.map(|seq| (*seq, false)));
+                Work::Mark(begun) => places.extend(begun.iter().map(|seq| (*seq, Turn::Begun))),
+                Work::Unmark(ended) => places.extend(ended.iter().map(|seq| (*seq, Turn::Ended))),
+                Work::Settle(verdicts) => {
+                    let turn = |verdict: &Verdict| match verdict.action {
+                        Action::Remove => Turn::Left,
+                        _ => Turn::Ended,
+                    };
+                    let place = |verdict: &Verdict| Some((*held.get(&verdict.id)?, turn(verdict)));
+                    places.extend(verdicts.iter().filter_map(place));
                 }
                 // The others are not written together.
                 _ => {}
@@ -485,7 +492,7 @@ impl Writing {
         self.transaction(async |file, connection| {
             if let Work::Evict(places) | Work::TooOld(places, _) = work {
                 let mut script = Script::default();
-                file.note(&mut script, places.iter().map(|seq| (*seq, false)));
+                file.note(&mut script, places.iter().map(|seq| (*seq, Turn::Ended)));
                 script.run(connection).await?;
             }
             let service_key = &file.service_key;
