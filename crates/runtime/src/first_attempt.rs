@@ -70,7 +70,7 @@ impl FirstAttempt<'_> {
         if entry.comes_first() && !has_to_wait {
             tokio::select! {
                 biased;
-                written = entry.write() => if written { open.is_journaled(dispatch) },
+                written = entry.write_first() => if written { open.is_journaled(dispatch) },
                 () = hurry.recv() => too_late = true,
             }
         }

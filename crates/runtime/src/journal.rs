@@ -20,7 +20,7 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgehold_config::configuration::Journal;
+use edgehold_config::configuration::{Journal, WhenFull};
 use edgehold_core::{
     BoxFuture, Context, CorrelationId, ErrorClass, ExponentialBackoff, ObjectState, PayloadForm, Pipeline,
     PipelineId, PipelineVersion, ServiceKey, StoredInput, StoredObject, StoredObjectId, Timestamp,
@@ -117,6 +117,8 @@ pub(crate) struct JournalEntry<'a> {
     row: Option<StoredObject>,
     /// A write failed in a way that leaves open whether it happened.
     in_doubt: bool,
+    /// The last write failed because there was no room.
+    has_no_room: bool,
 }
 
 impl<'a> JournalEntry<'a> {
@@ -145,6 +147,7 @@ impl<'a> JournalEntry<'a> {
             backoff: BACKOFF,
             row: None,
             in_doubt: false,
+            has_no_room: false,
         }
     }
 
@@ -162,22 +165,43 @@ impl<'a> JournalEntry<'a> {
     /// Cancel-safe: a later call goes on where this one was.
     pub(crate) async fn write(&mut self) -> bool {
         loop {
-            match &mut self.stage {
-                Stage::Off => return false,
-                Stage::Written => return true,
-                Stage::Resting(rest) => {
-                    rest.await;
-                    match self.more_time() {
-                        Some(delay) => self.stage = Stage::Resting(Box::pin(sleep(delay))),
-                        None => self.begin(),
-                    }
-                }
-                Stage::Writing(writing) => {
-                    let result = writing.await;
-                    self.wrote(result);
-                }
+            if let Some(is_written) = self.step().await {
+                return is_written;
             }
         }
+    }
+
+    /// As [`Self::write`], before the first function is called. Where no room means that something is dropped or set aside,
+    /// that is the end's to do with what fails: false, and the run goes on without its row.
+    pub(crate) async fn write_first(&mut self) -> bool {
+        loop {
+            if let Some(is_written) = self.step().await {
+                return is_written;
+            }
+            if self.has_no_room && self.keeper.settings().store_and_forward.when_full != WhenFull::Block {
+                return false;
+            }
+        }
+    }
+
+    /// Does the next thing; says whether the row is written when nothing more is to be done.
+    async fn step(&mut self) -> Option<bool> {
+        match &mut self.stage {
+            Stage::Off => return Some(false),
+            Stage::Written => return Some(true),
+            Stage::Resting(rest) => {
+                rest.await;
+                match self.more_time() {
+                    Some(delay) => self.stage = Stage::Resting(Box::pin(sleep(delay))),
+                    None => self.begin(),
+                }
+            }
+            Stage::Writing(writing) => {
+                let result = writing.await;
+                self.wrote(result);
+            }
+        }
+        None
     }
 
     /// The run has ended: its row, written or about to be made, and whether the store has it. A write under way is
@@ -242,6 +266,7 @@ impl<'a> JournalEntry<'a> {
     }
 
     fn wrote(&mut self, result: Result<(), StoreError>) {
+        self.has_no_room = matches!(result, Err(StoreError::Full { .. }));
         self.stage = match result {
             Ok(()) => Stage::Written,
             Err(error) if error.class() == ErrorClass::Permanent => Stage::Off,

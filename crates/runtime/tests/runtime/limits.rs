@@ -67,6 +67,34 @@ async fn drop_oldest_makes_room_by_name() {
 }
 
 #[tokio::test]
+async fn also_with_the_journal_ahead_what_is_new_gets_room_as_the_settings_say() {
+    for (when_full, waiting, given_up) in [
+        ("drop-oldest", vec!["2", "3"], vec![]),
+        ("drop-newest", vec!["1", "2"], vec![]),
+        ("dead-letter", vec!["1", "2"], vec!["3"]),
+    ] {
+        let export = Export::new("a", Answer::Refuse);
+        let leaves = [TWO, ("Journal", "always"), ("WhenFull", when_full)];
+        let service = service(&leaves, &export);
+        for id in ["1", "2", "3"] {
+            let told = tokio::time::timeout(wait::LONG, service.deliver_as(id, EVENT)).await;
+            assert_eq!(told, Ok(Disposition::Done), "{when_full}");
+        }
+        assert_eq!(
+            correlation_ids(&service, ObjectState::Failed).await,
+            waiting,
+            "{when_full}"
+        );
+        assert_eq!(
+            correlation_ids(&service, ObjectState::Error).await,
+            given_up,
+            "{when_full}"
+        );
+        service.check_books().await;
+    }
+}
+
+#[tokio::test]
 async fn drop_oldest_makes_room_for_bytes_too() {
     let export = Export::new("a", Answer::Refuse);
     let room = (EVENT.len() * 5 / 2).to_string();
