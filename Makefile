@@ -22,8 +22,8 @@ test: servers prerequisites ## Run every test against real servers (installs the
 	cargo test --workspace --locked
 
 # What CI has no time for: the ignored tests whose names begin with soak_, one after the other. EDGEHOLD_SOAK_KILLS kills
-# instead of 1,000; each run of kills prints its seed, EDGEHOLD_TEST_SEED repeats it.
-soak: servers prerequisites ## Kill the service a thousand times, with and without what the disk had not synced
+# instead of 1,000, EDGEHOLD_SOAK_STORMS storms instead of 100; each run prints its seed, EDGEHOLD_TEST_SEED repeats it.
+soak: servers prerequisites ## Hours of kills, of edits, and of servers that go away
 	cargo build --locked -p edgehold-app
 	cargo build --locked -p edgehold-app --features fail-points --bin edgehold-fail-points
 	cargo test --locked -p edgehold-tests --test suite -- --ignored --nocapture --test-threads 1 soak_
