@@ -182,9 +182,16 @@ impl Storm {
             }
         }
         wait_accepted(&sink, 1..=published).await;
+        let mut completed = 0;
         for service in &services {
             service.wait_nothing_left().await;
+            completed += service.stats().await?.books("completed");
         }
+        // What is killed takes its books along.
+        ensure!(
+            self.kills || completed == published,
+            "{completed} of {published} in the books"
+        );
         self.check(&sink, published)
             .and_then(|()| if keeps_order { in_order(&sink) } else { Ok(()) })
             .with_context(|| format!("{self:?}, {history:?}"))
