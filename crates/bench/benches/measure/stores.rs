@@ -31,7 +31,7 @@ use uuid::Uuid;
 /// Rows to a call, and rows in all.
 const SIZES: [(usize, usize); 3] = [(1, 2_000), (32, 32_000), (256, 102_400)];
 /// Turns in which they go. What else the machine does comes and goes in seconds: it is to meet all of them.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 20;
 const PAYLOAD_BYTES: usize = 1_024;
 const DATABASE: &str = "edgex_db";
 const SERVICE_KEY: &str = "app-bench-store";
