@@ -25,7 +25,11 @@
 //! take stays in the spool, named in the log, and holds up nobody. Crash marks do not move along.
 //!
 //! *Order.* While something is to be moved, further objects go behind it, into the spool. Objects in state new are no
-//! reason for that: their runs have not ended, so that they are in no order yet.
+//! reason for that, because their runs have not ended; only where devices are kept in order, what comes of the same device
+//! goes behind them, and moves after them. There, too, what cannot move keeps those behind it in the spool.
+//!
+//! *While it moves* the store may hand an object out that the spool still has. Nobody gets it; the mover gives it back, and
+//! until then nobody else gets it either. What the store removes in that moment to make room, goes from the spool as well.
 //!
 //! *What one sees.* Counts are the sum of both, with the last known ones of a store that is away (the log says when it
 //! is); limits of what waits are held to that sum. Lists show the spool's objects behind the store's, with a `seq` above
