@@ -13,7 +13,7 @@ use edgehold_core::parse_go_bool;
 pub use provider_url::{InvalidProviderUrl, ProviderKind, ProviderUrl};
 pub use usage::usage;
 
-use crate::{duration::parse_go_duration, file::as_uri};
+use crate::{duration::parse_go_duration, file::as_uri, redact::without_passwords};
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,9 +35,9 @@ pub enum Parsed {
 #[non_exhaustive]
 pub enum FlagError {
     /// No flag has this name.
-    #[error("unknown flag {flag}; -h lists all flags")]
+    #[error("unknown flag {flag}")]
     Unknown {
-        /// The flag as written.
+        /// The flag as written, without its value.
         flag: String,
     },
     /// A flag that needs a value stands at the end.
@@ -51,7 +51,7 @@ pub enum FlagError {
     InvalidValue {
         /// The flag or variable.
         name: String,
-        /// Its value.
+        /// Its value, passwords hidden.
         value: String,
         /// What is wrong with it.
         problem: String,
@@ -317,7 +317,8 @@ impl Given {
             }
             let is_it = |(short, long, _): &Flag| name == *short || name == *long;
             let Some((flag, _, takes)) = FLAGS.into_iter().find(is_it) else {
-                return Err(FlagError::Unknown { flag: argument });
+                let flag = argument.split('=').next().unwrap_or_default().to_owned();
+                return Err(FlagError::Unknown { flag });
             };
             let value = match (takes, value) {
                 (_, Some(value)) => Some(value),
@@ -422,7 +423,7 @@ impl<'a> Sources<'a> {
 fn invalid(name: &str, value: &str, problem: impl ToString) -> FlagError {
     FlagError::InvalidValue {
         name: name.to_owned(),
-        value: value.to_owned(),
+        value: without_passwords(value),
         problem: problem.to_string(),
     }
 }

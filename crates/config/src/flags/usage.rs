@@ -40,9 +40,11 @@ Other environment variables:
   EDGEX_MSG_CBOR_ENCODE          true = envelopes on the message bus are CBOR (EdgeX 4)
   EDGEHOLD_GENERATION            3 or 4: the EdgeX version to be compatible with; default by provider, else 4
   EDGEHOLD_LOG_FORMAT            logfmt or json: the form of log lines; default logfmt
+  EDGEHOLD_ADMIN                 off, read or write: what REST may do with the error collection; default read
   SECTION_SETTING                overrides a setting, for example WRITABLE_STOREANDFORWARD_ENABLED=true
 
 Commands of the edgehold binary, behind the flags: store (what waits), dead (what was given up), pipeline (tried on a
 message), config (the configuration checked, shown, compared, changed), settings (the table of all settings), demo
-(everything in one process, if built in); 'store --help', 'pipeline --help' and 'config --help' have their options.
+(everything in one process, if built in); 'store --help', 'dead --help', 'pipeline --help' and 'config --help' have their
+options.
 ";
