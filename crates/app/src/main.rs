@@ -53,13 +53,12 @@ fn main() -> ExitCode {
         Ok(Command::Demo) => demo::run(invocation),
         Err(WrongCall::UnknownCommand(words)) => exit(Err(StartError::UnknownCommand(words))),
         Err(WrongCall::Usage(problem)) => {
+            let command = invocation.command.first().map_or("store", String::as_str);
             // Nowhere to say so when standard error is closed; the exit code says it as well.
-            let usage = match invocation.command.first().map(String::as_str) {
-                Some("config") => config_command::USAGE,
-                Some("pipeline") => pipeline_command::USAGE,
-                _ => command::USAGE,
-            };
-            let _ = write!(std::io::stderr(), "{problem}\n\n{usage}");
+            let _ = writeln!(
+                std::io::stderr(),
+                "{problem}\n'edgehold {command} --help' lists commands and options"
+            );
             ExitCode::from(WRONG_CALL)
         }
     }

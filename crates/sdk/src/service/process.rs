@@ -2,7 +2,6 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use edgehold_config::usage;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{AppService, StartError};
@@ -87,7 +86,7 @@ pub fn exit(result: Result<(), StartError>) -> ExitCode {
             match &error {
                 StartError::Invocation(InvocationError::Help(text)) => println!("{text}"),
                 StartError::Invocation(_) | StartError::UnknownCommand(_) => {
-                    eprintln!("{error}\n\n{}", usage());
+                    eprintln!("{error}\n-h lists all flags and commands");
                 }
                 error => tracing::error!("{}", with_causes(error)),
             }
