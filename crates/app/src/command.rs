@@ -6,8 +6,8 @@
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use edgehold::{
-    CopyRequest, ErrorAction, ErrorReason, ImportRequest, ObjectName, ObjectState, PipelineId,
-    StoredObjectId, Timestamp, parse_go_duration,
+    CopyRequest, ErrorAction, ErrorReason, ImportRequest, ObjectName, ObjectState, PipelineId, Timestamp,
+    parse_go_duration,
 };
 
 use crate::{config_command::ConfigCommand, pipeline_command::PipelineTest, store_command::text};
@@ -37,7 +37,7 @@ EDGEHOLD_ADMIN=write; the store of a stopped one is opened. One that speaks http
 system trusts, or the authorities in the file EDGEHOLD_CACERT; EDGEHOLD_TLS_SERVER_NAME expects another name in it, and with
 EDGEHOLD_TLS_VERIFY=false any certificate will do. The flags are those of the service (--configProvider,
 --configDir, --profile, --data-dir, ...: 'edgehold --help') and say whose store it is. ID is the id or the SEQ of an object.
-WHICH is ids, options that say which, or --all.
+WHICH is such IDs, options that say which, or --all.
 
 Options:
   --pipeline ID    only objects of this pipeline (all of 'dead', store ls)
@@ -154,7 +154,7 @@ pub(crate) struct RunOptions {
 /// Which objects of the error collection.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Which {
-    pub(crate) ids: Vec<StoredObjectId>,
+    pub(crate) objects: Vec<ObjectName>,
     pub(crate) pipeline: Option<PipelineId>,
     pub(crate) device: Option<String>,
     pub(crate) reason: Option<ErrorReason>,
@@ -488,7 +488,7 @@ impl<'a> Options<'a> {
         }))
     }
 
-    fn which(&self, ids: &[&str]) -> Result<Which, WrongCall> {
+    fn which(&self, objects: &[&str]) -> Result<Which, WrongCall> {
         let moment = |option: &str, text: Option<&str>| {
             text.map(|text| {
                 let moment = match duration(text) {
@@ -504,14 +504,11 @@ impl<'a> Options<'a> {
             })
             .transpose()
         };
-        let ids: Result<_, _> = ids
-            .iter()
-            .map(|id| id.parse().map_err(WrongCall::usage))
-            .collect();
+        let objects: Result<_, _> = objects.iter().map(|name| object_name(name)).collect();
         let pipeline = self.pipeline.map(PipelineId::try_new).transpose();
         let reason = self.reason.map(ErrorReason::from_name).transpose();
         Ok(Which {
-            ids: ids?,
+            objects: objects?,
             pipeline: pipeline.map_err(WrongCall::usage)?,
             device: self.device.map(str::to_owned),
             reason: reason.map_err(WrongCall::usage)?,
@@ -660,10 +657,10 @@ mod tests {
         assert_eq!(parsed("dead redrive --all"), run(Which::default()));
         assert_eq!(
             parsed(&format!(
-                "dead redrive {id} {id} --device pump --older-than 1h30m --newer-than=2026-11-22T18:42:12.345Z"
+                "dead redrive {id} 7 --device pump --older-than 1h30m --newer-than=2026-11-22T18:42:12.345Z"
             )),
             run(Which {
-                ids: vec![id.parse().unwrap(); 2],
+                objects: vec![ObjectName::Id(id.parse().unwrap()), ObjectName::Seq(7)],
                 device: Some("pump".to_owned()),
                 older_than: Some(Moment::Ago(Duration::from_secs(5_400))),
                 newer_than: Some(Moment::At(Timestamp::from_unix_millis(1_795_372_932_345))),

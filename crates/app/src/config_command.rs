@@ -8,7 +8,7 @@ mod yaml;
 
 use std::{
     fmt::Write as _,
-    io::{self, IsTerminal, Read, Write as _},
+    io::{self, IsTerminal, Read},
     process::ExitCode,
 };
 
@@ -21,7 +21,10 @@ use serde_json::{Value, json};
 
 pub(crate) use self::call::ConfigCommand;
 use self::call::{Verb, Writing};
-use crate::{SERVICE_KEY, WRONG_CALL, print};
+use crate::{
+    SERVICE_KEY, WRONG_CALL, print,
+    store_command::text::{tell, with_causes},
+};
 
 /// How to call it.
 pub(crate) const USAGE: &str = "Usage: edgehold [flags] config check [FILE]          every problem, with line and column
@@ -91,7 +94,7 @@ pub(crate) fn run(invocation: &Invocation, command: ConfigCommand) -> ExitCode {
             unprinted => unprinted,
         },
         Err(error) => {
-            tell(&format!("{error:#}"));
+            tell(&with_causes(&error));
             match error.downcast_ref::<edgehold::SettingsError>() {
                 Some(error) if error.is_conflict() => ExitCode::from(NO),
                 _ => ExitCode::from(WRONG_CALL),
@@ -120,12 +123,6 @@ impl Ended {
             code: NO,
         }
     }
-}
-
-/// Says something that is not the answer.
-fn tell(text: &str) {
-    // Nowhere to say so when standard error is closed; the exit code says it as well.
-    let _ = writeln!(io::stderr(), "edgehold: {text}");
 }
 
 async fn execute(invocation: &Invocation, command: ConfigCommand) -> Result<Ended> {

@@ -11,17 +11,17 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use edgehold::{
-    AdminOrder, ErrorAction, ErrorAdmin, Invocation, ListRequest, ObjectFilter, ObjectState, StoredObject,
-    Timestamp, record,
+    AdminOrder, ErrorAction, ErrorAdmin, Invocation, ListRequest, ObjectFilter, ObjectName, ObjectState,
+    StoredObject, Timestamp, record,
     wire::{Count, RunBody},
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::{
     SERVICE_KEY,
-    command::{DeadCommand, RunOptions},
+    command::{DeadCommand, RunOptions, Which},
     store_command::{block_on, filter, now, text},
 };
 
@@ -53,7 +53,7 @@ async fn execute(invocation: &Invocation, command: DeadCommand) -> Result<ExitCo
         DeadCommand::Count { which, json } => {
             let order = AdminOrder {
                 action: ErrorAction::Purge,
-                filter: filter(&which, now()),
+                filter: meant(&admin, &which).await?,
                 rate: None,
                 patience: PATIENCE,
             };
@@ -62,7 +62,7 @@ async fn execute(invocation: &Invocation, command: DeadCommand) -> Result<ExitCo
         }
         DeadCommand::Run(options) => move_out(invocation, &admin, options).await,
         DeadCommand::Export { which, to } => {
-            let filter = filter(&which, now());
+            let filter = meant(&admin, &which).await?;
             export(&admin, filter, to.as_deref()).await?;
             Ok(ExitCode::SUCCESS)
         }
@@ -73,17 +73,61 @@ async fn execute(invocation: &Invocation, command: DeadCommand) -> Result<ExitCo
     }
 }
 
+/// What a command means by these options: an object that is named by its number is looked up.
+async fn meant(admin: &ErrorAdmin, which: &Which) -> Result<ObjectFilter> {
+    let mut meant = filter(which, now());
+    let view = match which
+        .objects
+        .iter()
+        .any(|name| matches!(name, ObjectName::Seq(_)))
+    {
+        true => admin.view().await?,
+        false => None,
+    };
+    for name in &which.objects {
+        meant.ids.push(match (name, &view) {
+            (ObjectName::Id(id), _) => *id,
+            (ObjectName::Seq(seq), Some(view)) => match view.find(*name).await? {
+                Some(object) if object.state == ObjectState::Error => object.id,
+                _ => bail!("there is no object {seq} in the error collection"),
+            },
+            (ObjectName::Seq(seq), None) => {
+                bail!("in this store only its service can look up object {seq}: name it by its id")
+            }
+        });
+    }
+    if let Some(view) = view {
+        view.close().await;
+    }
+    Ok(meant)
+}
+
+/// What was named and is not there is a failure; a number that is not there has been told before.
+fn found(options: &RunOptions, objects: u64) -> ExitCode {
+    if objects > 0 || options.which.objects.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    text::tell(match options.action {
+        ErrorAction::Redrive => {
+            "no such object was given up (what is corrupt is re-driven only with --reason corrupt)"
+        }
+        ErrorAction::Purge => "no such object was given up",
+    });
+    ExitCode::FAILURE
+}
+
 /// Re-drives or purges.
 async fn move_out(invocation: &Invocation, admin: &ErrorAdmin, options: RunOptions) -> Result<ExitCode> {
     let order = AdminOrder {
         action: options.action,
-        filter: filter(&options.which, now()),
+        filter: meant(admin, &options.which).await?,
         rate: options.rate,
         patience: options.wait.unwrap_or(PATIENCE),
     };
     if options.dry_run {
-        write_count(&admin.count(&order).await?, options.json)?;
-        return Ok(ExitCode::SUCCESS);
+        let count = admin.count(&order).await?;
+        write_count(&count, options.json)?;
+        return Ok(found(&options, count.objects));
     }
     let begun = now();
     let bar = progress();
@@ -110,7 +154,7 @@ async fn move_out(invocation: &Invocation, admin: &ErrorAdmin, options: RunOptio
         writeln!(out, "{}", told(&run, now().saturating_since(begun)))?;
     }
     if run.state == "done" {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(found(&options, run.meant));
     }
     let program = std::env::args().collect::<Vec<_>>();
     let flags = &program[..program.len().saturating_sub(invocation.command.len())];

@@ -10,7 +10,10 @@ use edgehold::{
     RehearsalRequest, StepEnd,
 };
 
-use crate::{SERVICE_KEY, print};
+use crate::{
+    SERVICE_KEY, print,
+    store_command::text::{tell, with_causes},
+};
 
 /// How to call it.
 pub(crate) const USAGE: &str = "Usage: edgehold [flags] pipeline test --config FILE --event FILE [options]
@@ -106,7 +109,7 @@ pub(crate) fn run(invocation: &Invocation, test: PipelineTest) -> ExitCode {
             if success { printed } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            tracing::error!("cannot test the pipeline: {error:#}");
+            tell(&format!("cannot test the pipeline: {}", with_causes(&error)));
             ExitCode::FAILURE
         }
     }

@@ -31,10 +31,10 @@ use crate::{
 /// Objects that are read at once.
 const PAGE: usize = 256;
 
-/// What a command means by these options.
+/// What a command means by these options; objects that are named are not among them.
 pub(crate) fn filter(which: &Which, now: Timestamp) -> ObjectFilter {
     ObjectFilter {
-        ids: which.ids.clone(),
+        ids: Vec::new(),
         pipeline_ids: which.pipeline.clone().into_iter().collect(),
         version: None,
         devices: which.device.clone().into_iter().collect(),
@@ -73,7 +73,7 @@ pub(crate) fn block_on(
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!("no async runtime: {error}");
+            text::tell(&format!("no async runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -81,7 +81,7 @@ pub(crate) fn block_on(
         Ok(code) => code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("cannot {what}: {error:#}");
+            text::tell(&format!("cannot {what}: {}", text::with_causes(&error)));
             ExitCode::FAILURE
         }
     }
@@ -106,10 +106,10 @@ async fn execute(invocation: &Invocation, command: StoreCommand) -> Result<ExitC
         StoreCommand::List(options) => {
             let list = async |view: &StoreView, out: &mut Out| {
                 if !view.exists() {
-                    tracing::warn!(
+                    text::tell(&format!(
                         "there is no store at {}: nothing has been stored yet",
                         view.place()
-                    );
+                    ));
                 }
                 list(view, options, out).await?;
                 Ok(ExitCode::SUCCESS)
@@ -190,7 +190,7 @@ async fn list(view: &StoreView, options: ListOptions, out: &mut impl Write) -> R
 /// Writes one object; not finding it is an answer too.
 async fn show(view: &StoreView, options: &ShowOptions, out: &mut impl Write) -> Result<ExitCode> {
     let Some(object) = view.find(options.name).await? else {
-        tracing::error!("there is no such object in {}", view.place());
+        text::tell(&format!("there is no such object in {}", view.place()));
         return Ok(ExitCode::FAILURE);
     };
     if !options.collection.states().contains(&object.state) {
@@ -201,7 +201,7 @@ async fn show(view: &StoreView, options: &ShowOptions, out: &mut impl Write) -> 
                 "it waits for another attempt: use 'store show'"
             }
         };
-        tracing::error!("there is no such object here; {elsewhere}");
+        text::tell(&format!("there is no such object here; {elsewhere}"));
         return Ok(ExitCode::FAILURE);
     }
     match options.form {

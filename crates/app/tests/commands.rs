@@ -314,6 +314,61 @@ fn what_was_given_up_is_redriven_and_purged_in_the_store_of_a_stopped_service() 
 }
 
 #[test]
+fn what_was_given_up_is_named_by_number_too_and_what_is_not_there_is_told() {
+    let service = Service::new();
+    service.filled(
+        &[
+            dead(1, ErrorReason::TooOld),
+            waiting(2),
+            dead(3, ErrorReason::TooOld),
+        ],
+        || {},
+    );
+    let told = service.printed(&["dead", "redrive", "1", "--dry-run"]);
+    assert!(told.ends_with("\n1 objects (12B)\n"), "{told}");
+    assert!(
+        service
+            .printed(&["dead", "redrive", "1"])
+            .starts_with("re-driven: 1 of 1 objects (12B) in ")
+    );
+    // What waits, and what is nowhere.
+    for number in ["1", "2", "9"] {
+        assert_eq!(
+            service.refused(1, &["dead", "purge", number]),
+            format!("edgehold: cannot purge: there is no object {number} in the error collection\n")
+        );
+    }
+    let unknown = id(9).to_string();
+    let output = service.run(&["dead", "redrive", &unknown]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "edgehold: no such object was given up (what is corrupt is re-driven only with --reason corrupt)\n"
+    );
+    let output = service.run(&["dead", "purge", &unknown]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "edgehold: no such object was given up\n"
+    );
+    assert_eq!(seqs(&service.records(&["dead", "ls", "--json"])), [3]);
+}
+
+#[test]
+fn a_copy_for_another_service_says_that_there_is_nothing_of_it() {
+    let service = Service::new();
+    service.filled(&[waiting(1)], || {});
+    let path = |name: &str| service.folder.path().join(name).display().to_string();
+    let (from, to) = (path(&format!("{SERVICE_KEY}.db")), path("copy.db"));
+    let told = service.printed(&["-sk=app-other", "store", "copy", "--from", &from, "--to", &to]);
+    let end = format!("{from} has no objects of the service 'app-other'; -sk and -p name another one.\n");
+    assert!(told.ends_with(&end), "{told}");
+    let told = service.printed(&["store", "copy", "--from", &from, "--to", &to]);
+    assert!(told.starts_with("copied: 1 objects from "), "{told}");
+    assert!(told.contains("They agree: every object is there"), "{told}");
+}
+
+#[test]
 fn what_was_exported_comes_back_whole_and_once() {
     let service = Service::new();
     let objects = [
@@ -460,11 +515,9 @@ fn a_file_that_is_no_store_cannot_be_read() {
     let service = Service::new();
     let path = service.folder.path().join(format!("{SERVICE_KEY}.db"));
     std::fs::write(path, [b'x'; 4096]).unwrap();
-    assert!(
-        service
-            .refused(1, &["dead", "ls"])
-            .contains("is not an SQLite database")
-    );
+    let told = service.refused(1, &["dead", "ls"]);
+    assert!(told.starts_with("edgehold: cannot list: "), "{told}");
+    assert!(told.contains("is not an SQLite database"), "{told}");
 }
 
 #[test]

@@ -46,6 +46,15 @@ pub(super) async fn copy(invocation: &Invocation, request: &CopyRequest) -> Resu
         writeln!(out, "sha256 {here}  {}", request.from)?;
         writeln!(out, "sha256 {there}  {}", request.to)?;
     }
+    if report.agrees() && report.meant == 0 {
+        let service_key = invocation.flags.service_key(SERVICE_KEY);
+        writeln!(
+            out,
+            "{} has no objects of the service '{service_key}'; -sk and -p name another one.",
+            request.from
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    }
     if report.agrees() {
         writeln!(
             out,

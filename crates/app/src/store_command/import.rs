@@ -25,10 +25,10 @@ pub(super) async fn run(invocation: &Invocation, request: &ImportRequest) -> Res
     bar.finish_and_clear();
     let report = imported?;
     if let Some(address) = &report.answers_at {
-        tracing::warn!(
+        text::tell(&format!(
             "a service with this key answers at {address}: if that is EdgeX's own, it goes on storing and removing there; \
              stop it and import again"
-        );
+        ));
     }
     write(&report, request, &mut io::stdout().lock())?;
     Ok(match report.unreadable {

@@ -1,12 +1,33 @@
 //! Texts for a terminal: ages, sizes, and outside text that must not move the cursor.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use edgehold::Timestamp;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Bytes of a payload that are looked at for one character of its preview.
 const BYTES_PER_CHARACTER: usize = 4;
+
+/// Says something that is not the answer.
+pub(crate) fn tell(text: &str) {
+    // Nowhere to say so when standard error is closed; the exit code says it as well.
+    let _ = writeln!(io::stderr(), "edgehold: {text}");
+}
+
+/// An error and its causes, each once: some name their cause themselves.
+pub(crate) fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
 
 /// How long something took, in its largest unit: `45s`, `3m`, `5h`, `12d`.
 pub(crate) fn age(duration: Duration) -> String {
@@ -213,6 +234,14 @@ pub(super) fn hex_dump(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_that_its_error_names_itself_is_told_once() {
+        let error = anyhow::anyhow!("no route")
+            .context("the server is away: no route")
+            .context("cannot copy");
+        assert_eq!(with_causes(&error), "cannot copy: the server is away: no route");
+    }
 
     #[test]
     fn an_age_is_told_in_its_largest_unit() {
