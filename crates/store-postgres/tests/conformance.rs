@@ -14,9 +14,9 @@ mod unheard;
 
 use std::sync::Arc;
 
-use edgehold_core::{SecretText, ServiceKey};
+use edgehold_core::{Destination, SecretText, ServiceKey};
 use edgehold_store::{
-    RetryQueue as _,
+    Lane, RetryQueue as _, Room, Suspects,
     conformance::{self, TestStore},
 };
 use edgehold_store_postgres::{Options, PostgresQueue, Worker};
@@ -126,4 +126,42 @@ async fn the_connections_are_closed_with_the_queue() {
         },
     )
     .await;
+}
+
+#[tokio::test]
+async fn each_object_comes_with_its_payload_however_far_apart_they_lie() {
+    let database = Database::new().await;
+    let queue = open(database.options()).await;
+    let [far, near] = ["http://far.apart", "http://close.together"].map(Destination::new);
+    // Given objects of which some lie far apart, others have those in between, and the last ones are large.
+    let objects: Vec<_> = (1..=42)
+        .map(|number| {
+            let mut object = conformance::object(number);
+            match number {
+                41.. => object.payload = vec![b'p'; 1 << 20].into(),
+                _ if number % 4 == 0 => object.destination = Some(far.clone()),
+                _ => object.destination = Some(near.clone()),
+            }
+            object
+        })
+        .collect();
+    queue.append(&objects, Room::default()).await;
+    for (lane, destination) in [
+        (Lane::To(far.clone()), Some(far)),
+        (Lane::To(near.clone()), Some(near)),
+        (Lane::Any, None),
+    ] {
+        // When they are handed out.
+        let mut claim = instances::claim(Suspects::Exclude, 100);
+        claim.selection.lane = lane;
+        let mut page = queue.claim(claim).await.unwrap();
+        // Then each has its payload, and there are no others.
+        page.iter_mut().for_each(|object| object.seq = 0);
+        let wanted = objects
+            .iter()
+            .filter(|object| object.destination == destination)
+            .cloned();
+        assert!(page == wanted.collect::<Vec<_>>(), "{destination:?}");
+    }
+    queue.close().await;
 }
