@@ -212,7 +212,10 @@ impl SqliteQueue {
             |error: io::Error| StoreError::Configuration(format!("{} cannot be made: {error}", to.display()));
         // What is there is never written over.
         if to.symlink_metadata().is_ok() {
-            return Err(refused(io::ErrorKind::AlreadyExists.into()));
+            return Err(StoreError::Configuration(format!(
+                "{} is there already, and what is there is not overwritten",
+                to.display()
+            )));
         }
         let part = files::beside(to, ".part");
         files::create(&part).map_err(|error| match error.kind() {

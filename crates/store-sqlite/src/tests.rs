@@ -430,7 +430,7 @@ async fn a_backup_has_its_name_when_it_is_whole_and_replaces_nothing() {
     assert_eq!(copy.stats().await.unwrap().failed.objects, 2);
     assert_eq!(copy.integrity().await.unwrap(), [""; 0]);
     copy.close().await;
-    refusal("backup.db cannot be made").await;
+    refusal("backup.db is there already").await;
     assert_eq!(files_like(&folder, "backup.db"), ["backup.db"]);
 }
 

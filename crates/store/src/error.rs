@@ -49,7 +49,7 @@ pub enum StoreError {
         what: String,
     },
     /// The settings of the store are wrong.
-    #[error("the settings of the store are wrong: {0}")]
+    #[error("{0}")]
     Configuration(String),
     /// The store has been closed.
     #[error("the store is closed")]
