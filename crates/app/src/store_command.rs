@@ -137,6 +137,12 @@ async fn looking(
     invocation: &Invocation,
     look: impl AsyncFnOnce(&StoreView, &mut Out) -> Result<ExitCode>,
 ) -> Result<ExitCode> {
+    if let Some((spool, objects)) = edgehold::spooled_objects(invocation, SERVICE_KEY).await {
+        text::tell(&format!(
+            "{objects} objects wait in the spool {}, besides: they go into the store when it is back",
+            spool.display()
+        ));
+    }
     let view = StoreView::open(invocation, SERVICE_KEY).await?;
     let mut out = BufWriter::new(io::stdout().lock());
     let code = look(&view, &mut out).await?;

@@ -436,6 +436,32 @@ fn a_store_that_only_its_service_can_reach_is_named_when_that_is_not_there() {
 }
 
 #[test]
+fn what_waits_in_the_spool_is_told_while_the_store_is_away() {
+    let service = Service::new();
+    let folder = service.folder.path();
+    let file = folder.join("configuration.yaml");
+    std::fs::write(
+        file,
+        "Database: {Type: postgres, Host: 127.0.0.1, Port: 1}\n\
+         Writable: {InsecureSecrets: {db: {SecretName: postgres, SecretData: {username: u, password: hush}}}}\n",
+    )
+    .unwrap();
+    let spool = folder.join(format!("{SERVICE_KEY}.spool.db"));
+    runtime().block_on(fill(&spool, &[waiting(1), waiting(2)], || {}));
+    let told = service.refused(1, &["store", "count"]);
+    let first = format!(
+        "edgehold: 2 objects wait in the spool {}, besides: they go into the store when it is back\n",
+        spool.display()
+    );
+    assert!(
+        told.starts_with(&format!(
+            "{first}edgehold: cannot count: the store is not available: "
+        )),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_large_store_is_read_page_by_page_to_its_end() {
     // Given more objects than are read at once.
     let service = Service::new();

@@ -249,9 +249,9 @@ async fn stopped_postgres(
     let end = tokio::time::Instant::now() + PostgresQueue::SILENCE + BETWEEN_LOOKS;
     while queue.in_use().await? {
         if tokio::time::Instant::now() >= end {
-            return Err(StoreError::Locked {
-                what: address.to_string(),
-            });
+            return Err(StoreError::Configuration(format!(
+                "a running service works with {address}: stop it, every instance of it, and copy again"
+            )));
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }
@@ -373,6 +373,18 @@ impl<T: FnMut(&CopyReport)> Copy<T> {
 async fn objects(queue: &dyn RetryQueue) -> Result<u64, StoreError> {
     let stats = queue.stats().await?;
     Ok(stats.waiting() + stats.success.objects + stats.error.objects)
+}
+
+/// What waits in the spool of the service that `invocation` describes: its file, and how many objects. None when there is
+/// nothing, or nothing that can be read. Needs neither the store nor a configuration.
+pub async fn spooled_objects(invocation: &Invocation, service_key: &str) -> Option<(PathBuf, u64)> {
+    let service_key = ServiceKey::try_new(&invocation.flags.service_key(service_key)).ok()?;
+    let spool = spool_path(&invocation.flags.data_dir, &service_key);
+    let objects = match SqliteQueue::exists(&spool) {
+        true => held(&spool, &service_key).await.unwrap_or_default(),
+        false => 0,
+    };
+    (objects > 0).then_some((spool, objects))
 }
 
 /// Those of these objects that a store has, as it has them.

@@ -145,7 +145,7 @@ pub use edgehold_telemetry::{
     Counter, FloatGauge, Gauge, Histogram, Instrument, MetricsManager, RegisterError, Summary, Timer,
 };
 
-pub use copy::{CopyError, CopyReport, CopyRequest, copy_store};
+pub use copy::{CopyError, CopyReport, CopyRequest, copy_store, spooled_objects};
 pub use draft::{InvalidDraft, PipelineDraft};
 pub use edgehold_api::wire;
 pub use error_admin::{AdminError, AdminOrder, ErrorAdmin};
