@@ -328,6 +328,36 @@ fn what_is_shown_reads_back_as_the_same_and_says_where_it_comes_from() {
 }
 
 #[test]
+fn keys_that_encrypt_nothing_are_told_and_not_shown() {
+    let check = |secret: &str| {
+        let text = format!(
+            "Writable:\n  StoreAndForward: {{Enabled: true}}\n  Pipeline:\n    ExecutionOrder: Compress\n    Functions: \
+             {{Compress: {{Parameters: {{Algorithm: gzip}}}}}}\n  InsecureSecrets:\n    keys: {{SecretName: {secret}}}\n\
+             Database:\n  Encryption: aes256-gcm\n"
+        );
+        Files::new(&text).run(&[], &["check"])
+    };
+    // The common configuration, which is not there, may have it.
+    let said = check("other");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let line = "warning: Database/Encryption is on, but the secret with its keys cannot be had: no secret named \
+                'store-encryption'";
+    assert!(said.out.contains(line), "{said:?}");
+    // Here it is.
+    let said = check("store-encryption, SecretData: {active: one, one: hush}");
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let line = "configuration.yaml:9:15: error: Database/Encryption is on, but the secret 'store-encryption' is of no \
+                use: the key 'one' is not 64 hexadecimal digits";
+    assert!(said.out.contains(line), "{said:?}");
+    assert!(!said.out.contains("hush"), "{said:?}");
+    let digits = "1a".repeat(32);
+    let said = check(&format!(
+        "store-encryption, SecretData: {{active: one, one: {digits}}}"
+    ));
+    assert!(!said.out.contains("Database/Encryption"), "{said:?}");
+}
+
+#[test]
 fn what_differs_from_the_defaults_is_a_line_each() {
     let files = Files::new(PRIVATE);
     let said = files.run(&[], &["diff"]);

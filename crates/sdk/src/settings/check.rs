@@ -3,19 +3,27 @@
 //! An error keeps a service from starting, or from using what was written. A warning is likely a mistake: something has
 //! another effect than whoever wrote it may think. A note is worth knowing.
 
-use std::fmt;
+use std::{
+    fmt,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
 
 use edgehold_config::{
-    Effective, Layers, Origin, REDACTED, differing_overrides,
+    Configuration, Effective, Layers, Origin, REDACTED, differing_overrides,
     environment::{self, Environment, similar_variable},
-    resolve, schema, shown,
+    resolve, schema,
+    secrets::InsecureSecretProvider,
+    shown,
 };
+use edgehold_store::StoreError;
+use tokio::sync::watch;
 
 use super::{
     FileProblem, SettingsView,
     origin::{Part, SettingOrigin},
 };
-use crate::trigger;
+use crate::{store::sealing, trigger};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -372,6 +380,35 @@ impl SettingsView {
         {
             find("Database/Type", format!("'{kind}' is no store that is known"));
         }
+        if configuration.writable.store_and_forward.enabled
+            && let Some(problem) = sealing_problem(configuration)
+        {
+            let leaf = configuration.leaves().get("Database/Encryption");
+            let origin = leaf.map_or(Origin::Default, edgehold_config::Leaf::origin);
+            let origin = self.origin(origin, "Database/Encryption", environment);
+            let name = &configuration.database.encryption_secret_name;
+            let mut secrets = configuration.writable.insecure_secrets.values();
+            let has_secret = secrets.any(|secret| secret.secret_name == *name);
+            // The common configuration, which was not given, may have the secret.
+            let severity = match whole || has_secret {
+                true => FindingSeverity::Error,
+                false => FindingSeverity::Warning,
+            };
+            findings.push(Finding::new(severity, origin, problem));
+        }
+    }
+}
+
+/// Why objects cannot be sealed as the settings want it.
+fn sealing_problem(configuration: &Configuration) -> Option<String> {
+    let (_, writable) = watch::channel(configuration.writable.clone());
+    let secrets = InsecureSecretProvider::new(writable);
+    let sealing = sealing(&configuration.database);
+    // What is in the configuration is there at once.
+    match pin!(sealing.check(&secrets)).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Pending | Poll::Ready(Ok(())) => None,
+        Poll::Ready(Err(StoreError::Unavailable { reason, .. })) => Some(reason),
+        Poll::Ready(Err(error)) => Some(error.to_string()),
     }
 }
 
