@@ -568,6 +568,24 @@ fn a_wrong_call_ends_with_2_and_says_what_is_wrong_and_where_help_is() {
 }
 
 #[test]
+fn a_start_that_cannot_be_is_told() {
+    let service = Service::new();
+    assert_eq!(
+        service.refused(1, &["-sk", "a/b"]),
+        "invalid service key \"a/b\": it contains a slash\n"
+    );
+    let mut command = service.command(&["-cp=consul.http://127.0.0.1:1"]);
+    let output = command.env("EDGEX_STARTUP_DURATION", "1").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        told.contains("consul http://127.0.0.1:1 is not available: the request failed: ")
+            && told.contains("Connection refused"),
+        "{told}"
+    );
+}
+
+#[test]
 fn help_for_commands_is_printed() {
     let service = Service::new();
     for words in [&["store", "--help"][..], &["dead", "ls", "-h"]] {

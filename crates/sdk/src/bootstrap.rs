@@ -369,10 +369,10 @@ impl Budget {
             if Instant::now() + self.startup.interval >= self.until {
                 return Err(ConfigurationError::TimedOut {
                     seconds: self.startup.duration.as_secs(),
-                    last: error.to_string(),
+                    last: with_causes(&error),
                 });
             }
-            tracing::warn!("waiting for {what}: {error}");
+            tracing::warn!("waiting for {what}: {}", with_causes(&error));
             tokio::time::sleep(self.startup.interval).await;
         }
     }

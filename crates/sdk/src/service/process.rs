@@ -77,7 +77,7 @@ fn terminating_signal() -> impl Future<Output = &'static str> {
 #[expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "help and a wrong call are answered before there is a log"
+    reason = "help and a wrong call are answered before there is a log, and so is a key that is none"
 )]
 pub fn exit(result: Result<(), StartError>) -> ExitCode {
     match result {
@@ -88,6 +88,8 @@ pub fn exit(result: Result<(), StartError>) -> ExitCode {
                 StartError::Invocation(_) | StartError::UnknownCommand(_) => {
                     eprintln!("{error}\n-h lists all flags and commands");
                 }
+                // There is no log before there is a service key.
+                StartError::ServiceKey(_) => eprintln!("{error}"),
                 error => tracing::error!("{}", with_causes(error)),
             }
             ExitCode::from(error.exit_code())
