@@ -139,7 +139,7 @@ async fn runs(State(api): State<Api>) -> Response {
 }
 
 async fn run(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Response> {
-    let id: RunId = id.parse().map_err(not_understood)?;
+    let id = run_id(&id).map_err(not_understood)?;
     let run = api.errors.run(id).ok_or_else(|| no_run(id))?;
     Ok(Json(RunBody::of(&run)).into_response())
 }
@@ -148,9 +148,14 @@ async fn cancel(State(api): State<Api>, peer: Peer, Path(id): Path<String>) -> R
     if let Some(refusal) = refusal(&api) {
         return Err(refusal);
     }
-    let id: RunId = id.parse().map_err(not_understood)?;
+    let id = run_id(&id).map_err(not_understood)?;
     let run = api.errors.cancel(id, &name_of(peer)).ok_or_else(|| no_run(id))?;
     Ok((StatusCode::ACCEPTED, Json(RunBody::of(&run))).into_response())
+}
+
+fn run_id(text: &str) -> Result<RunId, String> {
+    text.parse()
+        .map_err(|_| format!("this is no id of a run: '{text}'"))
 }
 
 fn name_of(peer: Peer) -> String {

@@ -191,6 +191,12 @@ async fn a_run_with_a_rate_is_cancelled() {
     assert_eq!(in_error(&server).await as u64 + run["done"].as_u64().unwrap(), 4);
     let nobody = "/api/v3/store/runs/01890a5d-ac96-774b-bcce-b302099a8057";
     assert_eq!(server.ask("DELETE", nobody, &[]).await.status, 404);
+    for method in ["GET", "DELETE"] {
+        let refused = server.ask(method, "/api/v3/store/runs/7", &[]).await;
+        assert_eq!(refused.status, 400);
+        let told = refused.text();
+        assert!(told.contains("this is no id of a run: '7'"), "{told}");
+    }
 }
 
 #[tokio::test]
