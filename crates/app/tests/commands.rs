@@ -547,6 +547,21 @@ fn a_file_that_is_no_store_cannot_be_read() {
 }
 
 #[test]
+fn a_damaged_store_is_told_with_what_to_do() {
+    let service = Service::new();
+    service.filled(&[waiting(1)], || {});
+    let path = service.folder.path().join(format!("{SERVICE_KEY}.db"));
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(30_000).unwrap();
+    let told = service.refused(1, &["store", "check"]);
+    let problem = format!(
+        "{} is damaged; move it and its -wal away, and put a backup in its place or nothing: ",
+        path.display()
+    );
+    assert!(told.contains(&problem), "{told}");
+}
+
+#[test]
 fn a_wrong_call_ends_with_2_and_says_what_is_wrong_and_where_help_is() {
     let service = Service::new();
     for (words, told) in [

@@ -32,7 +32,9 @@ pub(crate) fn store_error(file: &str, error: sqlx::Error) -> StoreError {
         }
         Some(READ_ONLY) => format!("{file} cannot be written"),
         Some(IO) => format!("reading or writing {file} failed"),
-        Some(CORRUPT) => format!("{file} is damaged"),
+        Some(CORRUPT) => {
+            format!("{file} is damaged; move it and its -wal away, and put a backup in its place or nothing")
+        }
         Some(CANNOT_OPEN) => format!("{file} cannot be opened"),
         _ => format!("the database {file} failed"),
     };
