@@ -112,7 +112,7 @@ pub(crate) use {behind, leased, unleased, waits};
 /// Payloads that lie close together are read in one go, unless they are large: finding one by one costs as much as
 /// reading all the rest of a small object. A full join is never made by looking for each.
 macro_rules! take {
-    (@if $condition:expr; $($chosen:expr),+ $(,)?) => {
+    (@$how:tt if $condition:expr; $($chosen:expr),+ $(,)?) => {
         concat!(
             "WITH me AS MATERIALIZED (SELECT id FROM instance WHERE id = $1 FOR KEY SHARE),
              chosen AS MATERIALIZED (", $($chosen,)+ "),
@@ -133,21 +133,31 @@ macro_rules! take {
              leased AS (
                 INSERT INTO lease (owner, claim, seqs)
                 SELECT owner, $2::bigint, ARRAY(SELECT seq FROM chosen WHERE seq < (SELECT ends_before FROM page))
-                FROM counted),
-             beside AS NOT MATERIALIZED (
-                SELECT seq AS payload_seq, bytes FROM payload
-                WHERE (SELECT is_dense FROM page) AND EXISTS (SELECT 1 FROM counted)
-                  AND seq >= (SELECT first FROM page) AND seq <= (SELECT last FROM page))
+                FROM counted)
              SELECT EXISTS (SELECT 1 FROM counted), ", columns!(), ",
-                    CASE WHEN EXISTS (SELECT 1 FROM counted)
-                         THEN coalesce(bytes, (SELECT bytes FROM payload WHERE payload.seq = object.seq)) END
-             FROM chosen AS object FULL JOIN beside ON payload_seq = seq
+                    CASE WHEN EXISTS (SELECT 1 FROM counted) THEN ", take!(@payload $how), " END
+             FROM chosen AS object", take!(@beside $how), "
              WHERE (SELECT is_good FROM page)
                AND coalesce(seq, 9223372036854775807) < (SELECT ends_before FROM page)"
         )
     };
+    (@payload each) => {
+        "(SELECT bytes FROM payload WHERE payload.seq = object.seq)"
+    };
+    (@payload together) => {
+        concat!("coalesce(bytes, ", take!(@payload each), ")")
+    };
+    (@beside each) => {
+        ""
+    };
+    (@beside together) => {
+        " FULL JOIN (
+            SELECT seq AS payload_seq, bytes FROM payload
+            WHERE (SELECT is_dense FROM page) AND EXISTS (SELECT 1 FROM counted)
+              AND seq >= (SELECT first FROM page) AND seq <= (SELECT last FROM page)) AS beside ON payload_seq = seq"
+    };
     ($($chosen:expr),+ $(,)?) => {
-        take!(@if "true"; $($chosen),+)
+        take!(@together if "true"; $($chosen),+)
     };
 }
 
@@ -165,9 +175,9 @@ macro_rules! near_end {
 
 /// Of the first 2,048 objects behind the cursor those that may run, unless the page has room for some behind them.
 macro_rules! near {
-    ($lane:ident) => {
+    ($how:tt $lane:ident) => {
         take!(
-            @if concat!(
+            @$how if concat!(
                 "(objects >= $7 OR NOT EXISTS (",
                 near_end!($lane, "$3", "$9"),
                 "))"
@@ -184,7 +194,11 @@ macro_rules! near {
         )
     };
 }
-pub(crate) const NEAR: [&str; 3] = [near!(any), near!(unknown), near!(to)];
+pub(crate) const NEAR: [&str; 3] = [near!(together any), near!(together unknown), near!(together to)];
+/// The same for so few that there is nothing to be gained from reading their payloads together.
+pub(crate) const NEAR_FEW: [&str; 3] = [near!(each any), near!(each unknown), near!(each to)];
+/// Objects of a page from which on that pays.
+const TOGETHER: i64 = 16;
 
 /// Whether there are so many.
 pub(crate) const NEAR_END: [&str; 3] = [
@@ -490,7 +504,11 @@ impl<'a> Wanted<'a> {
         if self.ordered {
             return page(self.with_order(IN_ORDER, taking), connection, service_key).await;
         }
-        let near = page(self.in_lane(&NEAR, taking), connection, service_key).await?;
+        let near = match self.limit < TOGETHER {
+            true => &NEAR_FEW,
+            false => &NEAR,
+        };
+        let near = page(self.in_lane(near, taking), connection, service_key).await?;
         if near.as_ref().is_none_or(|near| !near.is_empty()) || !self.is_far(connection).await? {
             return Ok(near);
         }
