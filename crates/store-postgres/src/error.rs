@@ -22,10 +22,15 @@ pub(crate) fn store_error(server: &str, error: sqlx::Error) -> StoreError {
             };
         }
         Some("28P01" | "28000") => {
-            format!("{server} refuses these credentials (the secret named as Database/Type says)")
+            format!(
+                "{server} refuses these credentials: user and password are in the secret named as Database/Type, or in \
+                 the address given"
+            )
         }
         Some("3D000") => {
-            format!("{server} has no such database; create it, or name another one with EDGEX_DBNAME")
+            format!(
+                "{server} has no such database; create it, or name another one with EDGEX_DBNAME or in the address"
+            )
         }
         Some(REFUSED) => format!(
             "{server} refuses what the store needs; grant this user CREATE on the database, or on the schema \

@@ -319,7 +319,24 @@ fn no_original(path: &Path) -> StoreError {
 fn redis_error(place: &str, error: redis::ConnectionError) -> StoreError {
     let reason = format!("{place}: {error}");
     match &error {
-        redis::ConnectionError::Refused(_) => StoreError::Configuration(reason),
+        redis::ConnectionError::Refused(_) => StoreError::Configuration(format!(
+            "{reason} (a password is in the secret named as Database/Type, in the address of --from, or in {REDIS_PASSWORD})"
+        )),
         _ => StoreError::Unavailable { reason, source: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_redis_says_where_a_password_comes_from() {
+        let refusal = redis::ConnectionError::Refused("NOAUTH Authentication required.".into());
+        assert_eq!(
+            redis_error("Redis at r:6379", refusal).to_string(),
+            "Redis at r:6379: the server refuses: NOAUTH Authentication required. (a password is in the secret named as \
+             Database/Type, in the address of --from, or in REDISCLI_AUTH)"
+        );
     }
 }

@@ -95,7 +95,7 @@ async fn what_another_day_may_mend_is_no_final_answer() {
                 password: SecretText::new("wrong"),
                 ..good.clone()
             },
-            "refuses these credentials",
+            "refuses these credentials: user and password are in the secret named as Database/Type, or in the address given",
         ),
         (
             Options {
