@@ -252,6 +252,12 @@ pub(crate) fn parse(words: &[String]) -> Result<Command, WrongCall> {
         None => return Ok(Command::Run),
         #[cfg(feature = "demo")]
         Some(&"demo") if words.len() == 1 => return Ok(Command::Demo),
+        #[cfg(not(feature = "demo"))]
+        Some(&"demo") => {
+            return Err(WrongCall::usage(
+                "the demo is not built in: 'make run' builds and runs it",
+            ));
+        }
         Some(&"settings") if words.len() == 1 => return Ok(Command::Settings),
         Some(&"pipeline") => {
             let test = PipelineTest::parse(&words[1..]).map_err(WrongCall::Usage)?;

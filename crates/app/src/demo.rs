@@ -35,6 +35,7 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use self::{destination::Destination, devices::Devices, report::Guide};
+use crate::store_command::text::with_causes;
 
 const SERVICE_KEY: &str = "app-demo";
 const STATUS_INTERVAL: Duration = Duration::from_secs(2);
@@ -57,7 +58,7 @@ pub(crate) fn run(invocation: Invocation) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("the demo cannot go on: {error:#}");
+            eprintln!("the demo cannot go on: {}", with_causes(&error));
             ExitCode::FAILURE
         }
     }

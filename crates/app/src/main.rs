@@ -53,11 +53,14 @@ fn main() -> ExitCode {
         Ok(Command::Demo) => demo::run(invocation),
         Err(WrongCall::UnknownCommand(words)) => exit(Err(StartError::UnknownCommand(words))),
         Err(WrongCall::Usage(problem)) => {
-            let command = invocation.command.first().map_or("store", String::as_str);
+            let help = match invocation.command.first().map(String::as_str) {
+                Some(command @ ("store" | "dead" | "config" | "pipeline")) => format!("{command} --help"),
+                _ => "--help".to_owned(),
+            };
             // Nowhere to say so when standard error is closed; the exit code says it as well.
             let _ = writeln!(
                 std::io::stderr(),
-                "{problem}\n'edgehold {command} --help' lists commands and options"
+                "{problem}\n'edgehold {help}' lists commands and options"
             );
             ExitCode::from(WRONG_CALL)
         }

@@ -573,6 +573,11 @@ fn a_wrong_call_ends_with_2_and_says_what_is_wrong_and_where_help_is() {
             &["store", "ls", "--limit", "x"],
             "--limit needs a number, not 'x'\n'edgehold store --help' lists commands and options\n",
         ),
+        #[cfg(not(feature = "demo"))]
+        (
+            &["demo"],
+            "the demo is not built in: 'make run' builds and runs it\n'edgehold --help' lists commands and options\n",
+        ),
         (
             &["fly"],
             "unknown command 'fly'\n-h lists all flags and commands\n",
