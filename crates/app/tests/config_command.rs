@@ -358,6 +358,19 @@ fn keys_that_encrypt_nothing_are_told_and_not_shown() {
 }
 
 #[test]
+fn a_running_service_is_asked_as_it_listens() {
+    for (protocol, url) in [
+        ("", "http://127.0.0.1:1/api/v3/config: no answer"),
+        ("https", "https://127.0.0.1:1/api/v3/config: no answer"),
+    ] {
+        let text = format!("Service: {{Host: 127.0.0.1, Port: 1}}\nHttpServer: {{Protocol: '{protocol}'}}\n");
+        let said = Files::new(&text).run(&[], &["diff", "--running"]);
+        assert_eq!(said.code, Some(2), "{said:?}");
+        assert!(said.err.contains(url), "{said:?}");
+    }
+}
+
+#[test]
 fn what_differs_from_the_defaults_is_a_line_each() {
     let files = Files::new(PRIVATE);
     let said = files.run(&[], &["diff"]);

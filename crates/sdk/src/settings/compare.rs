@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use edgehold_clients::{FetchError, FileUri};
-use edgehold_config::{Layers, Origin, Section, diff, environment, resolve, shown};
+use edgehold_config::{Configuration, Layers, Origin, Section, diff, environment, resolve, shown};
 use serde_json::Value as Json;
 
 use super::{SettingOrigin, SettingsError, SettingsView, check::nowhere};
-use crate::logging::with_causes;
+use crate::{invocation::Invocation, logging::with_causes, rest_client::rest_client};
 
 /// What settings are compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,26 +107,11 @@ impl SettingsView {
     async fn compare_with_running(&self, address: Option<&str>) -> Result<Comparison, SettingsError> {
         let (layers, environment) = self.layers()?;
         let effective = resolve(&layers, None);
-        let url = match address {
-            Some(address) => config_route(address),
-            None => {
-                let service = &effective.configuration.service;
-                if service.host.is_empty() || service.port == 0 {
-                    let problem = "Service/Host and Service/Port do not say where it listens: --running=http://host:port";
-                    return Err(SettingsError::Running(problem.to_owned()));
-                }
-                config_route(&format!("http://{}:{}", service.host, service.port))
-            }
+        let (url, answer) = match address {
+            Some(address) => self.ask_at(&config_route(address)).await?,
+            None => self.ask_where_it_listens(&effective.configuration).await?,
         };
         let unasked = |problem: String| SettingsError::Running(format!("{url}: {problem}"));
-        let uri = FileUri::parse(&url).map_err(|error| unasked(with_causes(&error)))?;
-        let answer = uri.fetch(None, self.invocation.flags.file_uri_timeout).await;
-        let answer = answer.map_err(|error| match error {
-            FetchError::Call { source, .. } => unasked(with_causes(&source)),
-            other => unasked(with_causes(&other)),
-        })?;
-        let answer: Json = serde_json::from_str(&answer)
-            .map_err(|error| unasked(format!("its answer is not JSON: {error}")))?;
         let Some(config @ Json::Object(_)) = answer.get("config") else {
             return Err(unasked("its answer has no 'config'".to_owned()));
         };
@@ -159,6 +144,43 @@ impl SettingsView {
             differences: differences.collect(),
             rejected: rejected(&answer),
         })
+    }
+
+    /// What the service at an address says, and the address.
+    async fn ask_at(&self, url: &str) -> Result<(String, Json), SettingsError> {
+        let unasked = |problem: String| SettingsError::Running(format!("{url}: {problem}"));
+        let uri = FileUri::parse(url).map_err(|error| unasked(with_causes(&error)))?;
+        let answer = uri.fetch(None, self.invocation.flags.file_uri_timeout).await;
+        let answer = answer.map_err(|error| match error {
+            FetchError::Call { source, .. } => unasked(with_causes(&source)),
+            other => unasked(with_causes(&other)),
+        })?;
+        let answer = serde_json::from_str(&answer)
+            .map_err(|error| unasked(format!("its answer is not JSON: {error}")))?;
+        Ok((url.to_owned(), answer))
+    }
+
+    /// The same of the service with this configuration, over https when it says so.
+    async fn ask_where_it_listens(
+        &self,
+        configuration: &Configuration,
+    ) -> Result<(String, Json), SettingsError> {
+        let service = &configuration.service;
+        if service.host.is_empty() || service.port == 0 {
+            let problem =
+                "Service/Host and Service/Port do not say where it listens: --running=http://host:port";
+            return Err(SettingsError::Running(problem.to_owned()));
+        }
+        let Invocation {
+            flags, environment, ..
+        } = &self.invocation;
+        let client = rest_client(configuration, environment, flags.file_uri_timeout)
+            .map_err(|error| SettingsError::Running(with_causes(&error)))?;
+        let url = config_route(&client.to_string());
+        let answer = client.get(&["config"], &[]).await;
+        let answer =
+            answer.map_err(|error| SettingsError::Running(format!("{url}: {}", with_causes(&error))))?;
+        Ok((url, answer))
     }
 
     /// Where a leaf of the private file stands, whatever the provider holds.
