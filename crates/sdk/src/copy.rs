@@ -249,9 +249,9 @@ async fn stopped_postgres(
     let end = tokio::time::Instant::now() + PostgresQueue::SILENCE + BETWEEN_LOOKS;
     while queue.in_use().await? {
         if tokio::time::Instant::now() >= end {
-            return Err(StoreError::Configuration(format!(
-                "a running service works with {address}: stop it, every instance of it, and copy again"
-            )));
+            return Err(StoreError::Locked {
+                what: address.to_string(),
+            });
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }

@@ -43,7 +43,9 @@ pub enum StoreError {
         known: i64,
     },
     /// Another process uses this store.
-    #[error("{what} is in use by another process; stop that one or choose another data folder")]
+    #[error(
+        "{what} is in use by another process; stop that one, every instance of it, or choose another store or data folder"
+    )]
     Locked {
         /// What is locked, for example the path of a file.
         what: String,
