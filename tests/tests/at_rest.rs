@@ -2,21 +2,27 @@
 //! looked at through the service's own commands is readable.
 
 use anyhow::{Context, Result, ensure};
-use edgehold_test_support::Behaviour;
+use edgehold_test_support::{Behaviour, MqttPublisher, Qos};
 
-use crate::support::{DURABLE, Stack, accepted, each, refusing, wait_accepted};
+use crate::support::{
+    DURABLE, Stack, TOPIC, accepted, each, envelope, event_id, event_of, refusing, wait_accepted,
+};
 
 const K1: &str = "1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a";
 const K2: &str = "2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b2b";
 const NAME: (&str, &str) = ("InsecureSecrets/encryption/SecretName", "store-encryption");
 
+const COMPRESSED: (&str, &str) = ("app-services/Database/Compression", "zstd");
+
 /// A stack whose stored objects are encrypted and compressed, its destination refusing.
 async fn encrypting(keys: &[(&str, &str)]) -> Result<Stack> {
-    let at_rest = [
-        ("app-services/Database/Encryption", "aes256-gcm"),
-        ("app-services/Database/Compression", "zstd"),
-    ];
-    let mut stack = Stack::new(&[DURABLE, &at_rest].concat()).await?;
+    let at_rest = [("app-services/Database/Encryption", "aes256-gcm"), COMPRESSED];
+    storing(&at_rest, keys).await
+}
+
+/// A stack with these settings whose destination refuses.
+async fn storing(at_rest: &[(&str, &str)], keys: &[(&str, &str)]) -> Result<Stack> {
+    let mut stack = Stack::new(&[DURABLE, at_rest].concat()).await?;
     stack.set(keys).await?;
     stack.start_service().await?;
     stack
@@ -93,6 +99,26 @@ async fn what_waits_is_encrypted_on_the_disk_and_leaves_after_a_kill_and_a_rotat
     wait_accepted(&stack.sink, 1..=60).await;
     stack.service.wait_nothing_left().await;
     assert_eq!(accepted(&stack.sink), each(1..=60, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_waits_is_compressed_on_the_disk() -> Result<()> {
+    let repeated = "again".repeat(400);
+    for (at_rest, is_there) in [(&[][..], true), (&[COMPRESSED][..], false)] {
+        let stack = storing(at_rest, &[]).await?;
+        let event = event_of(&event_id(1), 1, &repeated);
+        let mut publisher = MqttPublisher::connect(stack.broker.port()).await?;
+        publisher
+            .publish(TOPIC, envelope(&event), Qos::AtLeastOnce)
+            .await?;
+        stack
+            .service
+            .wait_stats("it to wait", |stats| stats.store("waiting") == 1)
+            .await;
+        let found = files_with(&stack, &repeated[..500])?;
+        assert_eq!(!found.is_empty(), is_there, "{at_rest:?}: {found:?}");
+    }
     Ok(())
 }
 

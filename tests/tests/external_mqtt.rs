@@ -199,6 +199,28 @@ async fn what_keeps_less_than_store_and_forward_promises_is_named_by_its_keys() 
 }
 
 #[tokio::test]
+async fn a_clean_session_that_was_asked_for_is_named_alone() -> Result<()> {
+    let (mut broker, sink) = (broker().await?, HttpSink::start().await?);
+    let more = json!({
+        "Writable": { "StoreAndForward": { "Enabled": true } },
+        "Trigger": { "ExternalMqtt": { "QoS": 1, "CleanSession": true } },
+    });
+    let mut stack = external(&url(broker.port()), &sink, more)?;
+    start_subscribed_to(&mut stack.service, &mut broker, "in/#").await?;
+    let warning = stack
+        .service
+        .process()
+        .wait_for_line("does not keep everything", LONG)
+        .await;
+    assert!(
+        warning.contains("Trigger/ExternalMqtt/CleanSession true"),
+        "{warning}"
+    );
+    assert!(!warning.contains("Trigger/ExternalMqtt/QoS"), "{warning}");
+    stack.service.stop().await
+}
+
+#[tokio::test]
 async fn a_clean_session_is_subscribed_again_after_the_broker_was_away() -> Result<()> {
     let (mut broker, sink) = (broker().await?, HttpSink::start().await?);
     let mut stack = external(&url(broker.port()), &sink, json!({}))?;

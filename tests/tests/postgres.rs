@@ -503,7 +503,7 @@ async fn in_a_storm_what_makes_room_is_told_by_name() -> Result<()> {
 
 /// A hundred storms of each kind, `EDGEHOLD_SOAK_STORMS` of them.
 #[tokio::test]
-#[ignore = "takes an hour: make soak"]
+#[ignore = "half an hour: make soak"]
 async fn soak_a_hundred_storms() -> Result<()> {
     let storms = random::number("EDGEHOLD_SOAK_STORMS")?.unwrap_or(100);
     let first = random::seed(1_000)?;

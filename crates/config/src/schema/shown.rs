@@ -22,8 +22,8 @@
 //! | `Writable/StoreAndForward/DeadLetterRetention` | `crates/runtime/tests/runtime/limits.rs::the_error_collection_keeps_what_its_settings_say_and_drops_the_rest_by_name` |
 //! | `Writable/StoreAndForward/DeadLetterMaxItems` | `crates/runtime/tests/runtime/limits.rs::the_error_collection_keeps_what_its_settings_say_and_drops_the_rest_by_name` |
 //! | `Writable/StoreAndForward/HistoryRetention` | `crates/runtime/tests/runtime/journal.rs::delivered_objects_are_kept_as_long_as_the_history_says` |
-//! | `Trigger/ExternalMqtt/CleanSession` | `tests/tests/external_mqtt.rs::a_clean_session_is_subscribed_again_after_the_broker_was_away` |
-//! | `Database/Compression` | `tests/tests/at_rest.rs::what_waits_is_encrypted_on_the_disk_and_leaves_after_a_kill_and_a_rotation` |
+//! | `Trigger/ExternalMqtt/CleanSession` | `tests/tests/external_mqtt.rs::a_clean_session_that_was_asked_for_is_named_alone` |
+//! | `Database/Compression` | `tests/tests/at_rest.rs::what_waits_is_compressed_on_the_disk` |
 //! | `Database/Encryption` | `tests/tests/at_rest.rs::what_waits_is_encrypted_on_the_disk_and_leaves_after_a_kill_and_a_rotation` |
 //! | `Database/EncryptionSecretName` | `tests/tests/at_rest.rs::without_a_key_nothing_is_kept_in_clear_and_the_start_says_what_is_missing` |
 //! | `Database/SslMode` | `crates/store-postgres/tests/conformance/opening.rs::a_server_is_believed_as_far_as_its_certificate_goes` |
