@@ -3,8 +3,6 @@
 //! The table drives defaults, decoding, overrides from the environment, the check of a configuration and the table in
 //! the README. What a setting means for a running service is not in here.
 
-#[cfg(test)]
-mod shown;
 mod similar;
 mod table;
 
@@ -204,6 +202,9 @@ pub fn settings_table_markdown() -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod shown;
 
 #[cfg(test)]
 mod tests;

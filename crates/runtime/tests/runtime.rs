@@ -242,6 +242,11 @@ fn settings(leaves: &[(&str, &str)]) -> Arc<Writable> {
     effective.configuration.writable.clone()
 }
 
+/// These settings, and more, of which the last one of a name counts.
+fn with<'a>(leaves: &[(&'a str, &'a str)], more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    leaves.iter().chain(more).copied().collect()
+}
+
 const ENABLED: &[(&str, &str)] = &[
     ("Enabled", "true"),
     ("RetryInterval", "1s"),
@@ -356,6 +361,15 @@ impl Harness {
             tasks,
             state,
         }
+    }
+
+    /// These are the pipelines from now on.
+    fn change(&self, pipelines: Vec<Arc<Pipeline>>) {
+        self.pipelines.send_replace(Arc::new(PipelineSet {
+            pipelines,
+            changed_at: edgehold_runtime::now(),
+            ..PipelineSet::default()
+        }));
     }
 
     /// Sends a payload and answers what its trigger was told.

@@ -7,9 +7,8 @@ use crate::{watched::Watched, *};
 const INSTANT: (&str, &str) = ("JournalDelay", "0s");
 
 fn service(leaves: &[(&str, &str)], export: &Arc<Export>) -> Harness {
-    let leaves: Vec<_> = ENABLED.iter().chain(leaves).copied().collect();
     Harness::start(
-        &leaves,
+        &with(ENABLED, leaves),
         vec![pipeline("p", vec![step("A", Call(export.clone()))])],
     )
 }

@@ -16,10 +16,6 @@ const SOON: &[(&str, &str)] = &[
     ("MaxRetryCount", "0"),
 ];
 
-fn with<'a>(leaves: &[(&'a str, &'a str)], more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    leaves.iter().chain(more).copied().collect()
-}
-
 fn one_each(exports: &[&Arc<Export>]) -> Vec<Arc<Pipeline>> {
     let pipeline = |export: &&Arc<Export>| pipeline(export.name, vec![step("A", Call((*export).clone()))]);
     exports.iter().map(pipeline).collect()
@@ -338,14 +334,7 @@ async fn what_was_set_aside_with_its_pipeline_comes_back_with_it() {
     for _ in 0..3 {
         service.deliver(EVENT).await;
     }
-    let change = |pipelines| {
-        service.pipelines.send_replace(Arc::new(PipelineSet {
-            pipelines,
-            changed_at: edgehold_runtime::now(),
-            ..PipelineSet::default()
-        }));
-    };
-    change(vec![pipeline("p", vec![of("B")])]);
+    service.change(vec![pipeline("p", vec![of("B")])]);
     wait::until("all are set aside", wait::LONG, async || {
         service.states().await == (0, 6)
     })
@@ -353,7 +342,7 @@ async fn what_was_set_aside_with_its_pipeline_comes_back_with_it() {
     export.answer(Answer::Accept);
 
     // When one pipeline is back as it was, then its objects are delivered, and no others
-    change(vec![first[0].clone()]);
+    service.change(vec![first[0].clone()]);
     service
         .until("its objects are delivered", |service| {
             service.books().completed == 3
@@ -363,7 +352,7 @@ async fn what_was_set_aside_with_its_pipeline_comes_back_with_it() {
     service.check_books().await;
 
     // And when the other one is
-    change(first.to_vec());
+    service.change(first.to_vec());
     service
         .until("all are delivered", |service| service.books().completed == 6)
         .await;
@@ -379,14 +368,7 @@ async fn what_was_set_aside_comes_back_when_the_loop_begins_with_its_pipeline() 
     let first = pipeline("p", vec![of("A")]);
     let service = Harness::start(SOON, vec![first.clone()]);
     service.deliver(EVENT).await;
-    let change = |pipeline| {
-        service.pipelines.send_replace(Arc::new(PipelineSet {
-            pipelines: vec![pipeline],
-            changed_at: edgehold_runtime::now(),
-            ..PipelineSet::default()
-        }));
-    };
-    change(pipeline("p", vec![of("B")]));
+    service.change(vec![pipeline("p", vec![of("B")])]);
     wait::until("it is set aside", wait::LONG, async || {
         service.states().await == (0, 1)
     })
@@ -395,7 +377,7 @@ async fn what_was_set_aside_comes_back_when_the_loop_begins_with_its_pipeline() 
     service.settings.send_replace(settings(&[("Enabled", "false")]));
     // Nothing shows that the loop has heard of it. Were it too late, the change would bring the object back.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    change(first);
+    service.change(vec![first]);
 
     // When Store and Forward is on again
     service.settings.send_replace(settings(SOON));

@@ -7,9 +7,8 @@ const TWO: (&str, &str) = ("MaxItems", "2");
 
 fn service(leaves: &[(&str, &str)], export: &Arc<Export>) -> Harness {
     let enabled = [("Enabled", "true"), NEVER, ("Journal", "off")];
-    let leaves: Vec<_> = enabled.iter().chain(leaves).copied().collect();
     Harness::start(
-        &leaves,
+        &with(&enabled, leaves),
         vec![pipeline("p", vec![step("A", Call(export.clone()))])],
     )
 }

@@ -15,7 +15,7 @@ const LATER: &[(&str, &str)] = &[
 
 /// These settings of Store and Forward beside [`LATER`].
 fn later(more: &[(&str, &str)]) -> Arc<Writable> {
-    settings(&LATER.iter().chain(more).copied().collect::<Vec<_>>())
+    settings(&with(LATER, more))
 }
 
 /// A service with these settings, and so many events behind its export.
@@ -129,15 +129,8 @@ async fn what_becomes_of_objects_whose_pipeline_changes_is_as_set_now() {
         vec![pipeline("p", vec![of("A")]), pipeline("q", vec![of("A")])],
     );
     service.deliver(EVENT).await;
-    let change = |pipelines| {
-        service.pipelines.send_replace(Arc::new(PipelineSet {
-            pipelines,
-            changed_at: edgehold_runtime::now(),
-            ..PipelineSet::default()
-        }));
-    };
     // When one of them changes
-    change(vec![pipeline("p", vec![of("B")]), pipeline("q", vec![of("A")])]);
+    service.change(vec![pipeline("p", vec![of("B")]), pipeline("q", vec![of("A")])]);
     // Then its object is set aside
     service
         .until("it is set aside", |service| service.books().given_up == 1)
@@ -147,7 +140,7 @@ async fn what_becomes_of_objects_whose_pipeline_changes_is_as_set_now() {
     service.settings.send_replace(settings(
         &[&leaves[..], &[("OnPipelineChange", "discard")]].concat(),
     ));
-    change(vec![pipeline("p", vec![of("B")]), pipeline("q", vec![of("B")])]);
+    service.change(vec![pipeline("p", vec![of("B")]), pipeline("q", vec![of("B")])]);
     service
         .until("it is discarded", |service| {
             service.books().dropped_pipeline_changed == 1

@@ -38,13 +38,17 @@ fn arrived(export: &Export) -> BTreeMap<String, Vec<u32>> {
     arrived
 }
 
-async fn in_order(leaves: &[(&str, &str)], devices: u32, each: u32, answer: Answer) {
-    let leaves: Vec<_> = ORDERED.iter().chain(leaves).copied().collect();
-    let export = Export::new("a", answer);
-    let service = Harness::start(
-        &leaves,
+/// A service in order, with these settings too, that exports to this destination.
+fn ordered(leaves: &[(&str, &str)], export: &Arc<Export>) -> Harness {
+    Harness::start(
+        &with(ORDERED, leaves),
         vec![pipeline("p", vec![step("A", Call(export.clone()))])],
-    );
+    )
+}
+
+async fn in_order(leaves: &[(&str, &str)], devices: u32, each: u32, answer: Answer) {
+    let export = Export::new("a", answer);
+    let service = ordered(leaves, &export);
     for number in 0..each {
         for device in 0..devices {
             service.send(&event(device, number)).await;
@@ -81,15 +85,7 @@ async fn with_the_journal_ahead_of_everything_the_order_holds_too() {
 async fn what_comes_behind_a_failed_one_waits_behind_it_without_an_attempt() {
     // Given an event of a device that failed
     let export = Export::new("a", Answer::Refuse);
-    let leaves: Vec<_> = ORDERED
-        .iter()
-        .chain(&[("RetryInterval", "1h")])
-        .copied()
-        .collect();
-    let service = Harness::start(
-        &leaves,
-        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
-    );
+    let service = ordered(&[("RetryInterval", "1h")], &export);
     service.deliver(&event(1, 0)).await;
     // When the destination is back, and an event of it and one of another device come
     export.answer(Answer::Hang);
@@ -109,15 +105,7 @@ async fn what_comes_behind_a_failed_one_waits_behind_it_without_an_attempt() {
 async fn what_comes_behind_a_journaled_one_waits_behind_it_and_so_it_does_after_a_crash() {
     // Given an event of a device that is on its way, and in the journal
     let export = Export::new("a", Answer::Hang);
-    let leaves: Vec<_> = ORDERED
-        .iter()
-        .chain(&[("Journal", "always"), ("RetryInterval", "1h")])
-        .copied()
-        .collect();
-    let service = Harness::start(
-        &leaves,
-        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
-    );
+    let service = ordered(&[("Journal", "always"), ("RetryInterval", "1h")], &export);
     assert_eq!(service.deliver(&event(1, 0)).await, Disposition::Done);
     // When another one of it comes
     assert_eq!(service.deliver(&event(1, 1)).await, Disposition::Done);
@@ -135,15 +123,7 @@ async fn what_comes_behind_a_journaled_one_waits_behind_it_and_so_it_does_after_
 async fn what_waits_behind_a_journaled_one_goes_as_soon_as_that_has_gone() {
     // Given an event that waits behind another one for so long that it is looked for ever more seldom
     let export = Export::new("a", Answer::Hang);
-    let leaves: Vec<_> = ORDERED
-        .iter()
-        .chain(&[("Journal", "always"), ("RetryInterval", "1h")])
-        .copied()
-        .collect();
-    let service = Harness::start(
-        &leaves,
-        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
-    );
+    let service = ordered(&[("Journal", "always"), ("RetryInterval", "1h")], &export);
     service.deliver(&event(1, 0)).await;
     service.deliver(&event(1, 1)).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -160,15 +140,7 @@ async fn what_waits_behind_a_journaled_one_goes_as_soon_as_that_has_gone() {
 async fn a_store_that_is_not_open_yet_may_hold_what_must_go_before() {
     // Given an event that waits in the store of an earlier run
     let export = Export::new("a", Answer::Refuse);
-    let leaves: Vec<_> = ORDERED
-        .iter()
-        .chain(&[("RetryInterval", "1h")])
-        .copied()
-        .collect();
-    let service = Harness::start(
-        &leaves,
-        vec![pipeline("p", vec![step("A", Call(export.clone()))])],
-    );
+    let service = ordered(&[("RetryInterval", "1h")], &export);
     service.deliver(&event(1, 0)).await;
     // When the next one of its device comes before the store is open
     service.state.send_replace(StoreState::Opening);

@@ -169,11 +169,11 @@ impl Ledger {
 
     /// Whether an object has to stay behind others of its line, which are under way and have their rows in the spool.
     pub(super) fn must_follow(&self, object: &StoredObject) -> bool {
-        self.ordered && object.state != ObjectState::New && self.is_behind(self.line(object))
-    }
-
-    fn is_behind(&self, line: Option<u64>) -> bool {
-        line.is_some_and(|line| self.under_way.contains_key(&line))
+        let may_follow = self.ordered && object.state != ObjectState::New;
+        may_follow
+            && self
+                .line(object)
+                .is_some_and(|line| self.under_way.contains_key(&line))
     }
 
     /// The line of an object of the spool, while objects are kept in order.
