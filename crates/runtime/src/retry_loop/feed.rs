@@ -139,15 +139,16 @@ impl Drive<'_> {
 
     /// Claims what the lane wants, as long as it holds less than its share of the bytes.
     fn claim(&mut self, key: &LaneKey, outlook: &Outlook, saf: &StoreAndForward) {
-        let passing = self
-            .lanes
-            .values()
-            .filter(|lane| lane.passing().is_some())
-            .count();
+        let is_passing = |lane: &LaneState| lane.passing().is_some();
+        // Most lanes rest: the others are counted only for one that does not.
+        if !self.lanes.get(key).is_some_and(is_passing) {
+            return;
+        }
+        let passing = self.lanes.values().filter(|lane| is_passing(lane)).count();
         let Some(lane) = self.lanes.get_mut(key) else {
             return;
         };
-        let share = usize::try_from(saf.retry_batch_bytes).unwrap_or(usize::MAX) / passing.max(1);
+        let share = usize::try_from(saf.retry_batch_bytes).unwrap_or(usize::MAX) / passing;
         let in_hand = lane.bytes_in_hand();
         if in_hand > 0 && in_hand >= share {
             return;
